@@ -1,0 +1,93 @@
+"""Explains a text: which of its words act together in a classifier's decision.
+
+With no flags it explains a film review with the sentiment model that ships with the package, at the default budget of 8
+n log2(n) ablations, prints the ranked interactions and writes results/feature_attribution/: report.html (a page to
+share), interactions.json and explanation/ (everything asked and found, for `spex_jax.Explanation.load`).
+
+  python experiments/feature_attribution.py
+  python experiments/feature_attribution.py --text="Her acting never fails to impress" --index=STII
+  python experiments/feature_attribution.py --text_file=review.txt --units=sentence --out=results/review
+
+Expected: 15 to 30 s on 2 CPU cores from a cold start, R2 on held-out masks about 0.9.
+"""
+
+import pathlib
+
+from absl import flags
+
+from spex_jax import explain, lenses, models
+from spex_jax.explain import METHODS
+from spex_jax.interactions import INDICES
+from spex_jax.lenses.text import REMOVALS, UNITS, VALUES
+from spex_jax.proxyspex import PROXIES
+from spex_jax.runtime import run_program
+
+REVIEW = (
+    "The trailer promised a clever thriller, and for twenty minutes the film never fails to keep that promise. "
+    "Then the plot gives up, and not even a brilliant cast can save it from being a dull, lifeless mess."
+)
+
+_TEXT = flags.DEFINE_string("text", None, "Text to explain. Default: a film review.")
+_TEXT_FILE = flags.DEFINE_string("text_file", None, "File with the text to explain, UTF-8; instead of --text.")
+_METHOD = flags.DEFINE_enum("method", "proxyspex", METHODS, "How the spectrum is recovered.")
+_PROXY = flags.DEFINE_enum("proxy", "auto", PROXIES, "Proxy of ProxySPEX.")
+_BUDGET = flags.DEFINE_integer(
+    "budget", None, "Ablations, held-out ones included. Default: 8 n log2(n) for n units.", lower_bound=1
+)
+_UNITS = flags.DEFINE_enum("units", "word", UNITS, "What is kept or removed as one.")
+_REMOVAL = flags.DEFINE_enum(
+    "removal", "mask", REMOVALS, "What a removed unit becomes: 'mask', the model's mask token."
+)
+_VALUE = flags.DEFINE_enum(
+    "value",
+    "margin",
+    [v for v in VALUES if v != "logit_diff"],
+    "What is watched, for the class that the whole text gets.",
+)
+_INDEX = flags.DEFINE_enum("index", "FSII", INDICES, "Interaction index of the report.")
+_MAX_ORDER = flags.DEFINE_integer("max_order", 2, "Largest interactions of the report.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the masks and the fit.", lower_bound=0)
+_OUT = flags.DEFINE_string("out", "results/feature_attribution", "Folder for the report and the data.")
+
+
+def read_text() -> str:
+    """The text of --text or --text_file."""
+    if _TEXT.value is not None and _TEXT_FILE.value is not None:
+        raise ValueError("--text and --text_file were both given; give one")
+    if _TEXT_FILE.value is None:
+        return REVIEW if _TEXT.value is None else _TEXT.value
+    try:
+        return pathlib.Path(_TEXT_FILE.value).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read --text_file {_TEXT_FILE.value!r}: {error}") from error
+
+
+def main() -> None:
+    """Explains the text and writes the report."""
+    out = pathlib.Path(_OUT.value)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder --out {str(out)!r}: {error}") from error
+    model, tokenizer = models.tiny()
+    value_fn = lenses.text(
+        model, tokenizer, read_text(), units=_UNITS.value, removal=_REMOVAL.value, value=_VALUE.value
+    )
+    explanation = explain(
+        value_fn,
+        budget=_BUDGET.value,
+        method=_METHOD.value,
+        proxy=_PROXY.value,
+        index=_INDEX.value,
+        max_order=_MAX_ORDER.value,
+        seed=_SEED.value,
+    )
+    print(explanation)
+    explanation.to_html(out / "report.html")
+    explanation.interactions().save(out / "interactions.json")
+    explanation.save(out / "explanation")
+    print(f"report: {out / 'report.html'}")
+
+
+if __name__ == "__main__":
+    run_program(main)

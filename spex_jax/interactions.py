@@ -1,0 +1,419 @@
+"""Interaction indices of a sparse Walsh spectrum, without a table over all subsets.
+
+Every index here is a sum over the supersets of T of the Moebius transform mu, with weights that depend on sizes alone,
+and mu is such a sum of the spectrum F. So each index is I(T) = sum_{R superset T} gain(|R|, |T|) F(R), and the gains
+are computed once,
+in exact integer arithmetic: no cancellation, and the work is one pass over the subsets of the terms that are there.
+"""
+
+import functools
+import json
+import math
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from spex_jax.files import replacing
+
+__all__ = ["INDICES", "Interactions", "convert"]
+
+INDICES = ("SV", "BV", "SII", "k-SII", "BII", "STII", "FSII", "FBII", "Moebius", "Fourier")
+_LABEL_WIDTH = 60  # of a row of the table
+_HOLDS_EMPTY_VALUE = ("SV", "k-SII", "STII", "FSII", "Moebius")  # the empty set holds f(none)
+_HOLDS_MEAN = ("BV", "BII", "Fourier")  # the empty set holds the mean of f; SII and FBII hold their formula's value
+
+
+class Interactions(Mapping[tuple[int, ...], float]):
+    """Interaction values of one index: a read-only mapping from sorted tuples of features to floats.
+
+    Looking up takes sets in any order and gives 0.0 for a set that is not stored; iteration, `len` and `in` see the
+    stored ones.
+
+    Attributes:
+      index: one of INDICES.
+      n: number of features.
+      max_order: largest size of a set.
+      names: one name per feature.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[tuple[int, ...]],
+        values: np.ndarray,
+        *,
+        n: int,
+        index: str,
+        max_order: int,
+        names: Sequence[str] | None = None,
+        std_errors: np.ndarray | None = None,
+    ):
+        """Takes sorted tuples `members`, their `values` [T] and, where known, `std_errors` [T]."""
+        self.index, self.n, self.max_order = index, int(n), int(max_order)
+        self.names = check_names(names, self.n)
+        self._members = list(members)
+        self._values = np.asarray(values, np.float64)
+        self._errors = None if std_errors is None else np.asarray(std_errors, np.float64)
+
+    @functools.cached_property
+    def _position(self) -> dict[tuple[int, ...], int]:
+        return {key: position for position, key in enumerate(self._members)}
+
+    def _key(self, key: Any) -> tuple[int, ...]:
+        try:
+            members = (key,) if isinstance(key, int | np.integer) else tuple(key)
+            ordered = tuple(sorted(operator.index(feature) for feature in members))
+        except (TypeError, ValueError):
+            raise KeyError(
+                f"{key!r} is not a set of features; give a tuple of numbers from 0 to {self.n - 1}"
+            ) from None
+        if len(set(ordered)) != len(ordered) or (ordered and not 0 <= ordered[0] <= ordered[-1] < self.n):
+            raise KeyError(f"{key!r} is not a set of features; give distinct numbers from 0 to {self.n - 1}")
+        return ordered
+
+    def __getitem__(self, key: Any) -> float:
+        """The value of a set of features, in any order; 0.0 where it is not stored."""
+        position = self._position.get(self._key(key))
+        return 0.0 if position is None else float(self._values[position])
+
+    def __contains__(self, key: Any) -> bool:
+        """Whether the set is stored."""
+        try:
+            return self._key(key) in self._position
+        except KeyError:
+            return False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """The stored value of a set, or `default`."""
+        try:
+            position = self._position.get(self._key(key))
+        except KeyError:
+            return default
+        return default if position is None else float(self._values[position])
+
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
+        """The stored sets, by size and then in order."""
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        """The number of stored sets."""
+        return len(self._members)
+
+    def __eq__(self, other: object) -> bool:
+        """Same index and same values."""
+        if not isinstance(other, Interactions):
+            return NotImplemented
+        same_kind = (self.index, self.n, self.max_order) == (other.index, other.n, other.max_order)
+        return same_kind and dict(self) == dict(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def std_errors(self) -> "Interactions | None":
+        """Standard errors as a mapping like this one, or None where the spectrum has no variances."""
+        if self._errors is None:
+            return None
+        return self._replace(np.ones(len(self), np.bool_), self._errors, None)
+
+    def _replace(self, keep: np.ndarray, values: np.ndarray, errors: np.ndarray | None) -> "Interactions":
+        return Interactions(
+            [key for key, kept in zip(self._members, keep, strict=True) if kept],
+            values[keep],
+            n=self.n,
+            index=self.index,
+            max_order=self.max_order,
+            names=self.names,
+            std_errors=None if errors is None else errors[keep],
+        )
+
+    @functools.cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.fromiter(map(len, self._members), np.int64, len(self._members))
+
+    def order(self, order: int) -> "Interactions":
+        """The interactions of sets of exactly this size."""
+        return self._replace(self._sizes == order, self._values, self._errors)
+
+    def top(self, k: int = 10, order: int | None = None) -> list[tuple[tuple[int, ...], float]]:
+        """The k largest by absolute value, without (), ties in the order of the sets.
+
+        Args:
+          k: how many; fewer come back where fewer are stored. Zeros are left out.
+          order: only sets of this size.
+        """
+        wanted = (self._sizes > 0 if order is None else self._sizes == order) & (self._values != 0)
+        chosen = np.flatnonzero(wanted)
+        ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][: max(k, 0)]
+        return [(self._members[position], float(self._values[position])) for position in ranked]
+
+    def label(self, key: Any) -> str:
+        """The names of a set, joined: 'never + fails'."""
+        return " + ".join(self.names[feature] for feature in self._key(key)) or "(none)"
+
+    def table(self, top: int = 10) -> str:
+        """The `top` largest as a ranked table: rank, names, value, standard error where known, features."""
+        errors, rows = self.std_errors, self.top(top)
+        lines = [
+            f"{self.index}, sets of up to {self.max_order} of {self.n} features: {len(rows)} largest of {len(self)}"
+        ]
+        if not rows:
+            return "\n".join([*lines, "no interactions"])
+        labels = [
+            label if len(label) <= _LABEL_WIDTH else label[: _LABEL_WIDTH - 3] + "..."
+            for label in (self.label(key) for key, _ in rows)
+        ]
+        width = max(map(len, labels))
+        for rank, (label, (key, value)) in enumerate(zip(labels, rows, strict=True), 1):
+            error = "" if errors is None else f" +- {errors[key]:.2g}"
+            lines.append(f"{rank:3}  {label:{width}}  {value:+10.4f}{error}  {key}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """The ranked table of the ten largest."""
+        return self.table()
+
+    def __repr__(self) -> str:
+        """Index, size and the number of stored sets."""
+        return f"<Interactions {self.index} n={self.n} max_order={self.max_order} sets={len(self)}>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes JSON: index, n, max_order, names, members, values and standard errors."""
+        content = {
+            "index": self.index,
+            "n": self.n,
+            "max_order": self.max_order,
+            "names": list(self.names),
+            "members": self._members,
+            "values": self._values.tolist(),
+            "std_errors": None if self._errors is None else self._errors.tolist(),
+        }
+        with replacing(path, "w") as file:
+            json.dump(content, file)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Interactions":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: the file is not JSON of this form.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+            members = [tuple(key) for key in content.pop("members")]
+            return cls(members, content.pop("values"), **content)
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a file of Interactions.save: {error!r}") from error
+
+    def to_shapiq(self) -> Any:
+        """The same values as `shapiq.InteractionValues`.
+
+        Raises:
+          ImportError: shapiq is not installed.
+        """
+        try:
+            from shapiq import InteractionValues
+        except ImportError as error:
+            raise ImportError(
+                "to_shapiq needs the package shapiq: pip install 'spex-jax[peers]' (Python 3.12)"
+            ) from error
+        members = self._members if () in self else [(), *self._members]
+        values = self._values if () in self else np.concatenate([[0.0], self._values])
+        return InteractionValues(
+            values=values,
+            index=self.index,
+            max_order=self.max_order,
+            min_order=0,
+            n_players=self.n,
+            interaction_lookup={key: position for position, key in enumerate(members)},
+            baseline_value=self[()],
+        )
+
+
+def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
+    """One name per feature; numbers where none are given.
+
+    Raises:
+      ValueError: the number of names is not n.
+    """
+    if names is None:
+        return tuple(map(str, range(n)))
+    if isinstance(names, str) or len(names) != n:
+        raise ValueError(f"names must be {n} strings, one for each feature, got {len(names)}: {names!r:.80}")
+    return tuple(map(str, names))
+
+
+@functools.cache
+def _weight(index: str, s: int, t: int, order: int) -> Fraction:
+    """Weight of mu(S) in I(T), T a subset of S with sizes s >= t, for an index of maximal order `order`.
+
+    SII: Grabisch and Roubens, 1999. BII: the same with uniform weights. STII: Sundararajan et al., ICML 2020. FSII,
+    FBII: Tsai et al., JMLR 2023. k-SII is aggregated from SII in `gain`.
+    """
+    if index == "Moebius":
+        return Fraction(s == t)
+    if index in ("SV", "SII"):
+        return Fraction(1, s - t + 1)
+    if index in ("BV", "BII"):
+        return Fraction(1, 2 ** (s - t))
+    if index == "STII":
+        if t < order or s < order:
+            return Fraction(s == t)
+        return Fraction(1, math.comb(s, order))
+    if s <= order:
+        return Fraction(s == t)
+    sign = (-1) ** (order - t)
+    if index == "FSII":
+        if t == 0:
+            return Fraction(0)
+        spread = math.comb(order, t) * math.comb(s - 1, order)
+        return sign * Fraction(t, order + t) * Fraction(spread, math.comb(s + order - 1, order + t))
+    return Fraction(sign * math.comb(s - t - 1, order - t), 2 ** (s - t))  # FBII
+
+
+@functools.cache
+def _bernoulli(m: int) -> Fraction:
+    """Bernoulli numbers with B_1 = -1/2."""
+    return Fraction(m == 0) - sum(math.comb(m, k) * _bernoulli(k) / (m - k + 1) for k in range(m))
+
+
+@functools.cache
+def gain(index: str, r: int, t: int, order: int) -> Fraction:
+    """Weight of F(R) in I(T), T a subset of R with sizes r >= t, exactly.
+
+    With mu(S) = (-2)^s sum_{R superset S} F(R), it is sum_{s=t}^{r} C(r-t, s-t) weight(s, t) (-2)^s. k-SII(T) is
+    sum_{S superset T, s <= order} B_{s-t} SII(S) (Bordt and von Luxburg, AISTATS 2023, with the Bernoulli numbers of
+    Theorem 6).
+    """
+    if index == "Fourier":
+        return Fraction(r == t)
+    if index == "k-SII":
+        sizes = range(t, min(order, r) + 1)
+        return sum((math.comb(r - t, s - t) * _bernoulli(s - t) * gain("SII", r, s, order) for s in sizes), Fraction(0))
+    if index in ("SV", "SII"):  # the alternating sum is an integral of (1 - 2x)^(r-t) over [0, 1]
+        return Fraction((-2) ** t * ((r - t + 1) % 2), r - t + 1)
+    return sum(
+        (math.comb(r - t, s - t) * _weight(index, s, t, order) * (-2) ** s for s in range(t, r + 1)), Fraction(0)
+    )
+
+
+def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All (row, subset of size t) of the rows.
+
+    Returns rows int [P], degrees int [P], members int [P, t].
+    """
+    degrees = support.sum(axis=1)
+    rows, sizes, members = [], [], []
+    for degree in np.unique(degrees):
+        if degree < t:
+            continue
+        chosen = np.flatnonzero(degrees == degree)
+        features = np.nonzero(support[chosen])[1].reshape(len(chosen), degree)
+        choice = np.array(list(combinations(range(degree), t)), np.int64).reshape(math.comb(degree, t), t)
+        members.append(features[:, choice].reshape(len(chosen) * len(choice), t))
+        rows.append(np.repeat(chosen, len(choice)))
+        sizes.append(np.full(len(chosen) * len(choice), degree))
+    if not rows:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, t), np.int64)
+    return np.concatenate(rows), np.concatenate(sizes), np.concatenate(members)
+
+
+def _group(members: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rows of sorted members int [P, t], in lexicographic order, and the group of each row."""
+    t = members.shape[1]
+    if t == 0:
+        return members[:1], np.zeros(len(members), np.int64)
+    if n**t < 2**62:
+        code = np.zeros(len(members), np.int64)
+        for column in members.T:
+            code = code * n + column
+        _, first, group = np.unique(code, return_index=True, return_inverse=True)
+        return members[first], group
+    distinct, group = np.unique(members, axis=0, return_inverse=True)
+    return distinct, group.ravel()
+
+
+def convert(
+    support: np.ndarray,
+    coefficients: np.ndarray,
+    *,
+    index: str = "FSII",
+    max_order: int = 2,
+    names: Sequence[str] | None = None,
+    variances: np.ndarray | None = None,
+    covariance_factor: np.ndarray | None = None,
+) -> Interactions:
+    """Interactions of the spectrum with these terms.
+
+    Args:
+      support: bool [K, n], distinct rows.
+      coefficients: float [K].
+      index: one of INDICES.
+      max_order: largest size of a set; k of k-SII, l of STII, FSII, FBII. SV and BV ignore it.
+      names: n names of the features.
+      variances: float [K] or None, of the coefficients.
+      covariance_factor: float [K, R] or None; see Spectrum.
+
+    Raises:
+      ValueError: an unknown index, max_order outside 1..n, or the wrong number of names.
+    """
+    n = support.shape[1]
+    if index not in INDICES:
+        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    if isinstance(max_order, bool) or not isinstance(max_order, int | np.integer) or max_order < 1:
+        raise ValueError(f"max_order must be a whole number of at least 1, got {max_order!r}")
+    order = 1 if index in ("SV", "BV") else min(int(max_order), n)
+    degrees = support.sum(axis=1)
+    keys: list[tuple[int, ...]] = []
+    values, errors = [], []
+    for t in range(order + 1):
+        rows, sizes, members = _subsets(support, t)
+        if t == 0 and index in _HOLDS_EMPTY_VALUE:
+            gains = np.ones(len(rows))  # f(none) = sum_R F(R): no feature is kept, every character is 1
+        elif t == 0 and index in _HOLDS_MEAN:
+            gains = (degrees[rows] == 0).astype(np.float64)
+        else:
+            table = np.zeros(int(degrees.max(initial=0)) + 1)
+            for degree in np.unique(sizes):
+                table[degree] = float(gain(index, int(degree), t, order))
+            gains = table[sizes]
+        used = gains != 0
+        rows, gains = rows[used], gains[used]
+        distinct, group = _group(members[used], n)
+        if t == 0 and not len(distinct):
+            distinct = np.zeros((1, 0), np.int64)
+        keys.extend(map(tuple, distinct.tolist()))
+        values.append(np.bincount(group, gains * coefficients[rows], len(distinct)))
+        if variances is not None:
+            errors.append(_std_errors(rows, group, gains, len(distinct), variances, covariance_factor))
+    return Interactions(
+        keys,
+        np.concatenate(values),
+        n=n,
+        index=index,
+        max_order=order,
+        names=names,
+        std_errors=np.concatenate(errors) if errors else None,
+    )
+
+
+def _std_errors(
+    rows: np.ndarray,
+    group: np.ndarray,
+    gains: np.ndarray,
+    groups: int,
+    variances: np.ndarray,
+    factor: np.ndarray | None,
+) -> np.ndarray:
+    """Standard errors of sums gains * F over groups, under covariance diag(variances - sum(factor^2)) + factor
+    factor^T.
+    """
+    own = variances if factor is None else variances - (factor**2).sum(axis=1)
+    total = np.bincount(group, gains**2 * own[rows], groups)
+    for column in () if factor is None else factor.T:
+        total += np.bincount(group, gains * column[rows], groups) ** 2
+    return np.sqrt(np.maximum(total, 0.0))

@@ -1,0 +1,6 @@
+"""Lenses: what is kept or removed, and what is watched. Each returns a `ValueFunction`."""
+
+from spex_jax.lenses.text import text
+from spex_jax.lenses.value_function import ValueFunction
+
+__all__ = ["ValueFunction", "text"]

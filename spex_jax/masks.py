@@ -1,0 +1,146 @@
+"""Masks: checking, drawing, packing and deduplication. A mask is a row of a bool [M, n] array; True keeps the
+feature.
+"""
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["all_masks", "check_masks", "check_values", "deduplicate", "pack", "pad_features", "uniform", "unpack"]
+
+
+def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
+    """Masks as a numpy bool [M, n] array.
+
+    Args:
+      masks: bool [M, n], or integers that are all 0 or 1; numpy, JAX or nested lists.
+      n: the number of features expected; None takes it from the masks.
+
+    Raises:
+      ValueError: wrong number of axes, wrong n, or entries that are neither bool nor 0/1 integers.
+    """
+    array = np.asarray(masks)
+    expected = f"[M, {'n' if n is None else n}]"
+    if array.ndim != 2:
+        raise ValueError(f"masks must have shape {expected}, got {array.shape}; one mask alone is masks[None]")
+    if n is not None and array.shape[1] != n:
+        raise ValueError(
+            f"masks must have shape {expected}, got {array.shape}; one column for each of the {n} features"
+        )
+    if array.shape[1] == 0:
+        raise ValueError(f"masks must have at least one feature, got shape {array.shape}")
+    if array.dtype != np.bool_:
+        if not np.issubdtype(array.dtype, np.integer) or not np.isin(array, (0, 1)).all():
+            raise ValueError(
+                f"masks must be bool (True = kept), got dtype {array.dtype}; convert with masks.astype(bool)"
+            )
+        array = array.astype(np.bool_)
+    return array
+
+
+def check_values(
+    values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), *, rows: np.ndarray | None = None
+) -> np.ndarray:
+    """Values as a finite numpy float64 [M, *outputs] array.
+
+    Args:
+      values: [M, *outputs] real numbers.
+      masks: bool [M, n], the masks they belong to, named in the error.
+      outputs: the shape of one value.
+      rows: int [M], what the error calls the masks; None counts from 0.
+
+    Raises:
+      ValueError: wrong shape, not real numbers, or a NaN or infinite value.
+    """
+    array = np.asarray(values)
+    expected = (len(masks), *outputs)
+    if array.shape != expected:
+        raise ValueError(
+            f"values must have shape {expected}, one of shape {outputs} for each of the {len(masks)} masks, "
+            f"got {array.shape}"
+        )
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_ or array.dtype.name == "bfloat16"):
+        raise ValueError(f"values must be real numbers, got dtype {array.dtype}")
+    if np.issubdtype(array.dtype, np.complexfloating):
+        raise ValueError(
+            f"values must be real numbers, got dtype {array.dtype}; take the real part or the magnitude first"
+        )
+    array = array.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(array.reshape(len(masks), -1)).all(axis=1))
+    if len(bad):
+        row, removed = bad[0] if rows is None else rows[bad[0]], np.flatnonzero(~masks[bad[0]])
+        shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
+        raise ValueError(
+            f"{len(bad)} of {len(masks)} values are not finite; the first is {array[bad[0]]} at mask {row}, "
+            f"which removes {len(removed)} of {masks.shape[1]} features ({shown or 'none'}); "
+            "the value function must be finite at every mask"
+        )
+    return array
+
+
+def all_masks(n: int) -> np.ndarray:
+    """Every mask of n features, bool [2^n, n]; row c keeps feature i where bit i of c is set."""
+    return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.bool_)
+
+
+def pack(masks: np.ndarray) -> np.ndarray:
+    """Masks bool [M, n] as uint8 [M, ceil(n / 8)] (np.packbits of each row)."""
+    return np.packbits(masks, axis=1)
+
+
+def unpack(packed: np.ndarray, n: int) -> np.ndarray:
+    """Inverse of `pack`: uint8 [M, ceil(n / 8)] to bool [M, n]."""
+    return np.unpackbits(packed, axis=1, count=n).astype(np.bool_)
+
+
+def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct masks in the order in which they first appear, and where each given mask went.
+
+    Args:
+      masks: bool [M, n].
+
+    Returns:
+      first: int [D], rows of `masks` that are the distinct ones.
+      inverse: int [M], so that masks[first][inverse] equals masks.
+    """
+    packed = np.ascontiguousarray(pack(masks))
+    rows = packed.view([("", packed.dtype, packed.shape[1])]).ravel()
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return np.sort(first), rank[inverse]
+
+
+def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray | None = None) -> np.ndarray:
+    """Distinct masks, uniform over {0,1}^n, each feature kept with probability 1/2.
+
+    Args:
+      n: number of features.
+      count: number of masks wanted.
+      rng: numpy generator.
+      given: bool [G, n], distinct masks that come first and count towards `count`.
+
+    Returns:
+      bool [count, n].
+
+    Raises:
+      ValueError: fewer than `count` distinct masks exist, or more are given.
+    """
+    masks = np.zeros((0, n), np.bool_) if given is None else given
+    if len(masks) > count or (n < 63 and count > 2**n):
+        raise ValueError(f"cannot draw {count} distinct masks of {n} features with {len(masks)} given; there are 2^{n}")
+    if n <= 20:
+        weight = 1 << np.arange(n)
+        free = np.setdiff1d(np.arange(2**n), masks @ weight)
+        chosen = rng.choice(free, count - len(masks), replace=False)
+        return np.concatenate([masks, (chosen[:, None] & weight) > 0])
+    while len(masks) < count:
+        drawn = rng.integers(0, 2, (count - len(masks), n), dtype=np.uint8).astype(np.bool_)
+        masks = np.concatenate([masks, drawn])
+        masks = masks[deduplicate(masks)[0]]
+    return masks
+
+
+def pad_features(masks: np.ndarray, width: int) -> np.ndarray:
+    """Masks bool [M, n] with columns of True added up to `width`."""
+    return np.pad(masks, ((0, 0), (0, width - masks.shape[1])), constant_values=True)

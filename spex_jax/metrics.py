@@ -1,0 +1,63 @@
+"""How faithful an answer is, with its interval."""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+__all__ = ["Faithfulness", "faithfulness", "r2_score"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Faithfulness:
+    """R2 on masks that no fit saw, and its 95% interval; nan where it is not defined."""
+
+    r2: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """'R2 0.953 (95% interval 0.941 to 0.962)'."""
+        if np.isnan(self.r2):
+            return "R2 not defined"
+        return f"R2 {self.r2:.3f} (95% interval {self.low:.3f} to {self.high:.3f})"
+
+
+def r2_score(truth: np.ndarray, prediction: np.ndarray, axis: int = -1) -> np.ndarray:
+    """1 - sum (truth - prediction)^2 / sum (truth - mean)^2 along an axis; nan where truth is constant."""
+    truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    spread = truth - truth.mean(axis=axis, keepdims=True)
+    # Rounding of the mean leaves a tiny spread in constant values: it is not variance to explain.
+    floor = np.square(8 * np.finfo(np.float64).eps * np.abs(truth).max(axis=axis, initial=0.0)) * truth.shape[axis]
+    total, error = np.square(spread).sum(axis=axis), np.square(truth - prediction).sum(axis=axis)
+    return np.where(total > floor, 1 - error / np.where(total > floor, total, 1.0), np.nan)
+
+
+def faithfulness(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> Faithfulness:
+    """R2 and its 95% interval by the bias-corrected accelerated bootstrap over masks (Efron, 1987).
+
+    Args:
+      truth: float [M], values of the model at held-out masks.
+      prediction: float [M], values of the spectrum there.
+      seed: of the 2,000 resamples.
+
+    Returns:
+      All nan where fewer than 2 masks are held out or the truth is constant.
+    """
+    if len(truth) < 2 or np.isnan(r2 := float(r2_score(truth, prediction))):
+        return Faithfulness(np.nan, np.nan, np.nan)
+    scale = np.abs(truth).max()
+    truth, prediction = np.asarray(truth) / scale, np.asarray(prediction) / scale
+    if np.ptp(truth - prediction) == 0 or np.abs(truth - prediction).max() < 1e-12:
+        return Faithfulness(r2, r2, r2)
+    with np.errstate(all="ignore"):
+        interval = stats.bootstrap(
+            (truth, prediction),
+            r2_score,
+            paired=True,
+            vectorized=True,
+            n_resamples=2000,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Faithfulness(r2, float(interval.low), float(interval.high))

@@ -1,0 +1,5 @@
+"""ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy."""
+
+from spex_jax.proxyspex.fit import PROXIES, fit
+
+__all__ = ["PROXIES", "fit"]

@@ -1,0 +1,387 @@
+"""One self-contained HTML page: the text coloured by effect, ranked interactions, and what they rest on.
+
+Nothing is fetched from anywhere. No string of the explanation reaches the page unescaped: text and attributes go
+through `escape`, the JSON for the script through `_json`, and the script itself writes text nodes only.
+"""
+
+import collections
+import functools
+import importlib.resources
+import json
+import math
+import os
+import string
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.files import replacing
+from spex_jax.report.view import View, constant, counted, escape, look, percent, rounded, shorten
+from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
+
+__all__ = ["save_html", "to_html"]
+
+_ROWS = 20  # of the ranking: so many overall, and so many of each order
+_PARTNERS = 4  # interactions shown for the unit in focus
+_CHIPS = 400  # units shown where there is no text, the strongest
+_TERMS, _TERM_CHARACTERS = 2000, 200_000  # of the spectrum that the page carries
+_DEGREES = 8  # bars of energy; higher degrees share the last
+
+
+def to_html(explanation: Any, page: bool = True) -> str:
+    """The report as HTML; the same explanation gives the same characters.
+
+    Args:
+      explanation: a `spex_jax.Explanation`.
+      page: a whole document; False is a fragment for notebooks, whose styles and script touch nothing outside it.
+    """
+    view = look(explanation)
+    terms = _embedded_terms(explanation.spectrum)
+    headline, noun = escape(_headline(view)), escape(view.noun)
+    fragment = _template("fragment.html").substitute(
+        style=_asset("page.css"),
+        script=_asset("page.js"),
+        data=_json(_data(view, terms)),
+        headline=headline,
+        noun=noun,
+        Noun=noun.capitalize(),
+        facts=_facts(view),
+        tiles=_tiles(view),
+        legend=_legend(view) if view.first_order.any() else "",
+        units=_units(view),
+        source=_source(view, terms),
+        track=_track(view),
+        filters=_filters(view),
+        meaning=escape(INDEX_MEANING[view.interactions.index]),
+        ranking=_ranking(view) if view.ranked else _nothing(view),
+        score=_score(explanation),
+        energy=_energy(view),
+        settings=_settings(view),
+    )
+    return _template("page.html").substitute(headline=headline, fragment=fragment) if page else fragment
+
+
+def save_html(explanation: Any, path: str | os.PathLike[str]) -> None:
+    """Writes the page, whole or not at all.
+
+    Raises:
+      ValueError: the folder does not exist.
+    """
+    with replacing(path) as file:
+        file.write(to_html(explanation).encode("utf-8", "replace"))  # half a surrogate pair has no UTF-8
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return importlib.resources.files("spex_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _template(name: str) -> string.Template:
+    return string.Template(_asset(name))
+
+
+def _json(content: object) -> str:
+    """JSON that cannot end a script element, whatever the names are; json.dumps escapes all that is not ASCII."""
+    text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _headline(view: View) -> str:
+    details = view.explanation.details
+    if details.get("target") is None:
+        return f"Interactions of {counted(view.explanation.n, view.noun)}"
+    value = str(details.get("value", "value"))
+    value = VALUE_NAMES.get(value, value)
+    against = "" if details.get("contrast") is None else f" against \u201c{details['contrast']}\u201d"
+    return f"{value[:1].upper()}{value[1:]} of \u201c{details['target']}\u201d{against}"
+
+
+def _facts(view: View) -> str:
+    e, index = view.explanation, view.interactions
+    facts = [counted(e.n, view.noun)]
+    if e.details.get("removal") is not None:
+        facts.append(f"removal: {e.details['removal']}")
+    facts.append(f"{index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
+    return escape(" \u00b7 ".join(facts))
+
+
+def _tiles(view: View) -> str:
+    """What was explained and how well, in four numbers."""
+    e, score = view.explanation, view.explanation.faithfulness
+    whole = "value of the whole text" if "text" in e.details else "value with everything kept"
+    tiles = []
+    for kept, title in ((True, whole), (False, "value with everything removed")):
+        value = view.asked(kept)
+        if value is None:
+            value = float(e.spectrum(np.full((1, e.n), kept))[0])
+            title = f"{title}, predicted (not asked)"
+        tiles.append((view.number(value), title))
+    if e.exact:
+        tiles.append(("exact", "every mask was asked"))
+    elif math.isnan(score.r2):
+        tiles.append(("&ndash;", "R<sup>2</sup> not defined"))
+    else:
+        interval = f"95% interval {score.low:.3f} to {score.high:.3f}"
+        tiles.append((f"{score.r2:.3f}", f"held-out R<sup>2</sup>, {interval}"))
+    tiles.append((f"{len(e.masks):,}", "ablations asked"))
+    return "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)
+
+
+def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
+    value = view.first_order[unit]
+    strength = abs(value) / (np.abs(view.first_order).max() or 1.0)
+    sign = " sx-pos" if value > 0 else " sx-neg" if value < 0 else ""
+    number = f' data-d="{unit}"' if numbered else ""
+    label = escape(f"{shorten(view.explanation.names[unit])}, {view.noun} {unit}, {view.number(value, plus=True)}")
+    return (
+        f'<span class="sx-u{sign}" role="button" tabindex="0" aria-pressed="false" aria-label="{label}" '
+        f'data-i="{unit}"{number} style="--a:{strength:.3f}">{escape(shown)}</span>'
+    )
+
+
+def _units(view: View) -> str:
+    """The text with its units, or a row of chips where there is none."""
+    e = view.explanation
+    if "text" not in e.details:
+        shown = np.sort(np.argsort(-np.abs(view.first_order), kind="stable")[:_CHIPS])
+        chips = [_unit(view, unit, shorten(e.names[unit]), e.names[unit] != str(unit)) for unit in shown.tolist()]
+        strongest = f"The {_CHIPS} strongest of {e.n:,} {escape(view.noun)}s are shown."
+        rest = f'<p class="sx-note sx-below">{strongest}</p>' if len(shown) < e.n else ""
+        return f'<div class="sx-chips">{"".join(chips)}</div>{rest}'
+    text, cursor, pieces = e.details["text"], 0, []
+    names = collections.Counter(map(shorten, e.names))
+    for unit, (start, end) in enumerate(e.details["spans"]):
+        start, end = max(start, cursor), max(end, cursor)  # tokens of one character share its span: the first has it
+        pieces.append(escape(text[cursor:start]))
+        pieces.append(_unit(view, unit, text[start:end], names[shorten(e.names[unit])] > 1))
+        cursor = end
+    return f'<div class="sx-text" dir="auto">{"".join(pieces)}{escape(text[cursor:])}</div>'
+
+
+def _legend(view: View) -> str:
+    largest = float(np.abs(view.first_order).max())
+    low, high = "lowers", "raises"
+    if view.interactions.index == "Fourier":  # (-1)^1 = -1: a kept unit with a positive coefficient lowers the value
+        low, high = high, low
+    return (
+        f'<div class="sx-legend"><span>{low} {view.number(-largest)}</span><span class="sx-ramp"></span>'
+        f"<span>{view.number(largest, plus=True)} {high}</span></div>"
+    )
+
+
+def _track(view: View) -> str:
+    """The range of the values asked; ticks at everything kept and removed, a marker that the script moves."""
+    low, high = _range(view)
+    if not high > low:
+        return ""
+    ends = [value for value in (view.asked(True), view.asked(False)) if value is not None]
+    ticks = "".join(f'<i style="left:{100 * (value - low) / (high - low):.2f}%"></i>' for value in ends)
+    return (
+        f'<div class="sx-track">{ticks}<b></b></div><div class="sx-ends"><span>{view.number(low)}</span>'
+        f"<span>range of the values asked</span><span>{view.number(high)}</span></div>"
+    )
+
+
+def _range(view: View) -> tuple[float, float]:
+    return float(view.explanation.values.min()), float(view.explanation.values.max())
+
+
+def _source(view: View, terms: Any) -> str:
+    """Where the predicted value comes from."""
+    e, spectrum = view.explanation, view.explanation.spectrum
+    if e.exact:
+        source = "The predicted value comes from the spectrum, which is exact: every mask was asked."
+    else:
+        score = "" if math.isnan(e.faithfulness.r2) else f" (held-out R<sup>2</sup> {e.faithfulness.r2:.3f})"
+        source = f"The predicted value comes from the spectrum, a surrogate{score}; the model is not asked again."
+    if len(terms) == len(spectrum):
+        return f"{source} The page carries all of it, {counted(len(spectrum), 'term')}."
+    energy, kept = (s.energy_by_degree()[1:].sum() for s in (spectrum, terms))
+    return (
+        f"{source} The page carries its {len(terms):,} largest terms of {len(spectrum):,}, with "
+        f"{percent(kept / energy)} of its energy; those left out move a prediction by "
+        f"{math.sqrt(max(energy - kept, 0.0)):.2g} (root mean square)."
+    )
+
+
+def _row(view: View, rank: int, key: Sequence[int], value: float, limit: float, errors: Any) -> str:
+    names = " + ".join(f'<span class="sx-name">{view.name(unit)}</span>' for unit in key)
+    width, sign = 50 * abs(value) / limit, "pos" if value > 0 else "neg"
+    bar = f'<b style="left:{50 if value > 0 else 50 - width:.2f}%;width:{width:.2f}%"></b>'
+    error = ""
+    if errors is not None:
+        spread = 1.96 * errors[key] / limit
+        bar += f'<i style="left:{50 * (1 + value / limit - spread):.2f}%;width:{100 * spread:.2f}%"></i>'
+        error = f'<td class="sx-error">&plusmn; {errors[key]:.2g}</td>'
+    members, top = " ".join(map(str, key)), "data-top" if rank <= _ROWS else "hidden"
+    return (
+        f'<tr data-order="{len(key)}" data-members="{members}" data-sign="{sign}" {top}><td class="sx-rank">{rank}</td>'
+        f'<td>{names}</td><td class="sx-order">{len(key)}</td>'
+        f'<td class="sx-bar"><div class="sx-axis sx-{sign}">{bar}</div></td>'
+        f'<td class="sx-value">{view.number(value, plus=True)}</td>{error}</tr>\n'
+    )
+
+
+def _filters(view: View) -> str:
+    orders = collections.Counter(len(key) for key, _ in view.ranked)
+    if not orders:
+        return ""
+    return '<button type="button" data-order="" aria-pressed="true">All</button>' + "".join(
+        f'<button type="button" data-order="{order}" aria-pressed="false">Order {order} ({count:,})</button>'
+        for order, count in sorted(orders.items())
+    )
+
+
+def _ranking(view: View) -> str:
+    """The table: the strongest overall and, hidden until the filter asks for them, the strongest of each order."""
+    seen: collections.Counter[int] = collections.Counter()
+    chosen = []
+    for rank, (key, value) in enumerate(view.ranked, 1):
+        seen[len(key)] += 1
+        if rank <= _ROWS or seen[len(key)] <= _ROWS:
+            chosen.append((rank, key, value))
+    errors, noun = view.interactions.std_errors, escape(view.noun)
+    limit = max(abs(value) + (0.0 if errors is None else 1.96 * errors[key]) for _, key, value in chosen)
+    rows = "".join(_row(view, rank, key, value, limit, errors) for rank, key, value in chosen)
+    error = "" if errors is None else '<th class="sx-error">std. error</th>'
+    sets = counted(len(view.ranked), "set")
+    shown = f"The {_ROWS} strongest of {sets}, or of one order" if len(view.ranked) > _ROWS else f"All of {sets}"
+    whiskers = "" if errors is None else " Thin lines span 95%."
+    return (
+        f'<table><thead><tr><th class="sx-rank">Rank</th><th>{noun.capitalize()}s</th><th class="sx-order">Order</th>'
+        f'<th class="sx-bar"></th><th class="sx-value">{escape(view.interactions.index)}</th>{error}</tr></thead>'
+        f"<tbody>\n{rows}</tbody></table>\n"
+        f'<p class="sx-note sx-below">{shown}. Small numbers count the {noun}s from 0.{whiskers}</p>'
+    )
+
+
+def _nothing(view: View) -> str:
+    e = view.explanation
+    if constant(e):
+        text = (
+            f"The value is {view.number(float(e.values[0]))} for each of the {len(e.masks):,} masks asked: no "
+            f"{escape(view.noun)} has an effect, and there are no interactions."
+        )
+    else:
+        text = "No interactions: the values vary, but the spectrum holds no effect of this index."
+    return f'<p class="sx-below">{text}</p>'
+
+
+def _score(e: Any) -> str:
+    """R2 with its interval, or why there is none."""
+    score, asked = e.faithfulness, f"{counted(len(e.masks), 'ablation')} asked"
+    if e.exact:
+        title = "Exact"
+        text = "Every mask was asked, so the spectrum is the function itself: none is left to test it on, and "
+        text = f"{asked}. {text}R<sup>2</sup> is not defined."
+    elif math.isnan(score.r2):
+        title = "R<sup>2</sup> not defined"
+        text = f"{asked}, {e.held_out:,} of them held out. "
+        text += "All values are the same: there is no variance to explain."
+        if not constant(e):
+            text = text.replace("All values", "The held-out values")
+    else:
+        title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
+        text = "Share of the variance of the model's values that the spectrum explains, on "
+        text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}."
+    scale = "" if math.isnan(score.r2) else _score_scale(score)
+    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>'
+
+
+def _score_scale(score: Any) -> str:
+    """The interval and the estimate on a line from 0, or from the lower end where that is negative, to 1."""
+    low = min(0.0, score.r2, score.low)
+
+    def x(value: float) -> float:
+        return 10 + 380 * (value - low) / (1 - low)
+
+    marks = "".join(
+        f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="16" y2="24" stroke="var(--muted)"/>'
+        f'<text x="{x(tick):.1f}" y="40" text-anchor="middle">{tick:.2g}</text>'
+        for tick in sorted({low, 0.0, 0.5, 1.0} if low == 0 or -2 < low < -0.3 else {low, 1.0})
+    )
+    return (
+        f'<svg viewBox="0 0 400 44" role="img" aria-label="R2 {score.r2:.3f} on a scale to 1">'
+        f'<line x1="10" x2="390" y1="16" y2="16" stroke="var(--muted)"/>{marks}'
+        f'<rect x="{x(score.low):.1f}" y="11" width="{max(x(score.high) - x(score.low), 1):.1f}" height="10" rx="3" '
+        f'fill="rgb(var(--pos) / 0.35)"/><circle cx="{x(score.r2):.1f}" cy="16" r="6" fill="rgb(var(--pos))"/></svg>'
+    )
+
+
+def _energy(view: View) -> str:
+    """Bars of the energy from degree 1 on, as shares."""
+    energy = np.trim_zeros(view.explanation.spectrum.energy_by_degree()[1:], "b")
+    if not len(energy):
+        return '<p class="sx-note sx-below">None: the spectrum is a constant.</p>'
+    shares = (energy / energy.sum()).tolist()
+    labels = [str(degree) for degree in range(1, len(shares) + 1)]
+    if len(shares) > _DEGREES:
+        shares, labels = shares[: _DEGREES - 1], [*labels[: _DEGREES - 1], f"{_DEGREES} and more"]
+        shares.append(1 - sum(shares))
+    bars = "".join(
+        f'<span>{label}</span><div><b style="width:{100 * share:.2f}%"></b></div><span>{percent(share)}</span>'
+        for label, share in zip(labels, shares, strict=True)
+    )
+    text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(view.noun)}s carry."
+    return f'<div class="sx-energy">{bars}</div><p class="sx-note">{text}</p>'
+
+
+def _settings(view: View) -> str:
+    e, given = view.explanation, dict(view.explanation.settings)
+    versions, budget = given.pop("versions", {}), given.pop("budget", None)
+    entries = {
+        "method": given.pop("method", None),
+        "index": f"{e.index}, sets of up to {view.interactions.max_order}",
+        "budget": None if budget is None else counted(budget, "ablation"),
+        "seed": given.pop("seed", None),
+        "device": given.pop("device", None),
+        "timings": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in e.timings.items()),
+        "options": ", ".join(f"{name} {value}" for name, value in given.items()),
+        "spectrum": counted(len(e.spectrum), "term"),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    return "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in entries.items()
+        if value not in (None, "")
+    )
+
+
+def _embedded_terms(spectrum: Any) -> Any:
+    """The spectrum's largest terms, as many as the page may carry."""
+    largest = spectrum.truncate(_TERMS)
+    sizes = np.cumsum([len(_json(term)) for term in _terms(largest)])
+    return largest.truncate(max(1, int((sizes <= _TERM_CHARACTERS).sum())))
+
+
+def _terms(spectrum: Any) -> list[list[float]]:
+    """[coefficient, features...] for each term."""
+    return [
+        [rounded(coefficient), *np.flatnonzero(row).tolist()]
+        for coefficient, row in zip(spectrum.coefficients.tolist(), spectrum.support, strict=True)
+    ]
+
+
+def _partners(ranked: Iterable[tuple[tuple[int, ...], float]]) -> dict[int, list[list[float]]]:
+    """[value, features...] of the strongest interactions of each unit."""
+    found: dict[int, list[list[float]]] = {}
+    for key, value in ranked:
+        for unit in key if len(key) > 1 else ():
+            rows = found.setdefault(unit, [])
+            if len(rows) < _PARTNERS:
+                rows.append([rounded(value), *key])
+    return found
+
+
+def _data(view: View, terms: Any) -> dict[str, Any]:
+    """What the script reads; f(x) = sum_k terms[k][0] * (-1)^(how many of the features terms[k][1:] are kept)."""
+    return {
+        "index": view.interactions.index,
+        "digits": view.digits,
+        "names": [shorten(name) for name in view.explanation.names],
+        "values": [rounded(value) for value in view.first_order.tolist()],
+        "partners": _partners(view.ranked),
+        "range": _range(view),
+        "terms": _terms(terms),
+    }

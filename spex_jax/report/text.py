@@ -1,0 +1,32 @@
+"""The terminal report."""
+
+from typing import Any
+
+__all__ = ["to_text"]
+
+
+def to_text(explanation: Any, top: int = 10) -> str:
+    """Ranked interactions with what they rest on, as plain text.
+
+    Args:
+      explanation: a `spex_jax.Explanation`.
+      top: rows of the table.
+    """
+    interactions, details, settings = explanation.interactions(), explanation.details, explanation.settings
+    lines = []
+    if "text" in details:
+        kept = explanation.values[explanation.masks.all(axis=1)]
+        value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
+        lines.append(
+            f"{details['value']} of {details['target']!r}{value}; "
+            f"{explanation.n} {details['units']}s, removal {details['removal']!r}"
+        )
+    lines.append(interactions.table(top))
+    asked = f"{len(explanation.masks)} ablations"
+    if explanation.exact:
+        lines.append(f"exact: all {asked} were asked")
+    else:
+        lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+    seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
+    lines.append(f"{settings['method']}, proxy {settings['proxy']}, {len(explanation.spectrum)} terms; {seconds}")
+    return "\n".join(lines)

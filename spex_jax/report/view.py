@@ -1,0 +1,116 @@
+"""What the sections of the HTML page share: the ranking, and how names and numbers are written."""
+
+import dataclasses
+import functools
+import html
+import math
+from typing import Any
+
+import numpy as np
+
+__all__ = ["View", "constant", "counted", "escape", "look", "percent", "rounded", "shorten"]
+
+_NAME_WIDTH = 48
+_ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
+
+Ranked = list[tuple[tuple[int, ...], float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What the sections of the page share.
+
+    Attributes:
+      explanation: a `spex_jax.Explanation`.
+      interactions: its interactions.
+      ranked: (features, value) of all sets that have a value, strongest first.
+      digits: decimals of all values on the page; None for exponents.
+    """
+
+    explanation: Any
+    interactions: Any
+    ranked: Ranked
+    digits: int | None
+
+    @property
+    def noun(self) -> str:
+        """What one unit is called: 'word', 'feature'."""
+        return str(self.explanation.details.get("units", "feature"))
+
+    @functools.cached_property
+    def first_order(self) -> np.ndarray:
+        """Float [n]: the value of each unit alone in the reported index."""
+        values = np.zeros(self.explanation.n)
+        for key, value in self.ranked:
+            if len(key) == 1:
+                values[key[0]] = value
+        return values
+
+    def number(self, value: float, plus: bool = False) -> str:
+        """A value as text; `plus` writes the sign of positive ones."""
+        sign, kind = "+" if plus else "", "3e" if self.digits is None else f"{self.digits}f"
+        return format(value, f"{sign}z.{kind}")
+
+    def name(self, unit: int) -> str:
+        """The name as HTML, with the number of the unit, since names occur twice."""
+        full = self.explanation.names[unit]
+        short = shorten(full)
+        title = f' title="{escape(full)}"' if short.endswith("...") else ""
+        return f"<bdi{title}>{escape(short)}</bdi>" + ("" if short == str(unit) else f"<sub>{unit}</sub>")
+
+    def asked(self, kept: bool) -> float | None:
+        """The model's value with everything kept or everything removed, None where that mask was not asked."""
+        rows = (self.explanation.masks == kept).all(axis=1)
+        return float(self.explanation.values[rows][0]) if rows.any() else None
+
+
+def shorten(name: str) -> str:
+    """A name on one line, cut where it is long; white space alone becomes visible."""
+    visible = name.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423")
+    line = " ".join(name.split()) or visible.strip() or "(empty)"
+    return line if len(line) <= _NAME_WIDTH else line[: _NAME_WIDTH - 3] + "..."
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 word', '1,200 words'."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _digits(scale: float) -> int | None:
+    """Decimals that give the largest value four significant digits; None where plain decimals would be too long."""
+    if not scale:
+        return 4
+    digits = 3 - math.floor(math.log10(scale))
+    return max(digits, 1) if -4 <= digits <= 8 else None
+
+
+def percent(share: float) -> str:
+    """A share as HTML; 100% only where nothing is missing."""
+    if share >= 1:
+        return "100%"
+    return "&lt;0.1%" if 0 < share < 5e-4 else f"{min(100 * share, 99.9):.1f}%"
+
+
+def rounded(value: float) -> float:
+    """Nine significant digits: what the page carries."""
+    return float(f"{value:.9g}")
+
+
+def constant(explanation: Any) -> bool:
+    """Whether all values asked are the same, up to rounding."""
+    values = explanation.values
+    return bool(np.ptp(values) <= 8 * np.finfo(np.float64).eps * np.abs(values).max())
+
+
+def look(explanation: Any) -> View:
+    """Ranks the interactions of an explanation and chooses how its numbers are written."""
+    interactions = explanation.interactions()
+    ranked = [] if constant(explanation) else interactions.top(len(interactions))
+    scale = abs(ranked[0][1]) if ranked else float(np.abs(explanation.values).max())
+    ranked = [(key, value) for key, value in ranked if abs(value) > _ROUNDING * scale]
+    return View(explanation, interactions, ranked, _digits(scale))
+
+
+def escape(value: object) -> str:
+    """For text and quoted attributes. A parser would turn a bare carriage return into a newline."""
+    return html.escape(str(value)).replace("\r", "&#13;")

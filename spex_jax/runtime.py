@@ -1,0 +1,67 @@
+"""What every program of the project does the same way; for programs only, the library does not import it."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+
+from spex_jax.files import replacing
+from spex_jax.version import environment
+
+__all__ = ["run_program", "save_result"]
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _fail(f"{error} (--help lists the flags)")
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Parses the absl flags and runs `main`.
+
+    What the user can mend (a wrong flag, a ValueError, a package that is missing) is one line on stderr and exit code
+    2, not a traceback; Ctrl-C is one line and exit code 130.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # jax reports every backend that is not there as information
+        if len(argv) > 1:
+            _fail(f"unexpected argument {argv[1]!r}; values go into flags (--help lists them)")
+        try:
+            main()
+        except (ValueError, ImportError) as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _revision() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    folder = pathlib.Path(__file__).parent
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
+    """Writes the JSON of an experiment: its numbers with the revision, versions and device that made them."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, "w") as file:
+        json.dump({"revision": _revision(), **environment(), **result}, file, indent=1, allow_nan=False)
+        file.write("\n")

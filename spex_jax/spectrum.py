@@ -1,0 +1,201 @@
+"""Spectrum: a sparse Walsh-Fourier expansion of a value function, the one form in which every method answers."""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.files import replacing
+from spex_jax.interactions import Interactions, convert
+from spex_jax.walsh import walsh_hadamard
+
+__all__ = ["Spectrum", "exact_spectrum"]
+
+_CHUNK_BYTES = 2**25  # parities unpacked at a time when a spectrum is evaluated
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum:
+    """f(x) = sum_k coefficients[k] * (-1)^(<support[k], x>), x in {0,1}^n, 1 = kept.
+
+    Attributes:
+      support: bool [K, n], distinct rows, one of them usually ().
+      coefficients: float64 [K].
+      variances: float64 [K] or None; the variance of each coefficient.
+      covariance_factor: float64 [K, R] or None. The covariance of the coefficients is then
+        diag(variances - sum(covariance_factor**2, axis=1)) + covariance_factor @ covariance_factor.T; without it,
+        diag(variances).
+    """
+
+    support: np.ndarray
+    coefficients: np.ndarray
+    variances: np.ndarray | None = None
+    covariance_factor: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        """Checks shapes and values, and makes the arrays read-only numpy arrays."""
+        support = masks_lib.check_masks(self.support)
+        terms = len(support)
+        if len(masks_lib.deduplicate(support)[0]) != terms:
+            raise ValueError("support has rows that are equal; add up their coefficients and give each set once")
+        arrays: dict[str, np.ndarray | None] = {"support": support.copy()}
+        for name in ("coefficients", "variances", "covariance_factor"):
+            given = getattr(self, name)
+            array = None if given is None else np.array(given, np.float64)
+            shape = (terms, *array.shape[1:2]) if name == "covariance_factor" and array is not None else (terms,)
+            if array is not None and (array.shape != shape or not np.isfinite(array).all()):
+                raise ValueError(
+                    f"{name} must be finite and of shape {shape}, one for each row of support, got {array.shape}"
+                )
+            arrays[name] = array
+        if arrays["variances"] is None and arrays["covariance_factor"] is not None:
+            raise ValueError("covariance_factor needs variances, the variance of each coefficient; give both")
+        for name, array in arrays.items():
+            if array is not None:
+                array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    @property
+    def n(self) -> int:
+        """The number of features."""
+        return self.support.shape[1]
+
+    def __len__(self) -> int:
+        """The number of terms, () included."""
+        return len(self.support)
+
+    def __repr__(self) -> str:
+        """Size, degree and the number of terms."""
+        return f"<Spectrum n={self.n} terms={len(self)} degree={int(self.support.sum(axis=1).max(initial=0))}>"
+
+    def __call__(self, masks: Any) -> np.ndarray:
+        """Values at masks.
+
+        Args:
+          masks: bool [M, n].
+
+        Returns:
+          float64 [M].
+        """
+        masks = masks_lib.check_masks(masks, self.n)
+        # Parities of 8 masks at a time: a term is the XOR of the packed columns of its features.
+        columns = np.packbits(np.pad(masks, ((0, 0), (0, 1))).T, axis=1)
+        degrees = self.support.sum(axis=1)
+        odd = np.zeros(len(masks))
+        chunk = max(1, _CHUNK_BYTES // (8 * max(1, columns.shape[1])))
+        for degree in np.unique(degrees[degrees > 0]):
+            rows = np.flatnonzero(degrees == degree)
+            features = np.nonzero(self.support[rows])[1].reshape(len(rows), degree)
+            for start in range(0, len(rows), chunk):
+                part = slice(start, start + chunk)
+                parity = columns[features[part, 0]]
+                for feature in features[part, 1:].T:
+                    parity ^= columns[feature]
+                bits = np.unpackbits(parity, axis=1, count=len(masks))
+                odd += self.coefficients[rows[part]] @ bits
+        return self.coefficients.sum() - 2 * odd
+
+    def truncate(self, k: int) -> "Spectrum":
+        """The k terms of the largest energy, () always among them where it is there."""
+        if k < 1:
+            raise ValueError(f"a spectrum keeps at least one term, got k = {k}")
+        size = np.where(self.support.any(axis=1), np.abs(self.coefficients), np.inf)
+        return self.take(np.argsort(-size, kind="stable")[:k])
+
+    def take(self, rows: np.ndarray) -> "Spectrum":
+        """The terms of these rows, in this order."""
+        optional = [None if array is None else array[rows] for array in (self.variances, self.covariance_factor)]
+        return Spectrum(self.support[rows], self.coefficients[rows], *optional)
+
+    def energy_by_degree(self) -> np.ndarray:
+        """Sum of squared coefficients by degree, float64 [n + 1]; from degree 1 on it sums to the variance on uniform
+        masks.
+        """
+        return np.bincount(self.support.sum(axis=1), self.coefficients**2, self.n + 1)
+
+    def __add__(self, other: "Spectrum") -> "Spectrum":
+        """The spectrum of the sum of two functions; variances are dropped, since the two may depend on the same
+        data.
+        """
+        if self.n != other.n:
+            raise ValueError(f"spectra of {self.n} and {other.n} features cannot be added")
+        support = np.concatenate([self.support, other.support])
+        first, inverse = masks_lib.deduplicate(support)
+        coefficients = np.bincount(inverse, np.concatenate([self.coefficients, other.coefficients]), len(first))
+        return Spectrum(support[first], coefficients)
+
+    def __mul__(self, factor: float) -> "Spectrum":
+        """The spectrum of factor * f."""
+        return Spectrum(
+            self.support,
+            self.coefficients * factor,
+            None if self.variances is None else self.variances * factor**2,
+            None if self.covariance_factor is None else self.covariance_factor * factor,
+        )
+
+    __rmul__ = __mul__
+
+    def interactions(self, index: str = "FSII", max_order: int = 2, names: Sequence[str] | None = None) -> Interactions:
+        """Interaction values; see `spex_jax.interactions.convert`."""
+        return convert(
+            self.support,
+            self.coefficients,
+            index=index,
+            max_order=max_order,
+            names=names,
+            variances=self.variances,
+            covariance_factor=self.covariance_factor,
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes one .npz file (at exactly this path), whole or not at all."""
+        arrays = {
+            "format": np.array(_FORMAT),
+            "n": np.array(self.n),
+            "support": masks_lib.pack(self.support),
+            "coefficients": self.coefficients,
+            "variances": self.variances,
+            "covariance_factor": self.covariance_factor,
+        }
+        known: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
+        with replacing(path) as file:
+            np.savez_compressed(file, **known)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Spectrum":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: the file is damaged, of another kind or of a newer format.
+        """
+        try:
+            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+                if int(file["format"]) > _FORMAT:
+                    raise ValueError(f"written by a newer version (format {int(file['format'])}); update spex_jax")
+                support = masks_lib.unpack(file["support"], int(file["n"]))
+                return cls(support, file["coefficients"], file.get("variances"), file.get("covariance_factor"))
+        except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{os.fspath(path)!r} is not a file of Spectrum.save: {error}") from error
+
+
+def exact_spectrum(masks: np.ndarray, values: np.ndarray) -> Spectrum:
+    """The spectrum of a function known at every mask, by one fast transform; terms below rounding error are left out.
+
+    Args:
+      masks: bool [2^n, n], all masks, in any order.
+      values: float64 [2^n].
+    """
+    n = masks.shape[1]
+    if len(masks) != 2**n or len(masks_lib.deduplicate(masks)[0]) != 2**n:
+        raise ValueError(f"an exact spectrum needs all 2^{n} = {2**n} masks once, got {len(masks)}")
+    table = np.empty(2**n)
+    table[masks @ (1 << np.arange(n))] = values
+    coefficients = walsh_hadamard(table) / 2**n
+    keep = np.abs(coefficients) > 4 * np.finfo(np.float64).eps * n * np.abs(table).max()
+    keep[0] = True
+    return Spectrum(masks_lib.all_masks(n)[keep], coefficients[keep])

@@ -1,0 +1,45 @@
+"""Wall-clock time by phase, with the compilation inside each phase counted apart."""
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Iterator
+
+import jax.monitoring
+
+__all__ = ["Stopwatch"]
+
+_COMPILE_EVENTS = frozenset(
+    f"/jax/core/compile/{event}_duration" for event in ("jaxpr_trace", "jaxpr_to_mlir_module", "backend_compile")
+)
+_spent = threading.local()
+
+
+@functools.cache
+def _listen() -> None:
+    def add(event: str, duration_secs: float, **_: str | int) -> None:
+        if event in _COMPILE_EVENTS:
+            _spent.seconds = getattr(_spent, "seconds", 0.0) + duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(add)
+
+
+class Stopwatch:
+    """Seconds by phase; tracing, lowering and compiling go to 'compile' whatever the phase in which they happen."""
+
+    def __init__(self, *phases: str):
+        """Starts all phases, and 'compile', at zero."""
+        _listen()
+        self.seconds = dict.fromkeys(("compile", *phases), 0.0)
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Counts the block's time to `name`. The block must wait for what it dispatched."""
+        start, compiled = time.perf_counter(), getattr(_spent, "seconds", 0.0)
+        try:
+            yield
+        finally:
+            compiling = getattr(_spent, "seconds", 0.0) - compiled
+            self.seconds["compile"] += compiling
+            self.seconds[name] += max(time.perf_counter() - start - compiling, 0.0)

@@ -1,0 +1,52 @@
+"""Imports run one way only; see the diagram in the docstring of spex_jax."""
+
+import ast
+import pathlib
+
+import pytest
+
+import spex_jax
+
+PACKAGE = pathlib.Path(spex_jax.__file__).parent
+# What each part of the package may import. `files`, `version` and `timing` import nothing of the package.
+LEAVES = {"files", "version", "timing"}
+MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
+ALLOWED = {
+    **{name: set() for name in LEAVES},
+    "walsh": set(),
+    "masks": set(),
+    "interactions": {"walsh", "masks", "files"},
+    "spectrum": {"walsh", "masks", "files", "interactions"},
+    "metrics": {"walsh", "masks", "interactions", "spectrum"},
+    "proxyspex": {"walsh", "masks", "interactions", "spectrum", "files"},
+    "report": {"files", "interactions", "spectrum", "metrics"},
+    "evaluate": {"masks", "files"},
+    "models": set(),
+    "lenses": {"masks", "interactions", "evaluate", "models"},
+    "explain": {*MATHEMATICS, *LEAVES, "proxyspex", "report", "evaluate", "lenses"},
+    "runtime": LEAVES,
+    "__init__": {*MATHEMATICS, "proxyspex", "evaluate", "lenses", "models", "explain", "version"},
+}
+
+
+def part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "spex_jax":
+            yield from [node.module.split(".")[1]] if "." in node.module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("spex_jax.")]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    wrong = set(imported(path)) - ALLOWED[part(path)] - {part(path)}
+    assert not wrong, f"{path.relative_to(PACKAGE)} imports {wrong}"
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_readable(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420

@@ -1,0 +1,26 @@
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+import spex_jax
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    """Real models and data sets, which are not part of the repository."""
+    folder = os.environ.get("SPEX_JAX_DATA")
+    if not folder:
+        pytest.skip("SPEX_JAX_DATA is not set: the folder of real models and data sets")
+    return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    return spex_jax.models.tiny()

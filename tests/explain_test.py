@@ -1,0 +1,186 @@
+import json
+import pathlib
+
+import numpy as np
+import oracle
+import pytest
+
+import spex_jax
+from spex_jax import Explanation, explain
+from spex_jax.explain import default_budget, least_budget
+
+
+def pairs(masks):
+    """Five singles and the pair (1, 3)."""
+    x = np.asarray(masks, float)
+    return x[:, :5] @ np.array([1.0, -2.0, 0.5, 3.0, 0.0]) + 2 * x[:, 1] * x[:, 3]
+
+
+@pytest.fixture(scope="module")
+def answer():
+    return explain(pairs, 12, budget=300, names=[f"f{i}" for i in range(12)])
+
+
+def test_the_answer(answer):
+    assert answer.faithfulness.r2 > 0.99
+    assert answer.faithfulness.low <= answer.faithfulness.r2 <= answer.faithfulness.high
+    assert not answer.exact
+    found = answer.interactions("FSII", 2)
+    assert found.top(1, order=2)[0][0] == (1, 3)
+    assert found[1, 3] == pytest.approx(2, abs=0.1)
+    assert found.names[3] == "f3"
+    assert answer.interactions() == found
+    assert set(answer.timings) == {"compile", "model", "fit"}
+    assert all(seconds >= 0 for seconds in answer.timings.values())
+
+
+def test_the_budget_is_kept_and_held_out_masks_are_not_fitted(answer):
+    assert answer.masks.shape == (300, 12)
+    assert len(np.unique(answer.masks, axis=0)) == 300
+    assert answer.held_out == 50
+    np.testing.assert_array_equal(answer.values, pairs(answer.masks))
+    fitted = spex_jax.proxyspex.fit(answer.masks[:250], answer.values[:250], seed=0)
+    np.testing.assert_array_equal(fitted.coefficients, answer.spectrum.coefficients)
+    assert explain(pairs, 12, budget=900).held_out == 90
+
+
+def test_same_seed_same_answer(answer):
+    again, other = explain(pairs, 12, budget=300), explain(pairs, 12, budget=300, seed=1)
+    np.testing.assert_array_equal(again.spectrum.coefficients, answer.spectrum.coefficients)
+    assert again.faithfulness == answer.faithfulness
+    assert not np.array_equal(other.masks, answer.masks)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 10])
+def test_few_features_are_asked_completely(n, rng):
+    values = oracle.random_game(n, rng)
+    found = explain(lambda masks: values[masks @ (1 << np.arange(n))], n, budget=2**n)
+    assert found.exact
+    assert np.isnan(found.faithfulness.r2)
+    assert len(found.masks) == 2**n
+    for members, value in oracle.interactions(values, "STII", min(2, n)).items():
+        assert found.interactions("STII", 2)[members] == pytest.approx(value, abs=1e-9)
+    assert "exact" in str(found)
+
+
+def test_the_default_budget():
+    assert default_budget(32) == 8 * 32 * 5
+    assert explain(pairs, 5).exact
+    assert [default_budget(n) >= least_budget(n) for n in range(1, 60)] == [True] * 59
+
+
+@pytest.mark.parametrize("n", [7, 30, 100])
+def test_a_budget_that_is_too_small_says_the_least_that_would_do(n):
+    def value_fn(masks):
+        raise AssertionError("nothing may be asked")
+
+    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(n)}"):
+        explain(value_fn, n, budget=least_budget(n) - 1)
+
+
+@pytest.mark.parametrize("n", [7, 30])
+def test_the_least_budget_does(n):
+    found = explain(lambda masks: masks[:, 0] * 2.0 + masks[:, 1], n, budget=least_budget(n))
+    assert len(found.masks) == least_budget(n)
+    assert found.faithfulness.r2 > 0.9
+
+
+@pytest.mark.parametrize("n", [4, 30])
+def test_a_constant_function(n, recwarn):
+    found = explain(lambda masks: np.full(len(masks), 0.1), n)
+    assert np.isnan(found.faithfulness.r2)
+    assert not found.interactions().top()
+    assert found.spectrum(found.masks[:1])[0] == pytest.approx(0.1)
+    assert "no interactions" in str(found)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((pairs,), {}, "needs n"),
+        ((pairs, 0), {}, "at least 1 feature"),
+        ((pairs, 9), {"budget": 2.5}, "whole number of ablations"),
+        ((pairs, 9), {"method": "magic"}, "unknown method 'magic'; expected one of proxyspex"),
+        ((pairs, 9), {"index": "magic"}, "unknown index 'magic'"),
+        ((pairs, 9), {"max_order": 0}, "max_order must be"),
+        ((pairs, 9), {"proxy": "magic"}, "unknown proxy 'magic'"),
+        ((pairs, 9), {"alpha": 3}, "unknown options alpha; proxyspex takes proxy, max_degree, max_terms"),
+        ((pairs, 9), {"seed": -1}, "seed must be"),
+        ((pairs, 9), {"names": ["a"]}, "names must be 9 strings"),
+        ((pairs, 9), {"store": "x"}, "store"),
+        ((spex_jax.ValueFunction(pairs, 9), 8), {}, "has 9 features"),
+        ((spex_jax.ValueFunction(pairs, 9, outputs=(2,)),), {}, "one value for each mask"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_the_model_is_asked(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        explain(*arguments, **options)
+
+
+def test_values_that_are_not_finite():
+    with pytest.raises(ValueError, match=r"values are not finite; the first is nan at mask \d+, which removes"):
+        explain(lambda masks: np.where(masks[:, 3], 1.0, np.nan), 12)
+
+
+def test_save_and_load(answer, tmp_path):
+    for _ in range(2):  # a second time in place of the first
+        answer.save(tmp_path / "deep" / "answer")
+    loaded = Explanation.load(tmp_path / "deep" / "answer")
+    np.testing.assert_array_equal(loaded.spectrum.coefficients, answer.spectrum.coefficients)
+    np.testing.assert_array_equal(loaded.masks, answer.masks)
+    np.testing.assert_array_equal(loaded.values, answer.values)
+    assert str(loaded) == str(answer)
+    assert loaded.settings == answer.settings
+    assert loaded.names == answer.names
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["answer"]
+
+
+def test_what_is_not_defined_is_null_in_json(tmp_path):
+    explain(pairs, 5).save(tmp_path / "exact")
+    content = json.loads((tmp_path / "exact" / "explanation.json").read_text())
+    assert content["faithfulness"] == {"r2": None, "low": None, "high": None}
+    assert np.isnan(Explanation.load(tmp_path / "exact").faithfulness.r2)
+
+
+def test_save_does_not_replace_what_it_did_not_write(answer, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("important")
+    with pytest.raises(ValueError, match=r"not a folder of Explanation\.save"):
+        answer.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "important"
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "newer"])
+def test_a_damaged_folder_is_refused(damage, answer, tmp_path):
+    folder = tmp_path / "answer"
+    answer.save(folder)
+    settings = folder / "explanation.json"
+    if damage == "missing":
+        (folder / "ablations.npz").unlink()
+    if damage == "torn":
+        settings.write_bytes(settings.read_bytes()[:100])
+    if damage == "newer":
+        settings.write_text(settings.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(ValueError, match=r"not a folder of Explanation\.save"):
+        Explanation.load(folder)
+
+
+def test_a_text_with_the_shipped_model(tiny):
+    text = "Her acting never fails to impress , but the plot is thin ."
+    found = explain(spex_jax.lenses.text(*tiny, text, value="margin"), budget=400)
+    assert found.faithfulness.r2 > 0.8
+    assert "held-out masks of 400 ablations" in str(found)
+    assert found.details["text"] == text
+
+
+def test_the_shipped_model_has_learned_negation(tiny):
+    """The pair that carries the negation is among the top 3 pairs in at least 28 of 40 sentences, all masks asked."""
+    sentences = json.loads((pathlib.Path(__file__).parent / "models" / "negation_sentences.json").read_text())
+    assert len(sentences) == 40
+    found = 0
+    for sentence in sentences:
+        value_fn = spex_jax.lenses.text(*tiny, sentence["text"], value="margin", target="positive")
+        top = explain(value_fn, budget=2**value_fn.n, index="FSII").interactions().top(3, order=2)
+        found += tuple(sentence["pair"]) in [members for members, _ in top]
+    assert found >= 28

@@ -1,0 +1,191 @@
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spex_jax
+from spex_jax import evaluate, lenses
+from spex_jax.lenses.units import assign_tokens, find_units
+
+TEXT = "Her acting never fails to impress. But the plot, alas, is thin!"
+
+
+def pieces(text, units):
+    return [text[start:end] for start, end in find_units(text, units, [])]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("not a bad film", ["not", "a", "bad", "film"]),
+        ("well , it is n't good .", ["well ,", "it", "is", "n't", "good ."]),
+        ('"Never!" she   said\n-- twice', ['"Never!"', "she", "said\n--", "twice"]),
+        ("... ok", ["... ok"]),
+        ("good \U0001f600 film", ["good", "\U0001f600", "film"]),
+        ("  \t\n ", []),
+        ("", []),
+    ],
+)
+def test_words(text, expected):
+    assert pieces(text, "word") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It is good. I liked it! Did you?", ["It is good.", "I liked it!", "Did you?"]),
+        ("Mr. Smith met J. Doe. Fine", ["Mr. Smith met J. Doe.", "Fine"]),
+        ("it cost 3.50 in all . no more", ["it cost 3.50 in all .", "no more"]),
+        ('"Really?" he said.\nYes', ['"Really?"', "he said.", "Yes"]),
+        ("one ... !!", ["one ... !!"]),
+        ("...", []),
+    ],
+)
+def test_sentences(text, expected):
+    assert pieces(text, "sentence") == expected
+
+
+def test_units_cover_every_letter_once():
+    for units in ("word", "sentence"):
+        spans = find_units(TEXT, units, [])
+        covered = "".join(TEXT[start:end] for start, end in spans)
+        assert covered.replace(" ", "") == TEXT.replace(" ", "")
+        assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
+
+
+def test_tokens_go_to_the_unit_that_they_overlap_most():
+    offsets = [(0, 0), (0, 3), (3, 8), (8, 9), (0, 0)]
+    assert assign_tokens(offsets, [(0, 3), (4, 9)]).tolist() == [-1, 0, 1, 1, -1]
+    assert assign_tokens(offsets, []).tolist() == [-1] * 5
+
+
+@pytest.mark.parametrize("units", ["token", "word", "sentence"])
+def test_values_are_those_of_a_text_masked_by_hand(units, tiny, rng):
+    model, tokenizer = tiny
+    value_fn = lenses.text(model, tokenizer, TEXT, units=units, value="logit", target="positive")
+    encoded = tokenizer(TEXT, return_offsets_mapping=True)
+    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details["spans"]])
+    masks = rng.integers(0, 2, (12, value_fn.n)).astype(bool)
+    found = evaluate(value_fn, masks)
+    for mask, value in zip(masks, found, strict=True):
+        removed = set(np.flatnonzero(~mask))
+        ids = [tokenizer.mask_token_id if u in removed else i for i, u in zip(encoded["input_ids"], unit, strict=True)]
+        logits = model(jnp.array([ids]), jnp.ones((1, len(ids)), bool))
+        assert value == pytest.approx(float(logits[0, 1]), abs=1e-4)
+    assert value_fn.names == tuple(TEXT[start:end] for start, end in value_fn.details["spans"])
+
+
+def test_a_removed_unit_has_no_influence(tiny, rng):
+    model, tokenizer = tiny
+    masks = rng.integers(0, 2, (20, 6)).astype(bool)
+    masks[:, 3] = False
+    values = [
+        evaluate(lenses.text(model, tokenizer, f"Her acting never {word} to impress", target=1), masks)
+        for word in ("fails", "tries")
+    ]
+    np.testing.assert_allclose(*values, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 300])
+def test_values_do_not_depend_on_the_batch(batch_size, tiny, rng):
+    value_fn = lenses.text(*tiny, TEXT, value="margin")
+    masks = rng.integers(0, 2, (70, value_fn.n)).astype(bool)
+    np.testing.assert_allclose(
+        evaluate(value_fn, masks, batch_size=batch_size), evaluate(value_fn, masks, batch_size=128), rtol=0, atol=1e-5
+    )
+
+
+@chex.dataclass
+class Fixed:
+    """A model whose logits are given, whatever the text."""
+
+    logits: jax.Array
+
+    def __call__(self, tokens, attention_mask):
+        return jnp.broadcast_to(self.logits, (len(tokens), len(self.logits)))
+
+
+@pytest.mark.parametrize("gap", [0.5, 40.0, 500.0])
+def test_values_of_a_class(gap, tiny):
+    logits = np.array([gap, 0.0, -1.0])
+    model, masks = Fixed(logits=jnp.asarray(logits)), np.ones((1, 2), bool)
+
+    def value(**options):
+        return evaluate(lenses.text(model, tiny[1], "two words", **options), masks)[0]
+
+    others = np.log(np.exp(0.0) + np.exp(-1.0))
+    assert value(value="logit") == pytest.approx(gap)
+    assert value(value="margin") == pytest.approx(gap - others, rel=1e-5)
+    assert value(value="margin", target=1) == pytest.approx(-np.logaddexp(gap, -1.0), rel=1e-5)
+    assert value(value="logit_diff", contrast=2) == pytest.approx(gap + 1)
+    for target in range(3):
+        expected = logits[target] - np.logaddexp.reduce(logits)
+        assert value(value="logprob", target=target) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_plain_function_is_a_model(tiny):
+    def model(tokens, attention_mask):
+        kept = (tokens != tiny[1].mask_token_id) & attention_mask
+        return jnp.stack([kept.sum(axis=1), -kept.sum(axis=1)], axis=1).astype(jnp.float32)
+
+    value_fn = lenses.text(model, tiny[1], "one two three", value="logit", target=0)
+    everything = evaluate(value_fn, np.ones((1, 3), bool))[0]
+    np.testing.assert_allclose(evaluate(value_fn, np.eye(3, dtype=bool)), everything - 2)
+
+
+def test_the_target_is_the_class_of_the_whole_text(tiny):
+    for text, name in (("a wonderful , moving film", "positive"), ("a dull , lifeless mess", "negative")):
+        assert lenses.text(*tiny, text).details["target"] == name
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("", {}, "no words to remove"),
+        (" \n", {"units": "sentence"}, "no sentences to remove"),
+        ("a b", {"units": "line"}, "unknown units 'line'; expected one of token, word, sentence"),
+        ("a b", {"removal": "delete"}, "unknown removal 'delete'; expected one of mask"),
+        ("a b", {"value": "loss"}, "unknown value 'loss'"),
+        ("a b", {"target": "neutral"}, "class names are: negative, positive"),
+        ("a b", {"target": 2}, "from 0 to 1, got 2"),
+        ("a b", {"contrast": 0}, "only it does"),
+        ("a b", {"value": "logit_diff"}, "needs contrast"),
+        ("a b", {"value": "logit_diff", "target": 1, "contrast": 1}, "same class"),
+        (["a"], {}, "explains a string, got list"),
+        ("word " * 400, {}, "tokens and the model's context is"),
+    ],
+)
+def test_wrong_input(text, options, message, tiny):
+    with pytest.raises(ValueError, match=message):
+        lenses.text(*tiny, text, **options)
+
+
+def test_tokenizers_and_models_that_do_not_fit(tiny):
+    class Slow:
+        def __call__(self, text, **_):
+            raise NotImplementedError
+
+    with pytest.raises(ValueError, match="no character offsets; use a fast tokenizer"):
+        lenses.text(tiny[0], Slow(), "a b")
+    with pytest.raises(ValueError, match="needs a classifier"):
+        lenses.text(lambda tokens, attention: jnp.zeros((*tokens.shape, 7)), tiny[1], "a b")
+
+
+def test_texts_of_similar_length_share_a_program(tiny):
+    traces = []
+
+    @chex.dataclass
+    class Counting:
+        inner: spex_jax.models.TextClassifier
+
+        def __call__(self, tokens, attention_mask):
+            traces.append(tokens.shape)
+            return self.inner(tokens, attention_mask)
+
+    for text in ("not a bad film at all", "a film that never ends well"):
+        value_fn = lenses.text(Counting(inner=tiny[0]), tiny[1], text)
+        evaluate(value_fn, np.ones((1, value_fn.n), bool), batch_size=4)
+    assert len(traces) == 2  # one for the whole text, one for the batches
