@@ -184,3 +184,13 @@ def test_the_shipped_model_has_learned_negation(tiny):
         top = explain(value_fn, budget=2**value_fn.n, index="FSII").interactions().top(3, order=2)
         found += tuple(sentence["pair"]) in [members for members, _ in top]
     assert found >= 28
+
+
+@pytest.mark.parametrize(("text", "units"), [("Wonderful!", "word"), ("A dull film with no ideas.", "sentence")])
+def test_one_unit(text, units, tiny):
+    found = explain(spex_jax.lenses.text(*tiny, text, units=units, value="margin"))
+    assert found.exact
+    assert len(found.masks) == 2
+    empty, full = found.values[np.argsort(found.masks[:, 0])]
+    assert found.interactions()[0] == pytest.approx(full - empty)
+    assert found.interactions().top(5) == [((0,), pytest.approx(full - empty))]
