@@ -12,12 +12,13 @@ Expected: 15 to 30 s on 2 CPU cores from a cold start, R2 on held-out masks abou
 """
 
 import pathlib
+import tempfile
 
 from absl import flags
 
 from spex_jax import explain, lenses, models
 from spex_jax.explain import METHODS
-from spex_jax.interactions import INDICES
+from spex_jax.indices import INDICES
 from spex_jax.lenses.text import REMOVALS, UNITS, VALUES
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import run_program
@@ -67,8 +68,9 @@ def main() -> None:
     out = pathlib.Path(_OUT.value)
     try:
         out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()  # now, and not after the model has been paid for
     except OSError as error:
-        raise ValueError(f"cannot make the folder --out {str(out)!r}: {error}") from error
+        raise ValueError(f"cannot write to the folder --out {str(out)!r}: {error}") from error
     model, tokenizer = models.tiny()
     value_fn = lenses.text(
         model, tokenizer, read_text(), units=_UNITS.value, removal=_REMOVAL.value, value=_VALUE.value
@@ -82,10 +84,10 @@ def main() -> None:
         max_order=_MAX_ORDER.value,
         seed=_SEED.value,
     )
-    print(explanation)
-    explanation.to_html(out / "report.html")
-    explanation.interactions().save(out / "interactions.json")
     explanation.save(out / "explanation")
+    explanation.interactions().save(out / "interactions.json")
+    explanation.to_html(out / "report.html")
+    print(explanation)
     print(f"report: {out / 'report.html'}")
 
 

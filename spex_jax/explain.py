@@ -17,7 +17,8 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax import proxyspex, report
 from spex_jax.evaluate import evaluate
-from spex_jax.interactions import INDICES, Interactions
+from spex_jax.indices import INDICES
+from spex_jax.interactions import Interactions
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.metrics import Faithfulness, faithfulness
 from spex_jax.spectrum import Spectrum, exact_spectrum
@@ -100,7 +101,7 @@ class Explanation:
         Raises:
           ValueError: the path is a file, or a folder that `save` did not write.
         """
-        target = pathlib.Path(directory)
+        target = pathlib.Path(directory).resolve()  # a link to a folder, or ".", is the folder
         if target.exists() and not (target / "explanation.json").is_file():
             raise ValueError(f"{str(target)!r} exists and is not a folder of Explanation.save; give another path")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -239,10 +240,7 @@ def explain(
         raise ValueError(f"max_order must be a whole number of at least 1, got {max_order!r}")
     if unknown := sorted(set(options) - set(_METHOD_OPTIONS)):
         raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(_METHOD_OPTIONS)}")
-    if options.get("proxy", "auto") not in proxyspex.PROXIES:  # now, and not after the model has been paid for
-        raise ValueError(f"unknown proxy {options['proxy']!r}; expected one of {', '.join(proxyspex.PROXIES)}")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}")
+    proxyspex.check_options(seed=seed, **options)  # now, and not after the model has been paid for
     n = value_fn.n
     budget = _check_budget(budget, n)
     names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names

@@ -18,6 +18,8 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         raise ValueError(
             f"cannot write {str(target)!r}: the folder {str(target.parent)!r} does not exist; create it first"
         )
+    if target.is_dir():
+        raise ValueError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:

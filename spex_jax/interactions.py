@@ -1,9 +1,7 @@
 """Interaction indices of a sparse Walsh spectrum, without a table over all subsets.
 
-Every index here is a sum over the supersets of T of the Moebius transform mu, with weights that depend on sizes alone,
-and mu is such a sum of the spectrum F. So each index is I(T) = sum_{R superset T} gain(|R|, |T|) F(R), and the gains
-are computed once,
-in exact integer arithmetic: no cancellation, and the work is one pass over the subsets of the terms that are there.
+An index is I(T) = sum_{R superset T} gain(|R|, |T|) F(R), with the exact gains of `spex_jax.indices`: one pass
+over the subsets of the terms that are there.
 """
 
 import functools
@@ -12,17 +10,16 @@ import math
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from spex_jax.files import replacing
+from spex_jax.indices import INDICES, gain
 
-__all__ = ["INDICES", "Interactions", "convert"]
+__all__ = ["Interactions", "check_names", "convert"]
 
-INDICES = ("SV", "BV", "SII", "k-SII", "BII", "STII", "FSII", "FBII", "Moebius", "Fourier")
 _LABEL_WIDTH = 60  # of a row of the table
 _HOLDS_EMPTY_VALUE = ("SV", "k-SII", "STII", "FSII", "Moebius")  # the empty set holds f(none)
 _HOLDS_MEAN = ("BV", "BII", "Fourier")  # the empty set holds the mean of f; SII and FBII hold their formula's value
@@ -58,6 +55,9 @@ class Interactions(Mapping[tuple[int, ...], float]):
         self._members = list(members)
         self._values = np.asarray(values, np.float64)
         self._errors = None if std_errors is None else np.asarray(std_errors, np.float64)
+        for name, array in (("values", self._values), ("std_errors", self._errors)):
+            if array is not None and array.shape != (len(self._members),):
+                raise ValueError(f"{name} must be {len(self._members)} numbers, one for each set, got {array.shape}")
 
     @functools.cached_property
     def _position(self) -> dict[tuple[int, ...], int]:
@@ -150,26 +150,26 @@ class Interactions(Mapping[tuple[int, ...], float]):
         ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][: max(k, 0)]
         return [(self._members[position], float(self._values[position])) for position in ranked]
 
-    def label(self, key: Any) -> str:
-        """The names of a set, joined: 'never + fails'."""
-        return " + ".join(self.names[feature] for feature in self._key(key)) or "(none)"
+    def label(self, key: Any, width: int | None = None) -> str:
+        """The names of a set, joined: 'never + fails'; in one line of at most `width` printable characters."""
+        members = self._key(key)
+        joined = " + ".join(self.names[feature] for feature in members) if members else "(none)"
+        line = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(joined.split()))
+        return line if width is None or len(line) <= width else line[: width - 3] + "..."
 
     def table(self, top: int = 10) -> str:
         """The `top` largest as a ranked table: rank, names, value, standard error where known, features."""
         errors, rows = self.std_errors, self.top(top)
-        lines = [
-            f"{self.index}, sets of up to {self.max_order} of {self.n} features: {len(rows)} largest of {len(self)}"
-        ]
+        stored = int((self._sizes > 0).sum())
+        lines = [f"{self.index}, sets of up to {self.max_order} of {self.n} features: {len(rows)} largest of {stored}"]
         if not rows:
             return "\n".join([*lines, "no interactions"])
-        labels = [
-            label if len(label) <= _LABEL_WIDTH else label[: _LABEL_WIDTH - 3] + "..."
-            for label in (self.label(key) for key, _ in rows)
-        ]
+        labels = [self.label(key, _LABEL_WIDTH) for key, _ in rows]
         width = max(map(len, labels))
+        style = "+10.4f" if 1e-2 <= abs(rows[0][1]) < 1e5 else "+10.3e"
         for rank, (label, (key, value)) in enumerate(zip(labels, rows, strict=True), 1):
             error = "" if errors is None else f" +- {errors[key]:.2g}"
-            lines.append(f"{rank:3}  {label:{width}}  {value:+10.4f}{error}  {key}")
+            lines.append(f"{rank:3}  {label:{width}}  {value:{style}}{error}  {key}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -206,7 +206,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
                 content = json.load(file)
             members = [tuple(key) for key in content.pop("members")]
             return cls(members, content.pop("values"), **content)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of Interactions.save: {error!r}") from error
 
     def to_shapiq(self) -> Any:
@@ -242,63 +242,10 @@ def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
     """
     if names is None:
         return tuple(map(str, range(n)))
-    if isinstance(names, str) or len(names) != n:
-        raise ValueError(f"names must be {n} strings, one for each feature, got {len(names)}: {names!r:.80}")
-    return tuple(map(str, names))
-
-
-@functools.cache
-def _weight(index: str, s: int, t: int, order: int) -> Fraction:
-    """Weight of mu(S) in I(T), T a subset of S with sizes s >= t, for an index of maximal order `order`.
-
-    SII: Grabisch and Roubens, 1999. BII: the same with uniform weights. STII: Sundararajan et al., ICML 2020. FSII,
-    FBII: Tsai et al., JMLR 2023. k-SII is aggregated from SII in `gain`.
-    """
-    if index == "Moebius":
-        return Fraction(s == t)
-    if index in ("SV", "SII"):
-        return Fraction(1, s - t + 1)
-    if index in ("BV", "BII"):
-        return Fraction(1, 2 ** (s - t))
-    if index == "STII":
-        if t < order or s < order:
-            return Fraction(s == t)
-        return Fraction(1, math.comb(s, order))
-    if s <= order:
-        return Fraction(s == t)
-    sign = (-1) ** (order - t)
-    if index == "FSII":
-        if t == 0:
-            return Fraction(0)
-        spread = math.comb(order, t) * math.comb(s - 1, order)
-        return sign * Fraction(t, order + t) * Fraction(spread, math.comb(s + order - 1, order + t))
-    return Fraction(sign * math.comb(s - t - 1, order - t), 2 ** (s - t))  # FBII
-
-
-@functools.cache
-def _bernoulli(m: int) -> Fraction:
-    """Bernoulli numbers with B_1 = -1/2."""
-    return Fraction(m == 0) - sum(math.comb(m, k) * _bernoulli(k) / (m - k + 1) for k in range(m))
-
-
-@functools.cache
-def gain(index: str, r: int, t: int, order: int) -> Fraction:
-    """Weight of F(R) in I(T), T a subset of R with sizes r >= t, exactly.
-
-    With mu(S) = (-2)^s sum_{R superset S} F(R), it is sum_{s=t}^{r} C(r-t, s-t) weight(s, t) (-2)^s. k-SII(T) is
-    sum_{S superset T, s <= order} B_{s-t} SII(S) (Bordt and von Luxburg, AISTATS 2023, with the Bernoulli numbers of
-    Theorem 6).
-    """
-    if index == "Fourier":
-        return Fraction(r == t)
-    if index == "k-SII":
-        sizes = range(t, min(order, r) + 1)
-        return sum((math.comb(r - t, s - t) * _bernoulli(s - t) * gain("SII", r, s, order) for s in sizes), Fraction(0))
-    if index in ("SV", "SII"):  # the alternating sum is an integral of (1 - 2x)^(r-t) over [0, 1]
-        return Fraction((-2) ** t * ((r - t + 1) % 2), r - t + 1)
-    return sum(
-        (math.comb(r - t, s - t) * _weight(index, s, t, order) * (-2) ** s for s in range(t, r + 1)), Fraction(0)
-    )
+    given = (names,) if isinstance(names, str) else tuple(map(str, names))
+    if isinstance(names, str) or len(given) != n:
+        raise ValueError(f"names must be {n} strings, one for each feature, got {len(given)}: {given!r:.80}")
+    return given
 
 
 def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

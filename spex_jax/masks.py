@@ -2,6 +2,7 @@
 feature.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def check_values(
             f"values must be real numbers, got dtype {array.dtype}; take the real part or the magnitude first"
         )
     array = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(array.reshape(len(masks), -1)).all(axis=1))
+    bad = np.flatnonzero(~np.isfinite(array.reshape(len(masks), math.prod(outputs))).all(axis=1))
     if len(bad):
         row, removed = bad[0] if rows is None else rows[bad[0]], np.flatnonzero(~masks[bad[0]])
         shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
@@ -129,7 +130,7 @@ def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray |
     masks = np.zeros((0, n), np.bool_) if given is None else given
     if len(masks) > count or (n < 63 and count > 2**n):
         raise ValueError(f"cannot draw {count} distinct masks of {n} features with {len(masks)} given; there are 2^{n}")
-    if n <= 20:
+    if n <= 20 and count > 2**n // 4:  # otherwise a drawn mask is rarely there already
         weight = 1 << np.arange(n)
         free = np.setdiff1d(np.arange(2**n), masks @ weight)
         chosen = rng.choice(free, count - len(masks), replace=False)

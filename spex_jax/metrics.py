@@ -20,15 +20,18 @@ class Faithfulness:
         """'R2 0.953 (95% interval 0.941 to 0.962)'."""
         if np.isnan(self.r2):
             return "R2 not defined"
-        return f"R2 {self.r2:.3f} (95% interval {self.low:.3f} to {self.high:.3f})"
+        digits = 3 if self.r2 < 0.9995 or self.r2 == 1 else 6  # what is not perfect must not read 1.000
+        return f"R2 {self.r2:.{digits}f} (95% interval {self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
 def r2_score(truth: np.ndarray, prediction: np.ndarray, axis: int = -1) -> np.ndarray:
     """1 - sum (truth - prediction)^2 / sum (truth - mean)^2 along an axis; nan where truth is constant."""
     truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    largest = np.maximum(np.abs(truth).max(axis=axis, keepdims=True, initial=0.0), np.finfo(np.float64).tiny)
+    truth, prediction = truth / largest, prediction / largest  # squares of 1e-200 or 1e+200 would vanish or overflow
     spread = truth - truth.mean(axis=axis, keepdims=True)
     # Rounding of the mean leaves a tiny spread in constant values: it is not variance to explain.
-    floor = np.square(8 * np.finfo(np.float64).eps * np.abs(truth).max(axis=axis, initial=0.0)) * truth.shape[axis]
+    floor = np.square(8 * np.finfo(np.float64).eps) * truth.shape[axis]
     total, error = np.square(spread).sum(axis=axis), np.square(truth - prediction).sum(axis=axis)
     return np.where(total > floor, 1 - error / np.where(total > floor, total, 1.0), np.nan)
 

@@ -1,6 +1,8 @@
 """What every program of the project does the same way; for programs only, the library does not import it."""
 
+import io
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -30,21 +32,27 @@ def _fail(message: str) -> NoReturn:
 def run_program(main: Callable[[], None]) -> None:
     """Parses the absl flags and runs `main`.
 
-    What the user can mend (a wrong flag, a ValueError, a package that is missing) is one line on stderr and exit code
-    2, not a traceback; Ctrl-C is one line and exit code 130.
+    What the user can mend (a wrong flag, a ValueError, a missing package, a folder that cannot be written) is one line
+    on stderr and exit code 2, not a traceback; Ctrl-C is one line and exit code 130.
     """
 
     def guarded(argv: list[str]) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # a terminal that cannot show a text must not lose its explanation
         logging.set_verbosity(logging.WARNING)  # jax reports every backend that is not there as information
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; values go into flags (--help lists them)")
         try:
             main()
-        except (ValueError, ImportError) as error:
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except (ValueError, ImportError, OSError) as error:
             _fail(str(error))
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            sys.exit(130)
+            print("interrupted", file=sys.stderr, flush=True)
+            os._exit(130)  # an orderly exit in the middle of a compilation ends in a segmentation fault of its threads
 
     app.run(guarded, flags_parser=_parse)
 

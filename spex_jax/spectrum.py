@@ -53,6 +53,8 @@ class Spectrum:
                     f"{name} must be finite and of shape {shape}, one for each row of support, got {array.shape}"
                 )
             arrays[name] = array
+        if arrays["variances"] is not None and (arrays["variances"] < 0).any():
+            raise ValueError(f"variances must not be negative, the smallest is {arrays['variances'].min()}")
         if arrays["variances"] is None and arrays["covariance_factor"] is not None:
             raise ValueError("covariance_factor needs variances, the variance of each coefficient; give both")
         for name, array in arrays.items():
@@ -179,7 +181,7 @@ class Spectrum:
                     raise ValueError(f"written by a newer version (format {int(file['format'])}); update spex_jax")
                 support = masks_lib.unpack(file["support"], int(file["n"]))
                 return cls(support, file["coefficients"], file.get("variances"), file.get("covariance_factor"))
-        except (KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of Spectrum.save: {error}") from error
 
 

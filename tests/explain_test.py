@@ -194,3 +194,46 @@ def test_one_unit(text, units, tiny):
     empty, full = found.values[np.argsort(found.masks[:, 0])]
     assert found.interactions()[0] == pytest.approx(full - empty)
     assert found.interactions().top(5) == [((0,), pytest.approx(full - empty))]
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_degree": 0}, {"max_terms": 0}, {"seed": 2**63}, {"max_degree": "x"}, {"proxy": "forest"}]
+)
+def test_options_of_the_fit_are_checked_before_the_model_is_asked(options):
+    def value_fn(masks):
+        raise AssertionError("nothing may be asked")
+
+    with pytest.raises(ValueError, match=next(iter(options))):
+        explain(value_fn, 20, budget=200, **options)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-6, 1e20, 1e200])
+def test_small_and_large_values_are_reported_as_they_are(scale, recwarn):
+    found = explain(lambda masks: (masks[:, 0] + 1.0) * scale, 10, budget=200)
+    assert found.faithfulness.r2 == pytest.approx(1, abs=1e-4)
+    assert found.interactions()[0] == pytest.approx(scale, rel=1e-2)
+    row = str(found.interactions()).splitlines()[1]
+    assert float(row.split()[2]) == pytest.approx(scale, rel=2e-2)
+    assert len(row) < 40
+    assert not recwarn.list
+
+
+def test_a_large_offset_is_no_constant():
+    found = explain(lambda masks: masks[:, 0] + 2.0 * (masks[:, 3] & masks[:, 7]) + 1e13, 20, budget=300)
+    assert found.interactions().top(1, order=2)[0][0] == (3, 7)
+
+
+def test_an_r2_that_is_not_perfect_does_not_read_as_perfect():
+    assert "R2 1.000" not in str(spex_jax.Faithfulness(0.99985, 0.9998, 0.9999))
+    assert "R2 1.000" in str(spex_jax.Faithfulness(1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("name", ["link", "."])
+def test_saving_through_a_link_or_into_the_folder_itself(name, answer, tmp_path, monkeypatch):
+    folder = tmp_path / "answer"
+    answer.save(folder)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder if name == "." else tmp_path)
+    answer.save(name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer", "link"]
+    assert str(Explanation.load(folder)) == str(answer)

@@ -5,7 +5,7 @@ import oracle
 import pytest
 
 from spex_jax import Interactions, Spectrum
-from spex_jax.interactions import INDICES, gain
+from spex_jax.indices import INDICES, gain
 from spex_jax.spectrum import exact_spectrum
 
 
@@ -197,3 +197,12 @@ def test_to_shapiq(rng):
     assert converted.index == "FSII"
     for members, value in found.items():
         assert converted[members] == pytest.approx(value)
+
+
+def test_labels_are_one_line_of_what_can_be_printed():
+    names = ["two\nlines", "\x1b[31mred", "", "long " * 40]
+    found = Spectrum(np.eye(4, dtype=bool), np.array([4.0, 3.0, 2.0, 1.0])).interactions("Fourier", names=names)
+    assert [found.label((i,)) for i in range(3)] == ["two lines", "\ufffd[31mred", ""]
+    assert found.label(()) == "(none)"
+    assert found.label((3,), 20) == "long long long lo..."
+    assert len(str(found).splitlines()) == 5

@@ -140,6 +140,8 @@ def text(
         raise ValueError(
             f"value 'logit_diff' needs contrast, and only it does; got value {value!r}, contrast {contrast!r}"
         )
+    if not callable(model):
+        raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
     content = text_or_messages
     ids, offsets = _encode(tokenizer, content)
     spans = find_units(content, units, offsets)

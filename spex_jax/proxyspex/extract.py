@@ -17,7 +17,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.walsh import signs as to_signs
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["energy_cut", "grow", "read_answers"]
+__all__ = ["characters_of", "energy_cut", "grow", "read_answers"]
 
 _ANSWERS = 2**17  # asked of a proxy; every mask where there are no more
 _BATCH = 2**13
@@ -114,7 +114,7 @@ def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:
     return order[:max_terms]
 
 
-def _characters(signs: jax.Array, support: jax.Array) -> jax.Array:
+def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
     """Characters float32 [Q, K]; 0 for the rows of support that hold no set."""
     removed = (signs < 0).astype(jnp.float32)
     odd = jnp.matmul(removed, support.T.astype(jnp.float32)).astype(jnp.int32) & 1
@@ -125,7 +125,7 @@ def _characters(signs: jax.Array, support: jax.Array) -> jax.Array:
 def _evaluate(signs: jax.Array, support: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Values [Q] of a sum of characters, in blocks of rows that fit in memory."""
     blocks = signs.reshape(-1, _BATCH, signs.shape[1])
-    return jax.lax.map(lambda block: _characters(block, support) @ coefficients, blocks).ravel()
+    return jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks).ravel()
 
 
 @jax.jit
@@ -136,7 +136,7 @@ def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> 
     On uniform masks the characters are nearly orthogonal, so that a few steps of conjugate gradients are exact to
     rounding.
     """
-    characters = _characters(signs, support)
+    characters = characters_of(signs, support)
 
     def normal(c: jax.Array) -> jax.Array:
         return characters.T @ (characters @ c) / len(signs)

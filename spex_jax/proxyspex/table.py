@@ -4,6 +4,7 @@ are shared.
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
 
-__all__ = ["Table", "Terms", "prepare"]
+__all__ = ["FOLDS", "Fitted", "Table", "prepare"]
 
 _ROW_BUCKETS = (64, 128, 256, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192)
 _FEATURE_BUCKET = 16
+FOLDS = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,7 @@ class Table:
       signs: float32 [N', n'], padded with zeros; on the device.
       targets: float32 [N'], values padded with zeros; on the device.
       count: N.
+      fold: int32 [N'], the fold of each row, 0 to FOLDS - 1 in equal parts at random; -1 on padding.
       used: bool [n'], True for the n real features; on the device.
     """
 
@@ -40,6 +44,7 @@ class Table:
     signs: jax.Array
     targets: jax.Array
     count: int
+    fold: np.ndarray
     used: jax.Array
 
     @property
@@ -49,11 +54,17 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Terms:
-    """Spectrum of a proxy in units of the table: support bool [K, n], coefficients float64 [K]."""
+class Fitted:
+    """What a proxy found, in units of the table.
 
-    support: np.ndarray
-    coefficients: np.ndarray
+    Attributes:
+      spectrum: its terms.
+      held_out: gives float64 [N], its prediction for each row when the row's fold was left out of the fit. A function,
+        since only a stack asks for it.
+    """
+
+    spectrum: Spectrum
+    held_out: Callable[[], np.ndarray]
 
 
 def _bucket(rows: int) -> int:
@@ -80,12 +91,13 @@ def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarra
     return masks[first], mean
 
 
-def prepare(masks: Any, values: Any) -> Table | float:
+def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     """Checks, deduplicates, scales and pads a table of ablations.
 
     Args:
       masks: bool [M, n].
       values: [M].
+      seed: of the folds.
 
     Returns:
       The table, or the one value of a function that is constant on these masks.
@@ -103,13 +115,15 @@ def prepare(masks: Any, values: Any) -> Table | float:
     scaled = values / largest if largest > 0 else values
     mean = float(scaled.mean())
     deviation = float(scaled.std())
-    if deviation <= 1e-12:
+    if deviation <= 4e-15:  # rounding of a constant
         return float(values.mean()) if largest < 1e300 else mean * largest
     rows, n = masks.shape
     width = -(-n // _FEATURE_BUCKET) * _FEATURE_BUCKET
     targets = (scaled - mean) / deviation
     padded = np.zeros((_bucket(rows), width), np.float32)
     padded[:rows, :n] = signs(masks)
+    fold = np.full(len(padded), -1, np.int32)
+    fold[:rows] = np.random.default_rng(seed).permutation(rows) % FOLDS
     return Table(
         masks=masks,
         values=targets,
@@ -118,5 +132,6 @@ def prepare(masks: Any, values: Any) -> Table | float:
         signs=jnp.asarray(padded),
         targets=jnp.asarray(np.pad(targets, (0, len(padded) - rows)), jnp.float32),
         count=rows,
+        fold=fold,
         used=jnp.arange(width) < n,
     )

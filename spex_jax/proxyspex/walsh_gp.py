@@ -23,17 +23,25 @@ import numpy as np
 import optax
 import threadpoolctl
 
-from spex_jax.proxyspex.extract import grow
-from spex_jax.proxyspex.table import Table, Terms
+from spex_jax.proxyspex.extract import characters_of, grow
+from spex_jax.proxyspex.table import FOLDS, Fitted, Table
+from spex_jax.spectrum import Spectrum
 
 __all__ = ["Scales", "fit", "kernel", "learn_scales", "posterior"]
 
-_KERNELS = 2
+_KERNELS = 4
 _FRONT = 2048
 _ROWS = 600  # rows in each step of learning the scales
 _STEPS = 150
 _RATE = 0.15
-_PRECISION = 1.0  # of the normal prior on each log scale around its kernel's mean
+# The normal prior on each log scale around its kernel's mean has this precision at one row and 1 / N of it at N rows,
+# within bounds: few rows overfit n scales, many determine them.
+_PRECISION = 450.0
+_PRECISION_BOUNDS = (0.15, 3.0)
+SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
+_BLOCK = 2048  # rows whose characters are widened at a time; row buckets past SOLVE_ROWS are multiples of it
+_LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
+_DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
 _NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
 
 
@@ -67,15 +75,17 @@ def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -
     return products + jnp.matmul(left * b, right.T, precision="highest") + jnp.exp(scales.log_constant)
 
 
-def _log_prior(scales: Scales, used: jax.Array) -> jax.Array:
+def _log_prior(scales: Scales, used: jax.Array, precision: jax.Array) -> jax.Array:
     total = jnp.zeros(())
     for logs in (scales.log_scale, scales.log_first[None]):
         mean = jnp.where(used, logs, 0.0).sum(axis=1, keepdims=True) / used.sum()
-        total -= 0.5 * _PRECISION * jnp.where(used, (logs - mean) ** 2, 0.0).sum()
+        total -= 0.5 * precision * jnp.where(used, (logs - mean) ** 2, 0.0).sum()
     return total
 
 
-def _loss_gradient(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> Scales:
+def _loss_gradient(
+    scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array, precision: jax.Array
+) -> Scales:
     """Gradient of the negative log marginal likelihood and prior. Rows that are not real have no influence."""
 
     def covariance(scales: Scales) -> jax.Array:
@@ -89,7 +99,7 @@ def _loss_gradient(scales: Scales, signs: jax.Array, values: jax.Array, real: ja
     inverse = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(k), True), jnp.eye(len(k)))
     alpha = inverse @ values
     (likelihood,) = pull((inverse - jnp.outer(alpha, alpha)) / 2)
-    prior = jax.grad(_log_prior)(scales, used)
+    prior = jax.grad(_log_prior)(scales, used, precision)
     return jax.tree.map(jnp.subtract, likelihood, prior)
 
 
@@ -110,7 +120,7 @@ def learn_scales(
     key: jax.Array,
     signs: jax.Array,
     values: jax.Array,
-    count: jax.Array,
+    real: jax.Array,
     used: jax.Array,
     *,
     kernels: int,
@@ -123,20 +133,21 @@ def learn_scales(
       key: PRNG key.
       signs: [N, n], padded.
       values: [N], padded, of mean 0 and variance 1.
-      count: number of rows that are real; they come first.
+      real: bool [N], rows to learn from.
       used: bool [n], features that are real.
       kernels: R.
       rows: rows in a step.
       steps: Adam steps.
     """
     start = _initial(jax.random.fold_in(key, 0), kernels, signs.shape[1], used)
+    precision = jnp.clip(_PRECISION / real.sum(), *_PRECISION_BOUNDS)
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
 
     def step(carry: tuple[Scales, optax.OptState], key: jax.Array) -> tuple[tuple[Scales, optax.OptState], None]:
         scales, state = carry
-        order = jnp.where(jnp.arange(len(signs)) < count, jax.random.uniform(key, signs.shape[:1]), 2.0)
+        order = jnp.where(real, jax.random.uniform(key, signs.shape[:1]), 2.0)
         chosen = jnp.argsort(order)[:rows]
-        gradient = _loss_gradient(scales, signs[chosen], values[chosen], chosen < count, used)
+        gradient = _loss_gradient(scales, signs[chosen], values[chosen], real[chosen], used, precision)
         update, state = optimizer.update(gradient, state)
         scales = optax.apply_updates(scales, update)
         return (scales, state), None
@@ -146,13 +157,31 @@ def learn_scales(
 
 
 @jax.jit
-def posterior(scales: Scales, signs: jax.Array, values: jax.Array, count: jax.Array, used: jax.Array) -> jax.Array:
-    """alpha [N] = (K + noise)^-1 values on all rows; zero on padding."""
-    real = jnp.arange(len(signs)) < count
+def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
+    """alpha = (K + noise)^-1 values, [N] or [N, R], on the rows that are real bool [N], zero on the others."""
     both = real[:, None] & real[None, :]
     k = jnp.where(both, kernel(scales, signs, signs, used), 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
     alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(k), True), values)
-    return jnp.where(real, alpha, 0.0)
+    return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
+
+
+@jax.jit
+def held_out_predictions(
+    scales: Scales, signs: jax.Array, values: jax.Array, fold: jax.Array, used: jax.Array
+) -> jax.Array:
+    """Posterior mean [N] at each row from the rows of the other folds, under the same scales; fold int [N], -1 on
+    padding.
+    """
+    k = kernel(scales, signs, signs, used)
+
+    def left_out(each: jax.Array) -> jax.Array:
+        real = (fold >= 0) & (fold != each)
+        both = real[:, None] & real[None, :]
+        noisy = jnp.where(both, k, 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
+        alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(noisy), True), jnp.where(real, values, 0.0))
+        return jnp.where(fold == each, k @ jnp.where(real, alpha, 0.0), 0.0)
+
+    return jax.lax.map(left_out, jnp.arange(FOLDS)).sum(axis=0)
 
 
 def _spectral_prior(scales: Scales, used: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -176,26 +205,103 @@ def spectrum_terms(
     return *found, empty * alpha.sum()
 
 
-def fit(table: Table, *, max_degree: int, seed: int) -> Terms:
-    """Learns the scales, solves the posterior on all rows and reads its largest terms.
+@jax.jit
+def _deviations(
+    key: jax.Array,
+    scales: Scales,
+    signs: jax.Array,
+    real: jax.Array,
+    used: jax.Array,
+    support: jax.Array,
+    prior: jax.Array,
+) -> jax.Array:
+    """Random deviations [1 + K, R] of F(()) and the coefficients of support bool [K, n] from their posterior mean.
+
+    Matheron's rule: a draw F of the prior, minus the posterior mean that its own noisy values would give, is a draw of
+    the posterior around its mean. What the terms leave out of the prior is drawn as noise of the same variance.
+    """
+    characters = jnp.concatenate([jnp.ones((len(signs), 1)), characters_of(signs, support)], axis=1)
+    prior = jnp.concatenate([_spectral_prior(scales, used)[3][None], prior])
+    known = jnp.sqrt(prior)[:, None] * jax.random.normal(jax.random.fold_in(key, 0), (len(prior), _DRAWS))
+    one = signs[:1]
+    left = jnp.maximum(kernel(scales, one, one, used)[0, 0] - prior.sum(), 0.0)
+    noise = jnp.sqrt(scales.noise + left) * jax.random.normal(jax.random.fold_in(key, 1), (len(signs), _DRAWS))
+    values = jnp.matmul(characters, known, precision="highest") + noise
+    alpha = posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
+    return known - prior[:, None] * jnp.matmul(characters.T, alpha, precision="highest")
+
+
+@jax.jit
+def _all_rows(
+    signs: jax.Array, values: jax.Array, support: jax.Array, start: jax.Array, prior: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Posterior mean [K] of the coefficients of support bool [K, n] from all rows, by conjugate gradients.
+
+    What the terms leave out counts as noise. Characters are kept as int8 and widened block by block.
+    """
+    block = min(_BLOCK, len(signs))
+    real = (signs != 0).any(axis=1)
+    removed = (signs < 0).astype(jnp.float32).reshape(-1, block, signs.shape[1])
+    members = support.T.astype(jnp.float32)
+    odd = jax.lax.map(lambda rows: (jnp.matmul(rows, members).astype(jnp.int32) & 1).astype(jnp.int8), removed)
+    weight = real.reshape(-1, block).astype(jnp.float32)
+
+    def project(blocks: jax.Array) -> jax.Array:
+        def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return total + part[1] @ (1 - 2 * part[0].astype(jnp.float32)), None
+
+        return jax.lax.scan(add, jnp.zeros(support.shape[:1]), (odd, blocks))[0]
+
+    def apply(coefficients: jax.Array) -> jax.Array:
+        fitted = jax.lax.map(lambda part: (1 - 2 * part.astype(jnp.float32)) @ coefficients, odd)
+        return project(fitted * weight) / noise + coefficients / prior
+
+    scale = 1 / (real.sum() / noise + 1 / prior)
+    target = project(values.reshape(-1, block) * weight) / noise
+    return jax.scipy.sparse.linalg.cg(apply, target, x0=start, tol=1e-5, maxiter=100, M=lambda x: scale * x)[0]
+
+
+def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
+    """Learns the scales, solves the posterior and reads its largest terms.
 
     The posterior means are the best coefficients under the prior also for a part of the support, so there is no refit
-    (BUILD_NOTES.md).
+    (BUILD_NOTES.md). Past 8,192 rows the posterior of that many finds the terms, and all rows give their coefficients.
     """
     key = jax.random.key(seed)
+    real = table.fold >= 0
+    data = (table.signs, table.targets, jnp.asarray(real), table.used)
     rows = min(_ROWS, len(table.targets))
-    data = (table.signs, table.targets, table.count, table.used)
     # Hundreds of small factorisations: on a CPU that others use too, BLAS threads would spend the time waiting for each
     # other (58 s in place of 1.3, BUILD_NOTES.md).
     with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
         scales = jax.block_until_ready(learn_scales(key, *data, kernels=_KERNELS, rows=rows, steps=_STEPS))
-    alpha = posterior(scales, *data)
-    found = spectrum_terms(scales, alpha, table.signs, table.used, max_degree=max_degree)
-    support, coefficients, prior, constant = (np.asarray(array) for array in jax.device_get(found))
-    real = prior.ravel() > 0
-    support = support.reshape(-1, support.shape[-1])[real][:, : table.n]
-    coefficients = coefficients.ravel()[real].astype(np.float64)
-    return Terms(
-        support=np.concatenate([np.zeros((1, table.n), np.bool_), support]),
-        coefficients=np.concatenate([[float(constant)], coefficients]),
+    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(real))[:SOLVE_ROWS])
+    solved = data if len(chosen) == table.count else (*(array[chosen] for array in data[:3]), table.used)
+    alpha = posterior(scales, *solved)
+    found = spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree)
+    support, coefficients, prior, constant = found
+    support = support.reshape(-1, support.shape[-1])
+    coefficients, prior = coefficients.ravel(), prior.ravel()
+    present = np.asarray(prior) > 0
+    if len(chosen) < table.count:
+        one = table.signs[:1]
+        left = jnp.maximum(kernel(scales, one, one, table.used)[0, 0] - prior.sum() - jnp.exp(scales.log_constant), 0.0)
+        noise = scales.noise + _LEFT_OUT * left
+        arguments = (support, coefficients, jnp.maximum(prior, 1e-12), noise)
+        coefficients = _all_rows(table.signs, table.targets, *arguments)
+    deviations = np.asarray(
+        _deviations(jax.random.fold_in(key, 1), scales, solved[0], solved[2], table.used, support, prior), np.float64
     )
+    factor = deviations[np.concatenate([[True], present])] / np.sqrt(_DRAWS)
+    spectrum = Spectrum(
+        np.concatenate([np.zeros((1, table.n), np.bool_), np.asarray(support)[present][:, : table.n]]),
+        np.concatenate([[float(constant)], np.asarray(coefficients)[present]]),
+        variances=(factor**2).sum(axis=1),
+        covariance_factor=factor,
+    )
+
+    def held_out() -> np.ndarray:
+        fold = jnp.asarray(table.fold)
+        return np.asarray(held_out_predictions(scales, *data[:2], fold, table.used), np.float64)[: table.count]
+
+    return Fitted(spectrum=spectrum, held_out=held_out)

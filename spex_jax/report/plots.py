@@ -4,6 +4,7 @@ from typing import Any
 
 __all__ = ["plot"]
 
+_LABEL_WIDTH = 40
 _RAISES, _LOWERS = "#2b7bba", "#d95f2b"  # told apart by colour-blind readers; the page uses the same
 
 
@@ -36,7 +37,7 @@ def plot(explanation: Any, top: int = 15) -> Any:
         color=[_RAISES if value > 0 else _LOWERS for _, value in rows],
     )
     # matplotlib reads a pair of dollar signs as mathematics, and names come from the text.
-    labels = [interactions.label(key).replace("$", r"\$") for key, _ in rows]
+    labels = [interactions.label(key, _LABEL_WIDTH).replace("$", r"\$") for key, _ in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(explanation.index)

@@ -19,7 +19,7 @@ def to_text(explanation: Any, top: int = 10) -> str:
         value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
         lines.append(
             f"{details['value']} of {details['target']!r}{value}; "
-            f"{explanation.n} {details['units']}s, removal {details['removal']!r}"
+            f"{explanation.n} {details['units']}{'s' if explanation.n > 1 else ''}, removal {details['removal']!r}"
         )
     lines.append(interactions.table(top))
     asked = f"{len(explanation.masks)} ablations"
@@ -28,5 +28,6 @@ def to_text(explanation: Any, top: int = 10) -> str:
     else:
         lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
-    lines.append(f"{settings['method']}, proxy {settings['proxy']}, {len(explanation.spectrum)} terms; {seconds}")
+    how = "every mask" if explanation.exact else f"{settings['method']}, proxy {settings['proxy']}"
+    lines.append(f"{how}, {len(explanation.spectrum)} terms; {seconds}")
     return "\n".join(lines)

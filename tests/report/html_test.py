@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import spex_jax
-from spex_jax.interactions import INDICES
+from spex_jax.indices import INDICES
 from spex_jax.report.html import save_html, to_html
 from spex_jax.report.wording import INDEX_MEANING
 

@@ -1,0 +1,226 @@
+"""trees: gradient boosted trees for binary features, the proxy of the published ProxySPEX, here in JAX.
+
+A histogram of gradients over binary features is a matrix product: with `member` [N, nodes] the rows of each node,
+(member * residual)^T x holds for every node and feature the sum over the rows that keep it. One product for the sums
+and one for the counts grow a level of the trees of all folds and settings side by side. Splits and leaf values are
+those of Friedman's (2001) least-squares boosting, in the second-order form of Chen and Guestrin (KDD 2016).
+"""
+
+import dataclasses
+import functools
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.proxyspex.table import FOLDS, Fitted, Table
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["Forest", "boost", "fit", "forest_terms"]
+
+_DEPTHS = (3, 5)
+_RATES = (0.05, 0.1)
+_MOST_TREES = 1000
+_PATIENCE = 60  # trees without a better held-out error
+_LEAST_ROWS = 10  # in a leaf
+_RIDGE = 1.0
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["features", "leaves"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Forest:
+    """Level-wise trees of depth d: node 2^l - 1 + p is the p-th of level l; its right child is for rows that keep the
+    feature.
+
+    features: int32 [..., T, 2^d - 1], -1 where a node is not split (all rows go left).
+    leaves: float32 [..., T, 2^d], the rate included.
+    """
+
+    features: jax.Array
+    leaves: jax.Array
+
+
+def _grow_tree(
+    kept: jax.Array, residual: jax.Array, weight: jax.Array, used: jax.Array, rate: jax.Array, depth: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """One tree for each of B fits: features [B, 2^d - 1], leaves [B, 2^d] and its predictions [B, N].
+
+    kept float [N, n]; residual [B, N]; weight [B, N], 0 for rows that a fit does not see; rate [B].
+    """
+    fits, rows = residual.shape
+    node = jnp.zeros((fits, rows), jnp.int32)
+    features = []
+    for level in range(depth):
+        member = (node[:, None, :] == jnp.arange(2**level)[:, None]) * weight[:, None, :]  # [B, nodes, N]
+        sums = member * residual[:, None, :]
+        total, count = sums.sum(axis=2)[..., None], member.sum(axis=2)[..., None]
+        right, right_count = jnp.matmul(sums, kept), jnp.matmul(member, kept)
+        left, left_count = total - right, count - right_count
+        gain = right**2 / (right_count + _RIDGE) + left**2 / (left_count + _RIDGE) - total**2 / (count + _RIDGE)
+        allowed = (right_count >= _LEAST_ROWS) & (left_count >= _LEAST_ROWS) & used
+        gain = jnp.where(allowed, gain, 0.0)
+        feature = jnp.where(gain.max(axis=2) > 1e-6, gain.argmax(axis=2), -1)
+        features.append(feature)
+        chosen = jnp.take_along_axis(feature, node, axis=1)
+        goes_right = (chosen >= 0) & (kept[jnp.arange(rows), jnp.maximum(chosen, 0)] > 0)
+        node = 2 * node + goes_right
+    member = (node[:, None, :] == jnp.arange(2**depth)[:, None]) * weight[:, None, :]
+    leaves = rate[:, None] * (member * residual[:, None, :]).sum(axis=2) / (member.sum(axis=2) + _RIDGE)
+    return jnp.concatenate(features, axis=1), leaves, jnp.take_along_axis(leaves, node, axis=1)
+
+
+# Number of trees, predictions, features, leaves, errors, best predictions, best errors, best numbers of trees.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+@functools.partial(jax.jit, static_argnames=("depth", "most_trees"))
+def boost(
+    signs: jax.Array,
+    targets: jax.Array,
+    weight: jax.Array,
+    held_out: jax.Array,
+    rate: jax.Array,
+    used: jax.Array,
+    *,
+    depth: int,
+    most_trees: int = _MOST_TREES,
+) -> tuple[Forest, jax.Array, jax.Array, jax.Array]:
+    """Boosts B fits side by side until none of them improves on its held-out rows any more.
+
+    Args:
+      signs: [N, n] of -1 (kept), 1, padded with 0.
+      targets: [N].
+      weight: [B, N], 1 for the rows of each fit.
+      held_out: [B, N], 1 for the rows on which each fit is scored.
+      rate: [B], learning rates.
+      used: bool [n].
+      depth: of the trees.
+      most_trees: T.
+
+    Returns:
+      The forests [B, T, ...], the held-out squared errors [B, T] after each tree (infinite past the last), held-out
+      predictions at each fit's best number of trees [B, N], and the number of trees grown.
+    """
+    fits, rows = weight.shape
+    kept = (signs < 0).astype(jnp.float32)
+    scored = held_out.sum(axis=1) > 0
+
+    def step(state: _State) -> _State:
+        t, prediction, features, leaves, errors, best, best_error, best_tree = state
+        feature, leaf, change = _grow_tree(kept, targets - prediction, weight, used, rate, depth)
+        prediction = prediction + change
+        error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0)
+        better = error < best_error
+        return (
+            t + 1,
+            prediction,
+            features.at[:, t].set(feature),
+            leaves.at[:, t].set(leaf),
+            errors.at[:, t].set(error),
+            jnp.where(better[:, None], prediction, best),
+            jnp.minimum(error, best_error),
+            jnp.where(better, t, best_tree),
+        )
+
+    def goes_on(state: _State) -> jax.Array:
+        t, best_tree = state[0], state[-1]
+        return (t < most_trees) & (scored & (t - best_tree <= _PATIENCE)).any()
+
+    start = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((fits, rows)),
+        jnp.full((fits, most_trees, 2**depth - 1), -1, jnp.int32),
+        jnp.zeros((fits, most_trees, 2**depth)),
+        jnp.full((fits, most_trees), jnp.inf),
+        jnp.zeros((fits, rows)),
+        (targets**2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0),
+        jnp.zeros(fits, jnp.int32),
+    )
+    grown, _, features, leaves, errors, best, _, _ = jax.lax.while_loop(goes_on, step, start)
+    return Forest(features=features, leaves=leaves), errors, best, grown
+
+
+def forest_terms(forest: Forest, n: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact spectrum of a sum of trees (Butler et al., 2025, section 4: a split is (L + R) / 2 at S and (L - R) / 2 at
+    S with i added).
+
+    A leaf at the end of a path over features P, of which it keeps some, is v prod_{i in P} (1 -+ s_i) / 2: it gives +-v
+    / 2^|P| to every subset of P.
+
+    Args:
+      forest: features [T, 2^d - 1], leaves [T, 2^d].
+      n: number of features.
+      depth: d.
+
+    Returns:
+      support bool [K, n] and coefficients float64 [K], () among them.
+    """
+    features, leaves = np.asarray(forest.features), np.asarray(forest.leaves, np.float64)
+    trees, places = leaves.shape
+    paths = np.full((trees, places, depth), n)
+    signs = np.ones((trees, places, depth))
+    reached = np.ones((trees, places), np.bool_)
+    for leaf in range(places):
+        for level in range(depth):
+            node = 2**level - 1 + (leaf >> (depth - level))
+            right = leaf >> (depth - 1 - level) & 1
+            feature = features[:, node]
+            split = feature >= 0
+            paths[:, leaf, level] = np.where(split, feature, n)
+            signs[:, leaf, level] = -1.0 if right else 1.0  # a kept feature has sign -1
+            reached[:, leaf] &= split | (right == 0)
+    used = paths < n
+    weight = np.where(reached, leaves, 0.0) / 2.0 ** used.sum(axis=2)
+    codes, values = [], []
+    base = n + 1
+    for size in range(depth + 1):
+        for chosen in combinations(range(depth), size):
+            picked = list(chosen)
+            valid = used[..., picked].all(axis=2) & (weight != 0)
+            members = np.sort(paths[..., picked][valid], axis=1)
+            code = np.zeros(len(members), np.int64)
+            for column in members.T:
+                code = code * base + column + 1
+            codes.append(code)
+            values.append((weight * signs[..., picked].prod(axis=2))[valid])
+    distinct, group = np.unique(np.concatenate(codes), return_inverse=True)
+    coefficients = np.bincount(group, np.concatenate(values), len(distinct))
+    support = np.zeros((len(distinct), n + 1), np.bool_)
+    rest = distinct.copy()
+    for _ in range(depth):
+        support[np.arange(len(rest)), np.where(rest > 0, rest % base - 1, n)] = True
+        rest //= base
+    return support[:, :n], coefficients
+
+
+def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
+    """Boosts by folds to choose depth, rate and number of trees, boosts all rows with the choice, and reads the exact
+    spectrum.
+    """
+    del seed  # nothing is drawn but the folds, which come with the table
+    real = table.fold >= 0
+    out = table.fold == np.arange(FOLDS)[:, None]
+    best_error, best = np.inf, (0, 0.0, 0, np.zeros(0))
+    for depth in _DEPTHS:
+        for rate in _RATES:
+            _, errors, held_out, grown = boost(
+                table.signs,
+                table.targets,
+                jnp.asarray(~out & real, jnp.float32),
+                jnp.asarray(out, jnp.float32),
+                jnp.full(FOLDS, rate),
+                table.used,
+                depth=depth,
+            )
+            mean = np.asarray(errors)[:, : int(grown)].mean(axis=0)
+            if mean.min() < best_error:
+                best_error = float(mean.min())
+                best = depth, rate, int(mean.argmin()) + 1, (np.asarray(held_out, np.float64) * out).sum(axis=0)
+    depth, rate, count, held_out = best
+    everything = jnp.asarray(real, jnp.float32)[None]
+    forest = boost(table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used, depth=depth)[0]
+    chosen = Forest(features=forest.features[0, :count], leaves=forest.leaves[0, :count])
+    support, coefficients = forest_terms(chosen, table.n, depth)
+    keep = support.sum(axis=1) <= max_degree
+    return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: held_out[: table.count])

@@ -1,0 +1,17 @@
+"""Sparse functions for the tests of everything that recovers a spectrum."""
+
+import numpy as np
+
+from spex_jax.walsh import subset_characters
+
+
+def planted(n, rows, rng, terms=8, noise=0.0, degree=3):
+    """A table of ablations of a sparse function and the function."""
+    support = np.zeros((terms, n), bool)
+    for row in support:
+        row[rng.choice(n, rng.integers(1, degree + 1), replace=False)] = True
+    coefficients = rng.uniform(0.5, 1.5, terms) * rng.choice([-1, 1], terms)
+    masks = np.unique(rng.integers(0, 2, (rows + 1000, n)).astype(bool), axis=0)
+    masks = rng.permutation(masks)
+    values = subset_characters(masks, support) @ coefficients + 5 + noise * rng.normal(size=len(masks))
+    return masks[:rows], values[:rows], masks[rows:], values[rows:]

@@ -1,0 +1,60 @@
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from spex_jax.proxyspex import trees
+from spex_jax.walsh import signs, subset_characters
+
+
+def forest_values(forest, masks, depth):
+    """Values of a forest by walking down its trees, one mask at a time."""
+    found = np.zeros(len(masks))
+    for row, mask in enumerate(masks):
+        for features, leaves in zip(np.asarray(forest.features), np.asarray(forest.leaves), strict=True):
+            place = 0
+            for level in range(depth):
+                feature = features[2**level - 1 + place]
+                place = 2 * place + int(feature >= 0 and mask[feature])
+            found[row] += leaves[place]
+    return found
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_the_spectrum_of_trees_is_exact(depth, rng):
+    n, count = 7, 6
+    # No feature twice on a path: a second split on it has an empty side, which boosting never takes.
+    level = np.repeat(np.arange(depth), 2 ** np.arange(depth))
+    features = rng.integers(-1, n // depth, (count, 2**depth - 1))
+    features = np.where(features < 0, -1, features * depth + level)
+    forest = trees.Forest(features=jnp.asarray(features), leaves=jnp.asarray(rng.normal(size=(count, 2**depth))))
+    support, coefficients = trees.forest_terms(forest, n, depth)
+    masks = oracle.all_masks(n)
+    expected = forest_values(forest, masks, depth)
+    np.testing.assert_allclose(subset_characters(masks, support) @ coefficients, expected, atol=1e-6)
+    assert len(np.unique(support, axis=0)) == len(support)
+
+
+def test_a_tree_takes_the_best_split(rng):
+    """The first split and the leaves of a tree of depth 1 against every split by hand."""
+    masks = oracle.all_masks(6)
+    values = 3.0 * masks[:, 4] - 1.0 * masks[:, 1] + 0.1 * rng.normal(size=64)
+    values -= values.mean()
+    everything = jnp.ones((1, 64))
+    forest, errors, _, grown = trees.boost(
+        signs(masks),
+        values.astype(np.float32),
+        everything,
+        everything,
+        jnp.ones(1),
+        np.ones(6, bool),
+        depth=1,
+        most_trees=1,
+    )
+    assert int(grown) == 1
+    assert int(forest.features[0, 0, 0]) == 4
+    sides = [values[~masks[:, 4]], values[masks[:, 4]]]
+    leaves = [side.sum() / (len(side) + 1) for side in sides]
+    np.testing.assert_allclose(forest.leaves[0, 0], leaves, rtol=1e-5)
+    left = np.where(masks[:, 4], values - leaves[1], values - leaves[0])
+    assert float(errors[0, 0]) == pytest.approx(np.mean(left**2), rel=1e-5)
