@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.proxyspex import mlp, stack, trees, walsh_gp
+from spex_jax.proxyspex import linear, mlp, stack, trees, walsh_gp
 from spex_jax.proxyspex.extract import energy_cut
 from spex_jax.proxyspex.table import Fitted, prepare
 from spex_jax.spectrum import Spectrum
@@ -18,6 +18,7 @@ _FITS: dict[str, Callable[..., Fitted]] = {
     "walsh_gp": walsh_gp.fit,
     "mlp": mlp.fit,
     "trees": trees.fit,
+    "linear": linear.fit,
 }
 PROXIES = tuple(_FITS)
 

@@ -5,15 +5,19 @@ from planting import planted
 
 from spex_jax import proxyspex
 
-PROXIES = ["auto", "walsh_gp", "mlp", "trees"]
+PROXIES = ["auto", "walsh_gp", "mlp", "trees", "linear"]
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize(
+    ("proxy", "degree", "least"),
+    [("auto", 3, 0.99), ("walsh_gp", 3, 0.99), ("mlp", 3, 0.9), ("trees", 1, 0.95), ("linear", 2, 0.99)],
+)
 @pytest.mark.parametrize("n", [12, 24])
-def test_recovers_a_sparse_function(proxy, n, rng):
-    masks, values, held_out, truth = planted(n, 600, rng)
+def test_recovers_a_sparse_function(proxy, degree, least, n, rng):
+    """Up to the degree that each proxy finds without a hierarchy to climb."""
+    masks, values, held_out, truth = planted(n, 600, rng, degree=degree)
     spectrum = proxyspex.fit(masks, values, proxy=proxy)
-    assert oracle.r2(truth, spectrum(held_out)) > {"mlp": 0.9, "trees": 0.4}.get(proxy, 0.99)
+    assert oracle.r2(truth, spectrum(held_out)) > least
     assert spectrum.n == n
     assert not spectrum.support[0].any()
 
@@ -40,9 +44,8 @@ def test_extreme_values(proxy, scale, rng):
     masks, values, held_out, truth = planted(8, 60, rng)
     spectrum = proxyspex.fit(masks, values * scale, proxy=proxy)
     assert np.isfinite(spectrum.coefficients).all()
-    assert oracle.r2(truth, spectrum(held_out) / scale) > (
-        -0.05 if proxy == "trees" else 0
-    )  # 60 rows are few for trees
+    # 60 rows are few for functions without a hierarchy: trees and linear may find nothing, but must do no harm.
+    assert oracle.r2(truth, spectrum(held_out) / scale) > (-0.05 if proxy in ("trees", "linear") else 0)
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -74,7 +77,7 @@ def test_poor_tables(proxy, case, rng):
     spectrum = proxyspex.fit(masks, values, proxy=proxy)
     assert np.isfinite(spectrum(held_out)).all()
     if case == "float16":
-        assert oracle.r2(truth, spectrum(held_out)) > (-0.05 if proxy == "trees" else 0.2)
+        assert oracle.r2(truth, spectrum(held_out)) > (-0.05 if proxy in ("trees", "linear") else 0.2)
 
 
 def test_duplicates_are_averaged_and_their_noise_reported(rng):
@@ -105,7 +108,7 @@ def test_max_degree_bounds_the_terms(rng):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"proxy": "forest"}, "unknown proxy 'forest'; expected one of auto, walsh_gp, mlp, trees"),
+        ({"proxy": "forest"}, "unknown proxy 'forest'; expected one of auto, walsh_gp, mlp, trees, linear"),
         ({"max_degree": 0}, "max_degree must be a whole number of at least 1"),
         ({"max_terms": 0}, "max_terms must be a whole number of at least 1"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295"),
