@@ -70,6 +70,7 @@ def pursue(
     weight: jax.Array,
     held_out: jax.Array,
     used: jax.Array,
+    limit: jax.Array | int = _MOST_TERMS,
     *,
     max_degree: int,
     most_terms: int = _MOST_TERMS,
@@ -83,6 +84,7 @@ def pursue(
       weight: [B, N], 1 for the rows of each fit.
       held_out: [B, N], 1 for the rows on which each fit is scored.
       used: bool [n].
+      limit: terms after which to stop in any case; another one compiles nothing.
       max_degree: of the characters.
       most_terms: T, a multiple of at_once.
       at_once: characters chosen in a step.
@@ -126,7 +128,7 @@ def pursue(
     def goes_on(state: _State) -> jax.Array:
         t, errors = state[0], state[5]
         last_best = (jnp.argmin(errors, axis=1) + 1) * at_once
-        return (t < most_terms) & ((t == 0) | (t - last_best <= _PATIENCE).any())
+        return (t < jnp.minimum(limit, most_terms)) & ((t == 0) | (t - last_best <= _PATIENCE).any())
 
     start = (
         jnp.zeros((), jnp.int32),
@@ -170,7 +172,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     if chosen == 0:
         return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: np.zeros(table.count))
     everything = jnp.asarray(real, jnp.float32)[None]
-    sets = np.asarray(search(table.signs, table.targets, everything, everything)[0])[0]
+    sets = np.asarray(search(table.signs, table.targets, everything, everything, limit=chosen * at_once)[0])[0]
     terms = np.unique(sets[: chosen * at_once, : table.n], axis=0)
     terms = np.concatenate([empty, terms[terms.any(axis=1)]])
     coefficients, _ = refit(table.masks, table.values, terms, np.ones(len(terms)))

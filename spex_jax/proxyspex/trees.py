@@ -82,6 +82,7 @@ def boost(
     held_out: jax.Array,
     rate: jax.Array,
     used: jax.Array,
+    limit: jax.Array | int = _MOST_TREES,
     *,
     depth: int,
     most_trees: int = _MOST_TREES,
@@ -95,6 +96,7 @@ def boost(
       held_out: [B, N], 1 for the rows on which each fit is scored.
       rate: [B], learning rates.
       used: bool [n].
+      limit: trees after which to stop in any case; another one compiles nothing.
       depth: of the trees.
       most_trees: T.
 
@@ -125,7 +127,7 @@ def boost(
 
     def goes_on(state: _State) -> jax.Array:
         t, best_tree = state[0], state[-1]
-        return (t < most_trees) & (scored & (t - best_tree <= _PATIENCE)).any()
+        return (t < jnp.minimum(limit, most_trees)) & (scored & (t - best_tree <= _PATIENCE)).any()
 
     start = (
         jnp.zeros((), jnp.int32),
@@ -219,7 +221,8 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
                 best = depth, rate, int(mean.argmin()) + 1, (np.asarray(held_out, np.float64) * out).sum(axis=0)
     depth, rate, count, held_out = best
     everything = jnp.asarray(real, jnp.float32)[None]
-    forest = boost(table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used, depth=depth)[0]
+    data = (table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used)
+    forest = boost(*data, count, depth=depth)[0]
     chosen = Forest(features=forest.features[0, :count], leaves=forest.leaves[0, :count])
     support, coefficients = forest_terms(chosen, table.n, depth)
     keep = support.sum(axis=1) <= max_degree

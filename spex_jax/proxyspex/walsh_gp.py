@@ -156,13 +156,18 @@ def learn_scales(
     return jax.lax.scan(step, (start, optimizer.init(start)), keys)[0][0]
 
 
+def _solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> jax.Array:
+    """(k + noise)^-1 values, [N] or [N, R], of the rows that are real alone; zero on the others."""
+    both = real[:, None] & real[None, :]
+    noisy = jnp.where(both, k, 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
+    alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(noisy), True), values)
+    return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
+
+
 @jax.jit
 def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
     """alpha = (K + noise)^-1 values, [N] or [N, R], on the rows that are real bool [N], zero on the others."""
-    both = real[:, None] & real[None, :]
-    k = jnp.where(both, kernel(scales, signs, signs, used), 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
-    alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(k), True), values)
-    return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
+    return _solve(kernel(scales, signs, signs, used), scales, values, real)
 
 
 @jax.jit
@@ -176,10 +181,7 @@ def held_out_predictions(
 
     def left_out(each: jax.Array) -> jax.Array:
         real = (fold >= 0) & (fold != each)
-        both = real[:, None] & real[None, :]
-        noisy = jnp.where(both, k, 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
-        alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(noisy), True), jnp.where(real, values, 0.0))
-        return jnp.where(fold == each, k @ jnp.where(real, alpha, 0.0), 0.0)
+        return jnp.where(fold == each, k @ _solve(k, scales, values, real), 0.0)
 
     return jax.lax.map(left_out, jnp.arange(FOLDS)).sum(axis=0)
 
