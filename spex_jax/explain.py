@@ -29,6 +29,7 @@ __all__ = ["Explanation", "default_budget", "explain", "least_budget"]
 
 METHODS = ("proxyspex",)
 _FORMAT = 1
+_FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
 _HELD_OUT = 50  # masks at least, or 10% of the budget
 _METHOD_OPTIONS = ("proxy", "max_degree", "max_terms")
 
@@ -163,10 +164,10 @@ class Explanation:
 
 
 def least_budget(n: int) -> int:
-    """The smallest budget of ProxySPEX for n features: one fit row per coefficient of first order and the held-out
-    masks.
+    """The smallest budget of ProxySPEX for n features: one fit row per coefficient of first order, at least twelve, and
+    the held-out masks.
     """
-    least = n + 1 + _HELD_OUT
+    least = max(n + 1, _FEWEST_ROWS) + _HELD_OUT
     return min(2**n, least) if n < 63 else least
 
 

@@ -1,5 +1,6 @@
 """ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy."""
 
 from spex_jax.proxyspex.fit import PROXIES, check_options, fit
+from spex_jax.proxyspex.trained import TrainedMLP, train_mlp
 
-__all__ = ["PROXIES", "check_options", "fit"]
+__all__ = ["PROXIES", "TrainedMLP", "check_options", "fit", "train_mlp"]

@@ -19,7 +19,8 @@ from spex_jax.walsh import walsh_hadamard
 
 __all__ = ["characters_of", "energy_cut", "grow", "read_answers"]
 
-_ANSWERS = 2**17  # asked of a proxy; every mask where there are no more
+_ANSWERS = 2**17  # asked of a proxy at random
+_MOST_COMPLETE = 17  # features up to which all 2^n are asked
 _BATCH = 2**13
 _FRONT = 512
 _LEAST_SQUARES_ROWS = 2**15
@@ -173,8 +174,10 @@ def read_answers(
     Returns:
       support bool [K, n] and coefficients float64 [K], () among them.
     """
-    everything = n < 63 and 2**n <= _ANSWERS
-    masks = masks_lib.all_masks(n) if everything else np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, n)))
+    everything = n <= _MOST_COMPLETE
+    masks = (
+        masks_lib.all_masks(n) if everything else np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
+    )
     rows = len(masks)
     padded = np.zeros((-(-rows // _BATCH) * _BATCH, width), np.float32)
     padded[:rows, :n] = to_signs(masks)

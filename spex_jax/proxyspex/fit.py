@@ -1,6 +1,5 @@
 """The front door of ProxySPEX: a table of ablations in, a spectrum out. No model is called."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ _FITS: dict[str, Callable[..., Fitted]] = {
     "linear": linear.fit,
 }
 PROXIES = tuple(_FITS)
+_FEWEST_ROWS = 10
 
 
 def _check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:
@@ -30,7 +30,14 @@ def _check_whole(name: str, given: Any, least: int, most: int | None = None) -> 
         raise ValueError(f"{name} must be a whole number {bounds}, got {given!r}")
 
 
-def check_options(*, proxy: str = "auto", max_degree: int = 5, max_terms: int | None = None, seed: int = 0) -> None:
+def check_options(
+    *,
+    proxy: str = "auto",
+    max_degree: int = 5,
+    max_terms: int | None = None,
+    seed: int = 0,
+    solver: str | None = None,
+) -> None:
     """Raises ValueError for options that `fit` would refuse, before anything has been paid for."""
     if proxy not in _FITS:
         raise ValueError(f"unknown proxy {proxy!r}; expected one of {', '.join(PROXIES)}")
@@ -38,6 +45,26 @@ def check_options(*, proxy: str = "auto", max_degree: int = 5, max_terms: int | 
     if max_terms is not None:
         _check_whole("max_terms", max_terms, 1)
     _check_whole("seed", seed, 0, 2**32 - 1)
+    if solver is not None and proxy != "linear":
+        raise ValueError(f"solver= belongs to proxy='linear', got it with proxy={proxy!r}; leave it out")
+    if solver is not None and solver not in linear.SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; expected one of {', '.join(linear.SOLVERS)}")
+
+
+def _trust(fitted: Fitted, values: np.ndarray) -> float:
+    """The share of a fit to believe, 1 where its out-of-fold predictions are better than none by two standard errors
+    (more where these are known badly themselves).
+
+    Below that it falls to 0, where they are no better: a table that says nothing must come out constant. So must one of
+    fewer than ten rows, unless it is complete.
+    """
+    if len(values) < _FEWEST_ROWS:
+        return 1.0 if len(values) == 2**fitted.spectrum.n else 0.0
+    predicted = fitted.held_out()
+    seen = np.isfinite(predicted)
+    gain = values[seen] ** 2 - (values - predicted)[seen] ** 2
+    error = gain.std() / np.sqrt(max(len(gain), 1))
+    return float(np.clip(gain.mean() / (2 * (1 + 10 / len(gain)) * error), 0.0, 1.0)) if error > 0 else 1.0
 
 
 def fit(
@@ -48,6 +75,7 @@ def fit(
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
+    solver: str | None = None,
 ) -> Spectrum:
     """Spectrum of a value function from a table of ablations (Butler et al., NeurIPS 2025, arXiv 2505.17495).
 
@@ -59,27 +87,32 @@ def fit(
         if they differ.
       values: [M], finite.
       proxy: "walsh_gp" (a Gaussian process diagonal in the Walsh basis), "mlp" (an ensemble of perceptrons), "trees"
-        (gradient boosted trees), or "auto" (the first, stacked with trees where it leaves much unexplained).
+        (gradient boosted trees), "linear" (sparse regression over characters), or "auto" (the first, stacked with trees
+        and linear where it leaves much unexplained).
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
+      solver: of "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
       seed: the same table and seed give the same spectrum, to the last bit on one platform.
 
     Raises:
       ValueError: masks, values or options that do not fit; the message says what was expected.
     """
-    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed)
+    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver)
+    extra = {} if solver is None else {"solver": solver}
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table]))
-    terms = _FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed)).spectrum
+    fitted = _FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
+    # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
+    honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
+    terms = fitted.spectrum * (_trust(fitted, table.values) if honest else 1.0)
     nothing = ~terms.support.any(axis=1)
     rows = np.flatnonzero(~nothing)
     rows = rows[energy_cut(terms.coefficients[rows], None if max_terms is None else max_terms - 1)]
-    if not nothing.any():
-        constant = Spectrum(np.zeros((1, table.n), np.bool_), np.array([table.mean]))
-        return constant + table.scale * terms.take(rows)
-    if not 1e-150 < table.scale < 1e150:  # its square is no number: a spectrum without variances
-        terms = Spectrum(terms.support, terms.coefficients)
-    kept = table.scale * terms.take(np.concatenate([np.flatnonzero(nothing), rows]))
-    shift = np.where(kept.support.any(axis=1), 0.0, table.mean)
-    return dataclasses.replace(kept, coefficients=kept.coefficients + shift)
+    constant = table.mean + table.scale * float(terms.coefficients[nothing].sum())
+    support = np.concatenate([np.zeros((1, table.n), np.bool_), terms.support[rows]])
+    coefficients = np.concatenate([[constant], table.scale * terms.coefficients[rows]])
+    if fitted.covariance_factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
+        return Spectrum(support, coefficients)
+    factor = table.scale * fitted.covariance_factor(support)
+    return Spectrum(support, coefficients, variances=(factor**2).sum(axis=1), covariance_factor=factor)

@@ -1,147 +1,34 @@
-"""linear: sparse regression over characters by orthogonal matching pursuit (an extension of ProxySPEX, not of the
-paper).
+"""linear: sparse regression over characters (an extension of ProxySPEX, not part of the paper).
 
-Each step screens all singles and all n(n-1)/2 pairs in one matrix product, (signs * residual)^T signs, whether or not
-their singles matter, and the one-feature extensions of the sets chosen so far, which is how higher degrees come in. The
-characters chosen are orthogonalised on the rows of the fit (Pati et al., 1993; Tropp and Gilbert, 2007), several at a
-time where n is large (generalised OMP, Wang et al., 2012). Out-of-fold errors choose the number of terms.
+All singles and pairs are candidates, whether or not their singles matter; triples that stand out from chance where a
+search through all of them is affordable; higher degrees grow from what is there. Two solvers: "greedy" (orthogonal
+matching pursuit) and "lasso" (the convex relaxation). Out-of-fold errors choose how many terms.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.proxyspex import lasso, pursuit
+from spex_jax.proxyspex.extract import characters_of
 from spex_jax.proxyspex.refit import refit
+from spex_jax.proxyspex.screening import triples
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["fit", "pursue"]
+__all__ = ["SOLVERS", "fit"]
 
-_MOST_TERMS = 256
-_PATIENCE = 24  # terms without a better held-out error
-_MANY_FEATURES = 128  # from here on _AT_ONCE characters are chosen in a step
+SOLVERS = ("greedy", "lasso")
+_MANY_FEATURES = 128  # from here on _AT_ONCE characters are chosen in a step of the pursuit
 _AT_ONCE = 8
 _FEW_ROWS = 400
+_ROUNDS = 3  # of searching for triples
+_POOLS = (64, 512)  # numbers of triples that programs are compiled for
 
-# Number of terms; for each fit: predictions, orthogonal columns, characters, sets; errors, best error, best number.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-
-
-def _choose(
-    residual: jax.Array,
-    signs: jax.Array,
-    used: jax.Array,
-    characters: jax.Array,
-    sets: jax.Array,
-    degree: int,
-    count: int,
-) -> tuple[jax.Array, jax.Array]:
-    """The `count` characters of the largest correlation with the residual [N]: sets bool [count, n] and columns [N,
-    count].
-    """
-    n, terms = signs.shape[1], sets.shape[0]
-    weighted = signs * residual[:, None]
-    pairs = jnp.abs(jnp.matmul(weighted.T, signs, precision="highest"))
-    # Of the two halves of the product one is enough; its diagonal holds the singles.
-    pairs = jnp.where(jnp.triu(jnp.ones((n, n), bool), 1) & used & used[:, None], pairs, -1.0)
-    single = jnp.where(used, jnp.abs(weighted.sum(axis=0)), -1.0)
-    pairs = jnp.where(jnp.eye(n, dtype=bool), single, pairs)
-    longer = jnp.abs(jnp.matmul((characters * residual[:, None]).T, signs, precision="highest"))
-    size = sets.sum(axis=1)
-    allowed = ~sets & used & ((size >= 2) & (size < degree))[:, None]
-    scores = jnp.concatenate([pairs, jnp.where(allowed, longer, -1.0)])
-    if degree == 1:
-        scores = jnp.where(jnp.eye(n + terms, n, dtype=bool), scores, -1.0)
-    _, flat = jax.lax.top_k(scores.ravel(), count)
-    row, feature = flat // n, flat % n
-    base = jnp.concatenate([jnp.eye(n, dtype=bool), sets])[row]
-    chosen = base.at[jnp.arange(count), feature].set(True)
-    removed = (signs < 0).astype(jnp.float32)
-    odd = jnp.matmul(removed, chosen.T.astype(jnp.float32)).astype(jnp.int32) & 1
-    return chosen, jnp.where((signs != 0).any(axis=1)[:, None], 1.0 - 2.0 * odd, 0.0)
-
-
-@functools.partial(jax.jit, static_argnames=("max_degree", "most_terms", "at_once"))
-def pursue(
-    signs: jax.Array,
-    targets: jax.Array,
-    weight: jax.Array,
-    held_out: jax.Array,
-    used: jax.Array,
-    limit: jax.Array | int = _MOST_TERMS,
-    *,
-    max_degree: int,
-    most_terms: int = _MOST_TERMS,
-    at_once: int = 1,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Pursues B fits side by side until none improves on its held-out rows any more.
-
-    Args:
-      signs: [N, n] of -1 (kept), 1, padded with 0.
-      targets: [N].
-      weight: [B, N], 1 for the rows of each fit.
-      held_out: [B, N], 1 for the rows on which each fit is scored.
-      used: bool [n].
-      limit: terms after which to stop in any case; another one compiles nothing.
-      max_degree: of the characters.
-      most_terms: T, a multiple of at_once.
-      at_once: characters chosen in a step.
-
-    Returns:
-      Sets bool [B, T, n] in the order chosen, held-out mean squared errors [B, T / at_once] after each step (infinite
-      past the last), held-out predictions [B, N] of each fit at its best step, and the number of steps.
-    """
-    fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
-    scored = jnp.maximum(held_out.sum(axis=1), 1.0)
-
-    def add(
-        weight: jax.Array, prediction: jax.Array, orthogonal: jax.Array, column: jax.Array, place: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Adds a character [N] to one fit: orthogonalised on its rows, twice against rounding."""
-        for _ in range(2):
-            column = column - orthogonal @ (orthogonal.T @ (weight * column))
-        norm = jnp.sqrt((weight * column**2).sum())
-        # A character that the others already span leaves rounding only.
-        column = jnp.where(norm > 1e-2 * jnp.sqrt(weight.sum()), column / jnp.maximum(norm, 1e-20), 0.0)
-        prediction = prediction + column * (weight * column * (targets - prediction)).sum()
-        return prediction, orthogonal.at[:, place].set(column)
-
-    def step(state: _State) -> _State:
-        t, prediction, orthogonal, characters, sets, errors, best_error, best = state
-        residual = weight * (targets - prediction)
-        choose = functools.partial(_choose, degree=max_degree, count=at_once)
-        chosen, columns = jax.vmap(choose, in_axes=(0, None, None, 0, 0))(residual, signs, used, characters, sets)
-        for k in range(at_once):
-            prediction, orthogonal = jax.vmap(add, in_axes=(0, 0, 0, 0, None))(
-                weight, prediction, orthogonal, columns[:, :, k], t + k
-            )
-        characters = jax.lax.dynamic_update_slice(characters, columns, (0, 0, t))
-        sets = jax.lax.dynamic_update_slice(sets, chosen, (0, t, 0))
-        error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / scored
-        errors = errors.at[:, t // at_once].set(error)
-        better = error < best_error
-        best = jnp.where(better[:, None], prediction, best)
-        return t + at_once, prediction, orthogonal, characters, sets, errors, jnp.minimum(error, best_error), best
-
-    def goes_on(state: _State) -> jax.Array:
-        t, errors = state[0], state[5]
-        last_best = (jnp.argmin(errors, axis=1) + 1) * at_once
-        return (t < jnp.minimum(limit, most_terms)) & ((t == 0) | (t - last_best <= _PATIENCE).any())
-
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((fits, rows)),
-        jnp.zeros((fits, rows, most_terms)),
-        jnp.zeros((fits, rows, most_terms)),
-        jnp.zeros((fits, most_terms, n), bool),
-        jnp.full((fits, most_terms // at_once), jnp.inf),
-        (targets**2 * held_out).sum(axis=1) / scored,
-        jnp.zeros((fits, rows)),
-    )
-    taken, _, _, _, sets, errors, _, best = jax.lax.while_loop(goes_on, step, start)
-    return sets, errors, best, taken // at_once
+Pool = tuple[jax.Array, jax.Array]
 
 
 def _best_steps(errors: np.ndarray, rows: int) -> int:
@@ -157,23 +44,79 @@ def _best_steps(errors: np.ndarray, rows: int) -> int:
     return int(np.argmax(mean <= mean[least] + margin))
 
 
-def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """Pursues by folds to choose the number of terms, pursues all rows, and refits the terms by ridge."""
-    del seed  # nothing is drawn but the folds, which come with the table
-    real = table.fold >= 0
+def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
+    if not len(sets):
+        return None
+    size = next((size for size in _POOLS if size >= len(sets)), _POOLS[-1])
+    padded = np.zeros((size, signs.shape[1]), np.bool_)
+    padded[: min(size, len(sets))] = sets[:size]
+    characters = jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, jnp.asarray(padded)), 0.0)
+    return jnp.asarray(padded), characters
+
+
+def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Callable[..., tuple[jax.Array, ...]]:
+    """The solver, as a function of the weights of the rows and of the rows that score it."""
+    common = {"used": table.used, "pool": pool, "max_degree": max_degree}
+    if solver == "lasso":
+        return functools.partial(lasso.lasso_path, table.signs, table.targets, **common)
+    return functools.partial(pursuit.pursue, table.signs, table.targets, at_once=_at_once(table), **common)
+
+
+def _at_once(table: Table) -> int:
+    return _AT_ONCE if table.n > _MANY_FEATURES else 1
+
+
+def _by_folds(table: Table, search: Callable[..., tuple[jax.Array, ...]]) -> tuple[int, int, np.ndarray]:
+    """The kind of coefficients and the number of steps of the least out-of-fold error, and the predictions [N] there.
+
+    The lasso has two kinds of coefficients at every penalty, shrunken ones and least squares; the pursuit has one.
+    """
     out = table.fold == np.arange(FOLDS)[:, None]
-    at_once = _AT_ONCE if table.n > _MANY_FEATURES else 1
-    search = functools.partial(pursue, used=table.used, max_degree=max_degree, at_once=at_once)
-    weight, scored = jnp.asarray(~out & real, jnp.float32), jnp.asarray(out, jnp.float32)
-    _, errors, predictions, steps = search(table.signs, table.targets, weight, scored)
-    held_out = (np.asarray(predictions, np.float64) * out).sum(axis=0)[: table.count]
-    chosen = _best_steps(np.asarray(errors, np.float64)[:, : int(steps)], table.count)
+    seen = (table.fold >= 0) & ~out
+    *_, errors, predictions, steps = search(jnp.asarray(seen, jnp.float32), jnp.asarray(out, jnp.float32))
+    kinds = np.asarray(errors, np.float64).reshape(FOLDS, -1, errors.shape[-1])[:, :, : int(steps)]
+    kind = int(np.argmin(kinds.mean(axis=0).min(axis=1)))
+    chosen = _best_steps(kinds[:, kind], table.count)
+    if chosen == 0:
+        return kind, 0, np.zeros(table.count)
+    found = np.asarray(predictions, np.float64).reshape(FOLDS, -1, predictions.shape[-1])[:, kind]
+    return kind, chosen, (found * out).sum(axis=0)[: table.count]
+
+
+def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> Fitted:
+    """Solves by folds, searches what is left over for triples, solves again with those as candidates, and fits all
+    rows.
+
+    The coefficients are those of a ridge on the terms, or the lasso's own shrunken ones where those predict better out
+    of fold.
+    """
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(table.fold >= 0))
+    found = np.zeros((0, table.signs.shape[1]), np.bool_)
+    for turn in range(_ROUNDS):
+        search = _search(table, solver, max_degree, _pool(found, table.signs))
+        kind, chosen, held_out = _by_folds(table, search)
+        if max_degree < 3 or turn == _ROUNDS - 1 or len(found) >= _POOLS[-1]:
+            break
+        residual = np.zeros(len(table.targets))
+        residual[: table.count] = table.values - held_out
+        before = len(found)
+        found = np.unique(np.concatenate([found, triples(table.signs, residual, table.used, rows)]), axis=0)
+        if len(found) == before:
+            break
     empty = np.zeros((1, table.n), np.bool_)
     if chosen == 0:
-        return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: np.zeros(table.count))
-    everything = jnp.asarray(real, jnp.float32)[None]
-    sets = np.asarray(search(table.signs, table.targets, everything, everything, limit=chosen * at_once)[0])[0]
-    terms = np.unique(sets[: chosen * at_once, : table.n], axis=0)
-    terms = np.concatenate([empty, terms[terms.any(axis=1)]])
+        return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: held_out)
+    everything = jnp.asarray(table.fold >= 0, jnp.float32)[None]
+    if solver == "greedy":
+        limit = chosen * _at_once(table)
+        sets = np.asarray(search(everything, everything, limit=limit)[0])[0, :limit, : table.n]
+        terms = np.unique(sets[sets.any(axis=1)], axis=0)
+    else:
+        working, shrunken, *_ = search(everything, everything, limit=chosen)
+        sets, sizes = np.asarray(working), np.asarray(shrunken, np.float64)[0, kind]
+        terms, sizes = sets[0, sizes != 0, : table.n], sizes[sizes != 0]
+        if kind == 0:
+            return Fitted(spectrum=Spectrum(terms, sizes), held_out=lambda: held_out)
+    terms = np.concatenate([empty, terms])
     coefficients, _ = refit(table.masks, table.values, terms, np.ones(len(terms)))
     return Fitted(spectrum=Spectrum(terms, coefficients), held_out=lambda: held_out)

@@ -19,14 +19,14 @@ from spex_jax.proxyspex.refit import refit
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["MLP", "answers", "fit", "train"]
+__all__ = ["MLP", "Params", "answers", "fit", "read", "train", "train_ensemble"]
 
 _MEMBERS = 5
-_FOLD_MEMBERS = 2  # networks of each fold, for the held-out predictions
+_DECAYS = (1.0, 2.0, 4.0)
 _STEPS = 1500
+_STOPS = 10  # equally spaced numbers of steps among which the folds choose
 _BATCH = 64
 _RATE = 3e-3
-_DECAY = 2.0
 _PRIOR_FLOOR = 1e-10  # a coefficient of exactly zero still gets a prior variance
 
 Params = Any
@@ -52,38 +52,38 @@ def _apply(params: Params, signs: jax.Array) -> jax.Array:
     return values
 
 
-@functools.partial(jax.jit, static_argnames=("members", "steps"))
+@functools.partial(jax.jit, static_argnames=("steps",))
 def train(
-    key: jax.Array,
+    keys: jax.Array,
     signs: jax.Array,
     targets: jax.Array,
     rows: jax.Array,
     count: jax.Array,
+    decay: jax.Array,
     *,
-    members: int = _MEMBERS,
-    steps: int = _STEPS,
+    steps: int,
 ) -> Params:
-    """Trains the ensemble: AdamW with a cosine rate on batches drawn with replacement, squared error.
+    """Trains B networks side by side: AdamW with a cosine rate on batches drawn with replacement, squared error.
 
     Args:
-      key: PRNG key; each member starts and draws its own way.
+      keys: PRNG keys [B]; each network starts and draws its own way.
       signs: float [N, n].
       targets: float [N].
-      rows: int [N], of which the first `count` are the rows to learn from.
-      count: how many.
-      members: networks.
-      steps: of the optimiser.
+      rows: int [B, N], of which the first count[b] are the rows that a network learns from.
+      count: int [B].
+      decay: float [B], weight decay.
+      steps: of the optimiser, a multiple of 10.
 
     Returns:
-      Parameters with a leading axis of members.
+      Parameters after each tenth of the steps: leading axes [10, B].
     """
-    optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=_DECAY)
 
-    def loss(params: Params, batch: jax.Array) -> jax.Array:
-        return jnp.mean((_apply(params, signs[batch]) - targets[batch]) ** 2)
-
-    def train_one(key: jax.Array) -> Params:
+    def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
+        optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=decay)
         params = MLP().init(jax.random.fold_in(key, 0), signs[:1])
+
+        def loss(params: Params, batch: jax.Array) -> jax.Array:
+            return jnp.mean((_apply(params, signs[batch]) - targets[batch]) ** 2)
 
         def step(carry: tuple[Params, optax.OptState], key: jax.Array) -> tuple[tuple[Params, optax.OptState], None]:
             params, state = carry
@@ -91,10 +91,16 @@ def train(
             updates, state = optimizer.update(gradient, state, params)
             return (optax.apply_updates(params, updates), state), None
 
-        keys = jax.random.split(jax.random.fold_in(key, 1), steps)
-        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+        def stretch(
+            carry: tuple[Params, optax.OptState], keys: jax.Array
+        ) -> tuple[tuple[Params, optax.OptState], Params]:
+            carry, _ = jax.lax.scan(step, carry, keys)
+            return carry, carry[0]
 
-    return jax.vmap(train_one)(jax.random.split(key, members))
+        keys = jax.random.split(jax.random.fold_in(key, 1), (_STOPS, steps // _STOPS))
+        return jax.lax.scan(stretch, (params, optimizer.init(params)), keys)[1]
+
+    return jax.vmap(train_one, out_axes=1)(keys, rows, count, decay)
 
 
 @jax.jit
@@ -103,17 +109,56 @@ def answers(params: Params, signs: jax.Array) -> jax.Array:
     return jax.vmap(_apply, in_axes=(0, None))(params, signs).mean(axis=0)
 
 
-def _held_out(key: jax.Array, table: Table) -> np.ndarray:
-    """Prediction [N] for each row by networks that did not see its fold."""
-    found = np.zeros(len(table.targets))
-    for each in range(FOLDS):
-        seen = (table.fold >= 0) & (table.fold != each)
-        rows = jnp.asarray(np.argsort(~seen, kind="stable"))
-        params = train(
-            jax.random.fold_in(key, each), table.signs, table.targets, rows, int(seen.sum()), members=_FOLD_MEMBERS
-        )
-        found = np.where(table.fold == each, answers(params, table.signs), found)
-    return found[: table.count]
+@jax.jit
+def _each_answer(params: Params, signs: jax.Array) -> jax.Array:
+    """Answers [stops, B, M] of every network at every stop."""
+    return jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)
+
+
+def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:
+    """Decay and stop of the least out-of-fold error, and the out-of-fold predictions [N] with them.
+
+    One network for each fold and decay, all in one program.
+    """
+    fold = np.repeat(np.arange(FOLDS), len(_DECAYS))
+    seen = (table.fold >= 0) & (table.fold != fold[:, None])
+    rows = jnp.asarray(np.argsort(~seen, axis=1, kind="stable"), jnp.int32)
+    decays = jnp.tile(jnp.asarray(_DECAYS), FOLDS)
+    keys = jnp.repeat(jax.random.split(key, FOLDS), len(_DECAYS))
+    params = train(keys, table.signs, table.targets, rows, jnp.asarray(seen.sum(axis=1)), decays, steps=_STEPS)
+    found = np.asarray(_each_answer(params, table.signs), np.float64)
+    found = found.reshape(_STOPS, FOLDS, len(_DECAYS), -1)
+    out = table.fold == np.arange(FOLDS)[:, None]
+    held_out = np.einsum("sfdn,fn->sdn", found, out)[:, :, : table.count]
+    errors = np.mean((held_out - table.values) ** 2, axis=2)
+    stop, decay = np.unravel_index(int(errors.argmin()), errors.shape)
+    return _DECAYS[decay], int(stop), held_out[stop, decay]
+
+
+def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
+    """Parameters with a leading axis of members, decay and stopping chosen by folds; and the out-of-fold predictions
+    [N] of single networks.
+    """
+    key = jax.random.key(seed)
+    decay, stop, held_out = _choose(jax.random.fold_in(key, 2), table)
+    params = train(
+        jax.random.split(jax.random.fold_in(key, 0), _MEMBERS),
+        table.signs,
+        table.targets,
+        jnp.broadcast_to(jnp.arange(len(table.targets)), (_MEMBERS, len(table.targets))),
+        jnp.full(_MEMBERS, table.count),
+        jnp.full(_MEMBERS, decay),
+        steps=_STEPS,
+    )
+    return jax.tree.map(lambda leaf: leaf[stop], params), held_out
+
+
+def read(params: Params, n: int, width: int, *, max_degree: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Support bool [K, n] and coefficients float64 [K] of the large terms of an ensemble; see
+    `extract.read_answers`.
+    """
+    ask = functools.partial(answers, params)
+    return read_answers(ask, n, width, jax.random.fold_in(jax.random.key(seed), 1), max_degree=max_degree)
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
@@ -122,15 +167,8 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     The prior variance of a coefficient in the refit is its square in the network: what the network sees as small stays
     small.
     """
-    key = jax.random.key(seed)
-    params = train(jax.random.fold_in(key, 0), table.signs, table.targets, jnp.arange(len(table.targets)), table.count)
-    support, coefficients = read_answers(
-        functools.partial(answers, params),
-        table.n,
-        table.signs.shape[1],
-        jax.random.fold_in(key, 1),
-        max_degree=max_degree,
-    )
+    params, held_out = train_ensemble(table, seed=seed)
+    support, coefficients = read(params, table.n, table.signs.shape[1], max_degree=max_degree, seed=seed)
     prior = np.square(coefficients) + _PRIOR_FLOOR
     spectrum = Spectrum(support, refit(table.masks, table.values, support, prior)[0])
-    return Fitted(spectrum=spectrum, held_out=lambda: _held_out(jax.random.fold_in(key, 2), table))
+    return Fitted(spectrum=spectrum, held_out=lambda: held_out)

@@ -1,36 +1,63 @@
 """auto: the non-negative stack of proxies (an extension of ProxySPEX, not part of the paper).
 
-The weights minimise the squared error of the members' out-of-fold predictions (Breiman, Stacked regressions, 1996). A
-stack of spectra is a spectrum, since the Fourier transform is linear.
+The weights minimise the squared error of the members' out-of-fold predictions (Breiman, Stacked regressions, 1996),
+drawn towards the first member as if some rows more had asked for it alone. A stack of spectra is a spectrum, since the
+Fourier transform is linear.
 """
+
+import dataclasses
 
 import numpy as np
 import scipy.optimize
 
-from spex_jax.proxyspex import trees, walsh_gp
+from spex_jax.proxyspex import linear, trees, walsh_gp
 from spex_jax.proxyspex.table import Fitted, Table
+from spex_jax.spectrum import Spectrum
 
 __all__ = ["fit", "stack_weights"]
 
-# Out-of-fold R2 of walsh_gp from which on trees never added more than .002 (BUILD_NOTES.md): they are not fitted.
+# Out-of-fold R2 of walsh_gp from which on nothing ever added more than .002 (BUILD_NOTES.md): nothing else is fitted.
 _GOOD_ENOUGH = 0.9
+_PRIOR_ROWS = 30  # rows' worth of evidence for the first member alone
+_MOST_SPLITS = 6e5  # rows times features past which trees take minutes
 
 
-def stack_weights(held_out: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best."""
-    return scipy.optimize.nnls(held_out.T, values)[0]
+def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 0.0) -> np.ndarray:
+    """Non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best, and
+    `prior_rows` more on which the first is right.
+    """
+    pull = np.diag(np.sqrt(prior_rows * np.mean(held_out**2, axis=1)))
+    alone = np.eye(len(held_out))[0]
+    features, targets = np.concatenate([held_out.T, pull]), np.concatenate([values, pull @ alone])
+    return scipy.optimize.nnls(features, targets)[0]
+
+
+def _coefficients_at(spectrum: Spectrum, support: np.ndarray) -> np.ndarray:
+    known = dict(zip(map(bytes, spectrum.support), spectrum.coefficients, strict=True))
+    return np.array([known.get(bytes(row), 0.0) for row in support])
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """walsh_gp, stacked with trees where it leaves much unexplained. Past 8,192 rows walsh_gp alone."""
+    """walsh_gp, stacked with trees and linear where it leaves much unexplained."""
     smooth = walsh_gp.fit(table, max_degree=max_degree, seed=seed)
-    if table.count > walsh_gp.SOLVE_ROWS:
-        return smooth
     predicted = smooth.held_out()
-    if 1 - np.mean((table.values - predicted) ** 2) >= _GOOD_ENOUGH:  # the values have variance 1
-        return smooth
-    split = trees.fit(table, max_degree=max_degree, seed=seed)
-    predictions = np.stack([predicted, split.held_out()])
-    weights = stack_weights(predictions, table.values)
-    spectrum = float(weights[0]) * smooth.spectrum + float(weights[1]) * split.spectrum
-    return Fitted(spectrum=spectrum, held_out=lambda: weights @ predictions)
+    seen = np.isfinite(predicted)
+    variance = np.mean(table.values[seen] ** 2)
+    if np.mean((table.values - predicted)[seen] ** 2) <= (1 - _GOOD_ENOUGH) * variance:
+        return dataclasses.replace(smooth, held_out=lambda: predicted)
+    members = [smooth, linear.fit(table, max_degree=max_degree, seed=seed)]
+    if table.count * table.n <= _MOST_SPLITS:
+        members.append(trees.fit(table, max_degree=max_degree, seed=seed))
+    predictions = np.stack([predicted, *(member.held_out() for member in members[1:])])
+    weights = stack_weights(predictions[:, seen], table.values[seen], _PRIOR_ROWS)
+    spectrum = float(weights[0]) * smooth.spectrum
+    for weight, member in zip(weights[1:], members[1:], strict=True):
+        spectrum = spectrum + float(weight) * member.spectrum
+
+    def covariance_factor(support: np.ndarray) -> np.ndarray:
+        """The posterior's, and as one more direction how far the stack moved away from its mean."""
+        moved = _coefficients_at(spectrum, support) - _coefficients_at(smooth.spectrum, support)
+        assert smooth.covariance_factor is not None
+        return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
+
+    return Fitted(spectrum=spectrum, held_out=lambda: weights @ predictions, covariance_factor=covariance_factor)

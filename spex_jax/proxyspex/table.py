@@ -15,10 +15,11 @@ from spex_jax import masks as masks_lib
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
 
-__all__ = ["FOLDS", "Fitted", "Table", "prepare"]
+__all__ = ["FEATURE_BUCKET", "FOLDS", "Fitted", "Table", "prepare", "row_bucket"]
 
 _ROW_BUCKETS = (64, 128, 256, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192)
-_FEATURE_BUCKET = 16
+FEATURE_BUCKET = 16
+_FAR = 30
 FOLDS = 5
 
 
@@ -59,15 +60,19 @@ class Fitted:
 
     Attributes:
       spectrum: its terms.
-      held_out: gives float64 [N], its prediction for each row when the row's fold was left out of the fit. A function,
-        since only a stack asks for it.
+      held_out: gives float64 [N], its prediction for each row when the row's fold was left out of the fit; nan for rows
+        that no fit left out. A function, since only a stack asks for it.
+      covariance_factor: gives float64 [K, R] for bool [K, n]: F with the covariance of these coefficients F F^T. None
+        where a proxy has no posterior. A function, so that only the terms that are kept are asked for.
     """
 
     spectrum: Spectrum
     held_out: Callable[[], np.ndarray]
+    covariance_factor: Callable[[np.ndarray], np.ndarray] | None = None
 
 
-def _bucket(rows: int) -> int:
+def row_bucket(rows: int) -> int:
+    """The number of rows to which a table of so many is padded, so that programs are shared."""
     return next((size for size in _ROW_BUCKETS if size >= rows), -(-rows // 2048) * 2048)
 
 
@@ -91,6 +96,26 @@ def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarra
     return masks[first], mean
 
 
+def limit_outliers(values: np.ndarray) -> np.ndarray:
+    """Values with what is far outside moved to the range of the others, with a warning.
+
+    One value a thousand times the rest would leave nothing else to learn. Far is 30 interquartile ranges from the
+    median, and no more than one value and one in a thousand besides: what happens more often is the function.
+    """
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    far = np.abs(values - median) > _FAR * (high - low)
+    if high == low or not 0 < far.sum() <= 1 + len(values) // 1000:
+        return values
+    rest = values[~far]
+    warnings.warn(
+        f"{far.sum()} of {len(values)} values lie more than {_FAR} interquartile ranges from the median "
+        f"(the farthest is {values[np.abs(values - median).argmax()]:.4g}); the fit takes them as "
+        f"{rest.min():.4g} or {rest.max():.4g}, the range of the others",
+        stacklevel=4,
+    )
+    return np.clip(values, rest.min(), rest.max())
+
+
 def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     """Checks, deduplicates, scales and pads a table of ablations.
 
@@ -111,6 +136,7 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     values = masks_lib.check_values(values, masks)
     masks, values = average_duplicates(masks, values)
     # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
+    values = limit_outliers(values)
     largest = float(np.abs(values).max())
     scaled = values / largest if largest > 0 else values
     mean = float(scaled.mean())
@@ -118,9 +144,9 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     if deviation <= 4e-15:  # rounding of a constant
         return float(values.mean()) if largest < 1e300 else mean * largest
     rows, n = masks.shape
-    width = -(-n // _FEATURE_BUCKET) * _FEATURE_BUCKET
+    width = -(-n // FEATURE_BUCKET) * FEATURE_BUCKET
     targets = (scaled - mean) / deviation
-    padded = np.zeros((_bucket(rows), width), np.float32)
+    padded = np.zeros((row_bucket(rows), width), np.float32)
     padded[:rows, :n] = signs(masks)
     fold = np.full(len(padded), -1, np.int32)
     fold[:rows] = np.random.default_rng(seed).permutation(rows) % FOLDS

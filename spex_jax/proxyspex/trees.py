@@ -20,7 +20,7 @@ from spex_jax.spectrum import Spectrum
 __all__ = ["Forest", "boost", "fit", "forest_terms"]
 
 _DEPTHS = (3, 5)
-_RATES = (0.05, 0.1)
+_RATES = (0.1, 0.05)
 _MOST_TREES = 1000
 _PATIENCE = 60  # trees without a better held-out error
 _LEAST_ROWS = 10  # in a leaf
@@ -204,26 +204,27 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     real = table.fold >= 0
     out = table.fold == np.arange(FOLDS)[:, None]
     best_error, best = np.inf, (0, 0.0, 0, np.zeros(0))
-    for depth in _DEPTHS:
-        for rate in _RATES:
-            _, errors, held_out, grown = boost(
-                table.signs,
-                table.targets,
-                jnp.asarray(~out & real, jnp.float32),
-                jnp.asarray(out, jnp.float32),
-                jnp.full(FOLDS, rate),
-                table.used,
-                depth=depth,
-            )
-            mean = np.asarray(errors)[:, : int(grown)].mean(axis=0)
-            if mean.min() < best_error:
-                best_error = float(mean.min())
-                best = depth, rate, int(mean.argmin()) + 1, (np.asarray(held_out, np.float64) * out).sum(axis=0)
+    # Depths at the faster rate, then the best of them at the slower one.
+    for depth, rate in (*((depth, _RATES[0]) for depth in _DEPTHS), (0, _RATES[1])):
+        depth = depth or best[0]
+        _, errors, held_out, grown = boost(
+            table.signs,
+            table.targets,
+            jnp.asarray(~out & real, jnp.float32),
+            jnp.asarray(out, jnp.float32),
+            jnp.full(FOLDS, rate),
+            table.used,
+            depth=depth,
+        )
+        mean = np.asarray(errors)[:, : int(grown)].mean(axis=0)
+        if mean.min() < best_error:
+            best_error = float(mean.min())
+            best = depth, rate, int(mean.argmin()) + 1, (np.asarray(held_out, np.float64) * out).sum(axis=0)
     depth, rate, count, held_out = best
     everything = jnp.asarray(real, jnp.float32)[None]
     data = (table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used)
     forest = boost(*data, count, depth=depth)[0]
-    chosen = Forest(features=forest.features[0, :count], leaves=forest.leaves[0, :count])
+    chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[0, :count], forest)
     support, coefficients = forest_terms(chosen, table.n, depth)
     keep = support.sum(axis=1) <= max_degree
     return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: held_out[: table.count])

@@ -23,11 +23,11 @@ import numpy as np
 import optax
 import threadpoolctl
 
-from spex_jax.proxyspex.extract import characters_of, grow
+from spex_jax.proxyspex.extract import grow
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Scales", "fit", "kernel", "learn_scales", "posterior"]
+__all__ = ["HONEST_ROWS", "Scales", "fit", "kernel", "learn_scales", "posterior"]
 
 _KERNELS = 4
 _FRONT = 2048
@@ -40,7 +40,9 @@ _PRECISION = 450.0
 _PRECISION_BOUNDS = (0.15, 3.0)
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
 _BLOCK = 2048  # rows whose characters are widened at a time; row buckets past SOLVE_ROWS are multiples of it
+_TERMS = 1024  # whose deviations are drawn at a time
 _LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
+HONEST_ROWS = 128  # up to which out-of-fold predictions learn their own scales, at five times the cost
 _DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
 _NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
 
@@ -208,29 +210,78 @@ def spectrum_terms(
 
 
 @jax.jit
-def _deviations(
+def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
+    """P(S), [K], of the sets support bool [K, n]."""
+    log_w, log_empty, first, _ = _spectral_prior(scales, used)
+    members, size = support.astype(jnp.float32), support.sum(axis=1)
+    products = jnp.exp(log_empty + jnp.matmul(members, log_w.T, precision="highest")).sum(axis=1)
+    products += jnp.where(size == 1, jnp.matmul(members, first, precision="highest"), 0.0)
+    return products + jnp.where(size == 0, jnp.exp(scales.log_constant), 0.0)
+
+
+@jax.jit
+def _prior_draws(
+    key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Characters [N, K], prior variances [K] and draws [K, R] of the coefficients of support bool [K, n], and the
+    values [N, R] that these draws make; rows from `count` on are padding.
+    """
+    present = jnp.arange(len(support)) < count
+    odd = jnp.matmul((signs < 0).astype(jnp.float32), support.T.astype(jnp.float32)).astype(jnp.int32) & 1
+    characters = jnp.where(present, 1.0 - 2.0 * odd, 0.0)
+    prior = jnp.where(present, prior_variances(scales, used, support), 0.0)
+    known = jnp.sqrt(prior)[:, None] * jax.random.normal(key, (len(prior), _DRAWS))
+    return characters, prior, known, jnp.matmul(characters, known, precision="highest")
+
+
+@jax.jit
+def _alpha_of_draws(
     key: jax.Array,
     scales: Scales,
     signs: jax.Array,
     real: jax.Array,
     used: jax.Array,
-    support: jax.Array,
-    prior: jax.Array,
+    values: jax.Array,
+    drawn: jax.Array,
 ) -> jax.Array:
-    """Random deviations [1 + K, R] of F(()) and the coefficients of support bool [K, n] from their posterior mean.
+    """What `posterior` gives for values [N, R] with noise; what is not drawn of the prior counts as noise."""
+    one = signs[:1]
+    left = jnp.maximum(kernel(scales, one, one, used)[0, 0] - drawn, 0.0)
+    values += jnp.sqrt(scales.noise + left) * jax.random.normal(key, values.shape)
+    return posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
+
+
+@jax.jit
+def _deviation(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
+    return known - prior[:, None] * jnp.matmul(characters.T, alpha, precision="highest")
+
+
+def deviations(
+    key: jax.Array, scales: Scales, signs: jax.Array, real: jax.Array, used: jax.Array, support: np.ndarray
+) -> np.ndarray:
+    """Random deviations float64 [K, R] of the coefficients of support bool [K, n] from their posterior mean.
 
     Matheron's rule: a draw F of the prior, minus the posterior mean that its own noisy values would give, is a draw of
-    the posterior around its mean. What the terms leave out of the prior is drawn as noise of the same variance.
+    the posterior around its mean.
     """
-    characters = jnp.concatenate([jnp.ones((len(signs), 1)), characters_of(signs, support)], axis=1)
-    prior = jnp.concatenate([_spectral_prior(scales, used)[3][None], prior])
-    known = jnp.sqrt(prior)[:, None] * jax.random.normal(jax.random.fold_in(key, 0), (len(prior), _DRAWS))
-    one = signs[:1]
-    left = jnp.maximum(kernel(scales, one, one, used)[0, 0] - prior.sum(), 0.0)
-    noise = jnp.sqrt(scales.noise + left) * jax.random.normal(jax.random.fold_in(key, 1), (len(signs), _DRAWS))
-    values = jnp.matmul(characters, known, precision="highest") + noise
-    alpha = posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
-    return known - prior[:, None] * jnp.matmul(characters.T, alpha, precision="highest")
+    parts, values, drawn = [], jnp.zeros((len(signs), _DRAWS)), jnp.zeros(())
+    for start in range(0, len(support), _TERMS):
+        padded = np.zeros((_TERMS, signs.shape[1]), np.bool_)
+        part = support[start : start + _TERMS]
+        padded[: len(part), : part.shape[1]] = part
+        keys = jax.random.fold_in(key, 1 + start // _TERMS)
+        characters, prior, known, made = _prior_draws(keys, scales, signs, used, jnp.asarray(padded), len(part))
+        parts.append((characters, prior, known))
+        values, drawn = values + made, drawn + prior.sum()
+    alpha = _alpha_of_draws(jax.random.fold_in(key, 0), scales, signs, real, used, values, drawn)
+    found = [np.asarray(_deviation(*part, alpha), np.float64) for part in parts]
+    return np.concatenate(found)[: len(support)]
+
+
+@jax.jit
+def _predict(scales: Scales, alpha: jax.Array, signs: jax.Array, asked: jax.Array, used: jax.Array) -> jax.Array:
+    """Posterior mean [M] at asked [M, n]."""
+    return jnp.matmul(kernel(scales, asked, signs, used), alpha, precision="highest")
 
 
 @jax.jit
@@ -263,6 +314,30 @@ def _all_rows(
     return jax.scipy.sparse.linalg.cg(apply, target, x0=start, tol=1e-5, maxiter=100, M=lambda x: scale * x)[0]
 
 
+def _learn(key: jax.Array, table: Table, real: np.ndarray) -> Scales:
+    """The scales by the rows that are real, bool [N']."""
+    rows = min(_ROWS, len(table.targets))
+    # Hundreds of small factorisations: on a CPU that others use too, BLAS threads would spend the time waiting for each
+    # other (58 s in place of 1.3, BUILD_NOTES.md).
+    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
+        data = (table.signs, table.targets, jnp.asarray(real), table.used)
+        return jax.block_until_ready(learn_scales(key, *data, kernels=_KERNELS, rows=rows, steps=_STEPS))
+
+
+def _held_out_with_own_scales(key: jax.Array, table: Table) -> np.ndarray:
+    """Predictions [N] by folds that learn their scales too: with few rows, scales that have seen a row flatter its
+    prediction.
+    """
+    found = np.zeros(len(table.targets))
+    for each in range(FOLDS):
+        seen = (table.fold >= 0) & (table.fold != each)
+        scales = _learn(key, table, seen)
+        alpha = posterior(scales, table.signs, table.targets, jnp.asarray(seen), table.used)
+        predicted = np.asarray(_predict(scales, alpha, table.signs, table.signs, table.used))
+        found = np.where(table.fold == each, predicted, found)
+    return found[: table.count]
+
+
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     """Learns the scales, solves the posterior and reads its largest terms.
 
@@ -272,12 +347,10 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     key = jax.random.key(seed)
     real = table.fold >= 0
     data = (table.signs, table.targets, jnp.asarray(real), table.used)
-    rows = min(_ROWS, len(table.targets))
-    # Hundreds of small factorisations: on a CPU that others use too, BLAS threads would spend the time waiting for each
-    # other (58 s in place of 1.3, BUILD_NOTES.md).
-    with threadpoolctl.threadpool_limits(limits=1, user_api="blas"):
-        scales = jax.block_until_ready(learn_scales(key, *data, kernels=_KERNELS, rows=rows, steps=_STEPS))
-    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(real))[:SOLVE_ROWS])
+    scales = _learn(key, table, real)
+    # A fifth is left over at the least, so that there are rows to predict that the posterior has not seen.
+    most = SOLVE_ROWS if table.count <= SOLVE_ROWS else min(SOLVE_ROWS, int(0.8 * table.count) // 512 * 512)
+    chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(real))[:most])
     solved = data if len(chosen) == table.count else (*(array[chosen] for array in data[:3]), table.used)
     alpha = posterior(scales, *solved)
     found = spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree)
@@ -291,19 +364,25 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
         noise = scales.noise + _LEFT_OUT * left
         arguments = (support, coefficients, jnp.maximum(prior, 1e-12), noise)
         coefficients = _all_rows(table.signs, table.targets, *arguments)
-    deviations = np.asarray(
-        _deviations(jax.random.fold_in(key, 1), scales, solved[0], solved[2], table.used, support, prior), np.float64
-    )
-    factor = deviations[np.concatenate([[True], present])] / np.sqrt(_DRAWS)
-    spectrum = Spectrum(
-        np.concatenate([np.zeros((1, table.n), np.bool_), np.asarray(support)[present][:, : table.n]]),
-        np.concatenate([[float(constant)], np.asarray(coefficients)[present]]),
-        variances=(factor**2).sum(axis=1),
-        covariance_factor=factor,
-    )
+
+    def covariance_factor(support: np.ndarray) -> np.ndarray:
+        found = deviations(jax.random.fold_in(key, 1), scales, solved[0], solved[2], table.used, support)
+        return found / np.sqrt(_DRAWS)
 
     def held_out() -> np.ndarray:
-        fold = jnp.asarray(table.fold)
-        return np.asarray(held_out_predictions(scales, *data[:2], fold, table.used), np.float64)[: table.count]
+        if table.count <= HONEST_ROWS:
+            return _held_out_with_own_scales(key, table)
+        if len(chosen) == table.count:
+            fold = jnp.asarray(table.fold)
+            return np.asarray(held_out_predictions(scales, *data[:2], fold, table.used), np.float64)[: table.count]
+        predicted = np.full(table.count, np.nan)
+        others = np.setdiff1d(np.arange(table.count), chosen)
+        for start in range(0, len(others), _BLOCK):
+            part = others[start : start + _BLOCK]
+            asked = table.signs[np.resize(part, _BLOCK)]
+            predicted[part] = np.asarray(_predict(scales, alpha, solved[0], asked, table.used))[: len(part)]
+        return predicted
 
-    return Fitted(spectrum=spectrum, held_out=held_out)
+    terms = np.concatenate([np.zeros((1, table.n), np.bool_), np.asarray(support)[present][:, : table.n]])
+    values = np.concatenate([[float(constant)], np.asarray(coefficients, np.float64)[present]])
+    return Fitted(spectrum=Spectrum(terms, values), held_out=held_out, covariance_factor=covariance_factor)

@@ -5,17 +5,30 @@ from planting import planted
 
 from spex_jax import proxyspex
 
+
+@pytest.fixture(autouse=True)
+def fewer_steps(request, monkeypatch):
+    """What does not ask how good the network is need not wait for it."""
+    if "recovers" not in request.node.name:
+        monkeypatch.setattr("spex_jax.proxyspex.mlp._STEPS", 200)
+
+
 PROXIES = ["auto", "walsh_gp", "mlp", "trees", "linear"]
 
 
 @pytest.mark.parametrize(
-    ("proxy", "degree", "least"),
-    [("auto", 3, 0.99), ("walsh_gp", 3, 0.99), ("mlp", 3, 0.9), ("trees", 1, 0.95), ("linear", 2, 0.99)],
+    ("proxy", "n", "degree", "least"),
+    [
+        ("auto", 24, 3, 0.99),
+        ("walsh_gp", 24, 3, 0.99),
+        ("mlp", 12, 3, 0.9),
+        ("trees", 24, 1, 0.95),
+        ("linear", 24, 2, 0.99),
+    ],
 )
-@pytest.mark.parametrize("n", [12, 24])
-def test_recovers_a_sparse_function(proxy, degree, least, n, rng):
+def test_recovers_a_sparse_function(proxy, n, degree, least, rng):
     """Up to the degree that each proxy finds without a hierarchy to climb."""
-    masks, values, held_out, truth = planted(n, 600, rng, degree=degree)
+    masks, values, held_out, truth = planted(n, 500, rng, degree=degree)
     spectrum = proxyspex.fit(masks, values, proxy=proxy)
     assert oracle.r2(truth, spectrum(held_out)) > least
     assert spectrum.n == n
@@ -44,8 +57,7 @@ def test_extreme_values(proxy, scale, rng):
     masks, values, held_out, truth = planted(8, 60, rng)
     spectrum = proxyspex.fit(masks, values * scale, proxy=proxy)
     assert np.isfinite(spectrum.coefficients).all()
-    # 60 rows are few for functions without a hierarchy: trees and linear may find nothing, but must do no harm.
-    assert oracle.r2(truth, spectrum(held_out) / scale) > (-0.05 if proxy in ("trees", "linear") else 0)
+    assert oracle.r2(truth, spectrum(held_out) / scale) > -0.05
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -58,26 +70,55 @@ def test_a_constant_function_has_one_term(proxy, value, rng):
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-@pytest.mark.parametrize("case", ["one row", "few rows", "constant column", "one feature", "outlier", "float16"])
-def test_poor_tables(proxy, case, rng):
-    masks, values, held_out, truth = planted(8, 60, rng)
+@pytest.mark.parametrize("case", ["one row", "equal rows", "one feature"])
+def test_tables_with_next_to_nothing_in_them(proxy, case, rng):
+    masks, values, held_out, _ = planted(8, 60, rng)
     if case == "one row":
         masks, values = masks[:1], values[:1]
-    if case == "few rows":
-        masks, values = masks[:4], values[:4]
-    if case == "constant column":
-        keep = masks[:, 2]
-        masks, values = masks[keep], values[keep]
+    if case == "equal rows":
+        masks, values = np.repeat(masks[:1], 30, axis=0), np.full(30, 2.5)
     if case == "one feature":
         masks, values, held_out = np.array([[True], [False]]), np.array([1.0, 3.0]), np.array([[True]])
-    if case == "outlier":
-        values[0] += 1e4
+    assert np.isfinite(proxyspex.fit(masks, values, proxy=proxy)(held_out)).all()
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize(
+    "case", ["fewer than ten", "fewer rows than features", "constant column", "float16", "outlier"]
+)
+def test_poor_tables_do_no_harm(proxy, case, rng):
+    """Never much worse than the mean of the values that were given."""
+    n, rows = {"fewer than ten": (8, 7), "fewer rows than features": (16, 12)}.get(case, (8, 60))
+    masks, values, held_out, truth = planted(n, rows, rng, noise=0.3)
+    mean = values.mean()
+    if case == "constant column":
+        masks, values, held_out, truth = masks[masks[:, 2]], values[masks[:, 2]], held_out, truth
+        held_out, truth = held_out[held_out[:, 2]], truth[held_out[:, 2]]
+        mean = values.mean()
     if case == "float16":
         values = values.astype(np.float16)
-    spectrum = proxyspex.fit(masks, values, proxy=proxy)
-    assert np.isfinite(spectrum(held_out)).all()
-    if case == "float16":
-        assert oracle.r2(truth, spectrum(held_out)) > (-0.05 if proxy in ("trees", "linear") else 0.2)
+    if case == "outlier":
+        values[3] += 1e4
+        with pytest.warns(UserWarning, match="1 of 60 values lie more than 30 interquartile ranges"):
+            spectrum = proxyspex.fit(masks, values, proxy=proxy)
+    else:
+        spectrum = proxyspex.fit(masks, values, proxy=proxy)
+    error, around = np.sum((truth - spectrum(held_out)) ** 2), np.sum((truth - mean) ** 2)
+    assert 1 - error / around > -0.05
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_noise_comes_out_nearly_constant(proxy, rng):
+    masks = np.unique(rng.integers(0, 2, (120, 12)).astype(bool), axis=0)
+    spectrum = proxyspex.fit(masks, rng.normal(size=len(masks)), proxy=proxy)
+    assert np.square(spectrum.coefficients[1:]).sum() < 0.2
+
+
+def test_what_happens_often_is_no_outlier(rng):
+    masks = rng.permutation(oracle.all_masks(10))[:400]
+    values = 1000.0 * masks[:, :6].all(axis=1) + rng.normal(size=400)  # one row in 64
+    assert (values > 900).sum() > 2
+    proxyspex.fit(masks, values, proxy="trees")  # no warning
 
 
 def test_duplicates_are_averaged_and_their_noise_reported(rng):
@@ -93,16 +134,16 @@ def test_duplicates_are_averaged_and_their_noise_reported(rng):
 
 @pytest.mark.parametrize("max_terms", [1, 2, 30])
 def test_max_terms_counts_the_constant(max_terms, rng):
-    masks, values, _, _ = planted(12, 150, rng)
+    masks, values, _, _ = planted(12, 120, rng)
     spectrum = proxyspex.fit(masks, values, max_terms=max_terms)
     assert len(spectrum) == max_terms
     assert spectrum.coefficients[0] == pytest.approx(values.mean(), abs=1)
 
 
 def test_max_degree_bounds_the_terms(rng):
-    masks, values, _, _ = planted(12, 150, rng)
+    masks, values, _, _ = planted(12, 120, rng)
     assert proxyspex.fit(masks, values, max_degree=2).support.sum(axis=1).max() == 2
-    assert proxyspex.fit(masks, values, max_degree=2, proxy="mlp").support.sum(axis=1).max() == 2
+    assert proxyspex.fit(masks, values, max_degree=2, proxy="trees").support.sum(axis=1).max() == 2
 
 
 @pytest.mark.parametrize(
@@ -113,6 +154,8 @@ def test_max_degree_bounds_the_terms(rng):
         ({"max_terms": 0}, "max_terms must be a whole number of at least 1"),
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295"),
         ({"seed": 2**63}, "seed must be a whole number"),
+        ({"solver": "lasso"}, "solver= belongs to proxy='linear', got it with proxy='auto'"),
+        ({"proxy": "linear", "solver": "omp"}, "unknown solver 'omp'; expected one of greedy, lasso"),
     ],
 )
 def test_wrong_options(options, message, rng):

@@ -1,0 +1,177 @@
+"""The lasso over characters, its whole path on the device: the convex solver of "linear".
+
+Minimises |y - sum_S c_S chi_S|^2 / 2N + penalty sum_S |c_S| (Tibshirani, 1996) for a falling sequence of penalties over
+all singles, all pairs and the extensions of what is active. The design matrix is never formed: a working set of
+characters with its Gram matrix is solved by accelerated proximal gradient steps (Beck and Teboulle, 2009), and one
+screening over all candidates at every penalty lets in those that break the optimality conditions most (the strategy of
+Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.proxyspex.screening import choose, no_pool
+
+__all__ = ["PENALTIES", "lasso_path"]
+
+PENALTIES = 64
+_SMALLEST = 0.01  # last penalty, as a share of the one at which nothing is active
+_WORKING_SET = 512
+_ENTER = 32  # characters that may enter at one penalty
+_STEPS = 150  # proximal steps at one penalty
+_POWER_STEPS = 20
+_PATIENCE = 8  # penalties without a better held-out error
+_RIDGE = 1e-3
+
+# Number of penalties; sets, characters, Gram matrices, correlations with the targets, coefficients; errors, best
+# predictions, active sets and coefficients at every penalty.
+_State = tuple[
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+    jax.Array,
+]
+_Momentum = tuple[jax.Array, jax.Array, jax.Array]
+_Working = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def _solve(gram: jax.Array, target: jax.Array, penalty: jax.Array, start: jax.Array) -> jax.Array:
+    """argmin of c^T gram c / 2 - target^T c + penalty |c|_1, [W]."""
+
+    def power(vector: jax.Array, _: None) -> tuple[jax.Array, None]:
+        product = gram @ vector
+        return product / jnp.maximum(jnp.linalg.norm(product), 1e-20), None
+
+    vector, _ = jax.lax.scan(power, jnp.ones(len(gram)) / jnp.sqrt(len(gram)), None, length=_POWER_STEPS)
+    # A few power steps come close to the largest eigenvalue from below.
+    rate = 1 / (1.2 * jnp.linalg.norm(gram @ vector) + 1e-6)
+
+    def step(carry: _Momentum, _: None) -> tuple[_Momentum, None]:
+        old, ahead, momentum = carry
+        moved = ahead - rate * (gram @ ahead - target)
+        new = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - rate * penalty, 0.0)
+        # Restart where the momentum points uphill (O'Donoghue and Candes, 2015).
+        momentum = jnp.where(((ahead - new) * (new - old)).sum() > 0, 1.0, momentum)
+        following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        return (new, new + (momentum - 1) / following * (new - old), following), None
+
+    return jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_STEPS)[0][0]
+
+
+def _unpenalised(gram: jax.Array, target: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Least squares on the active characters, with a little ridge: the relaxed lasso (Meinshausen, 2007)."""
+    active = coefficients != 0
+    both = active[:, None] & active[None, :]
+    matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(active, _RIDGE, 1.0))
+    return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), jnp.where(active, target, 0.0))
+
+
+@functools.partial(jax.jit, static_argnames=("max_degree",))
+def lasso_path(
+    signs: jax.Array,
+    targets: jax.Array,
+    weight: jax.Array,
+    held_out: jax.Array,
+    used: jax.Array,
+    limit: jax.Array | int = PENALTIES,
+    pool: tuple[jax.Array, jax.Array] | None = None,
+    *,
+    max_degree: int,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Follows B paths side by side until none improves on its held-out rows any more.
+
+    Args:
+      signs: [N, n] of -1 (kept), 1, padded with 0.
+      targets: [N].
+      weight: [B, N], 1 for the rows of each fit.
+      held_out: [B, N], 1 for the rows on which each fit is scored.
+      used: bool [n].
+      limit: penalties after which to stop in any case; another one compiles nothing.
+      pool: sets bool [P, n] and characters [N, P] that are candidates besides; None for none.
+      max_degree: of the characters.
+
+    Returns:
+      Working sets bool [B, W, n] and coefficients [B, 2, W] at the last penalty; held-out mean squared errors [B, 2, L]
+      at each penalty (infinite past the last), of the lasso and of least squares on what it selects; held-out
+      predictions [B, 2, N] at each fit's best penalties; and the number of penalties.
+    """
+    fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
+    count, scored = weight.sum(axis=1), jnp.maximum(held_out.sum(axis=1), 1.0)
+    pool = no_pool(signs) if pool is None else pool
+    pick = functools.partial(choose, degree=max_degree, count=_ENTER)
+    screen = jax.vmap(pick, in_axes=(0, None, None, 0, 0, None))
+
+    def enter(working: _Working, residual: jax.Array, least: jax.Array) -> _Working:
+        sets, characters, gram, target, coefficients = working
+        chosen, columns, size = screen(residual, signs, used, sets, characters, pool)
+        # Of two equal candidates the first enters: their sets agree in every feature.
+        members = chosen.astype(jnp.float32)
+        equal = jnp.einsum("bki,bli->bkl", 2 * members - 1, 2 * members - 1) == n
+        first = jnp.argmax(equal, axis=2) == jnp.arange(_ENTER)
+        welcome = first & (size > (least * count)[:, None])
+        # The slots to fill: empty ones, then those of coefficient 0.
+        free = jnp.where(sets.any(axis=2), 1.0, 0.0) + jnp.where(coefficients != 0, 2.0, 0.0)
+        slots = jnp.argsort(free, axis=1, stable=True)[:, :_ENTER]
+        welcome &= jnp.take_along_axis(free, slots, axis=1) < 2
+
+        def put(array: jax.Array, slot: jax.Array, new: jax.Array, welcome: jax.Array) -> jax.Array:
+            shape = (-1,) + (1,) * (array.ndim - 1)
+            return array.at[slot].set(jnp.where(welcome.reshape(shape), new, array[slot]))
+
+        sets = jax.vmap(put)(sets, slots, chosen, welcome)
+        characters = jax.vmap(put)(characters.mT, slots, columns.mT, welcome).mT
+        new = jnp.take_along_axis(characters, slots[:, None, :], axis=2)
+        weighted = new * weight[:, :, None] / count[:, None, None]
+        products = jnp.einsum("bnw,bnk->bwk", characters, weighted, precision="highest")
+        gram = jax.vmap(lambda g, slot, p: g.at[:, slot].set(p).at[slot].set(p.T))(gram, slots, products)
+        fresh = jnp.einsum("bnk,n->bk", weighted, targets, precision="highest")
+        target = jax.vmap(lambda t, slot, f: t.at[slot].set(f))(target, slots, fresh)
+        return sets, characters, gram, target, coefficients
+
+    def step(state: _State) -> _State:
+        t, sets, characters, gram, target, coefficients, errors, best, best_error, _ = state
+        residual = weight * (targets - jnp.einsum("bnw,bw->bn", characters, coefficients, precision="highest"))
+        penalty, before = penalties[:, t], penalties[:, jnp.maximum(t - 1, 0)]
+        working = enter((sets, characters, gram, target, coefficients), residual, 2 * penalty - before)
+        sets, characters, gram, target, coefficients = working
+        coefficients = jax.vmap(_solve)(gram, target, penalty, coefficients)
+        both = jnp.stack([coefficients, jax.vmap(_unpenalised)(gram, target, coefficients)], axis=1)
+        prediction = jnp.einsum("bnw,bkw->bkn", characters, both, precision="highest")
+        error = ((targets - prediction) ** 2 * held_out[:, None]).sum(axis=2) / scored[:, None]
+        better = error < best_error
+        best = jnp.where(better[:, :, None], prediction, best)
+        errors, best_error = errors.at[:, :, t].set(error), jnp.minimum(error, best_error)
+        return (t + 1, sets, characters, gram, target, coefficients, errors, best, best_error, both)
+
+    def goes_on(state: _State) -> jax.Array:
+        t, coefficients, errors = state[0], state[5], state[6]
+        stale = t - 1 - jnp.argmin(errors, axis=2) > _PATIENCE
+        full = ((coefficients != 0).sum(axis=1) > _WORKING_SET - _ENTER).any()
+        return (t < jnp.minimum(limit, PENALTIES)) & ~full & ((t == 0) | ~stale.all())
+
+    blank = jnp.zeros((fits, 1, n), bool)
+    first = screen(weight * targets, signs, used, blank, jnp.zeros((fits, rows, 1)), pool)[2][:, 0] / count
+    penalties = first[:, None] * _SMALLEST ** (jnp.arange(1, PENALTIES + 1) / PENALTIES)
+    variance = (targets**2 * held_out).sum(axis=1) / scored
+    start = (
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((fits, _WORKING_SET, n), bool),
+        jnp.zeros((fits, rows, _WORKING_SET)),
+        jnp.zeros((fits, _WORKING_SET, _WORKING_SET)),
+        jnp.zeros((fits, _WORKING_SET)),
+        jnp.zeros((fits, _WORKING_SET)),
+        jnp.full((fits, 2, PENALTIES), jnp.inf),
+        jnp.zeros((fits, 2, rows)),
+        jnp.broadcast_to(variance[:, None], (fits, 2)),
+        jnp.zeros((fits, 2, _WORKING_SET)),
+    )
+    t, sets, _, _, _, _, errors, best, _, both = jax.lax.while_loop(goes_on, step, start)
+    return sets, both, errors, best, t
