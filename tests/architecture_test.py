@@ -18,6 +18,7 @@ ALLOWED = {
     "interactions": {"walsh", "masks", *LEAVES},
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum"},
+    "spex": {"walsh", "masks", "interactions", "spectrum", "proxyspex"},
     "proxyspex": {"walsh", "masks", "interactions", "spectrum", "files"},
     "report": {"files", "interactions", "spectrum", "metrics"},
     "evaluate": {"masks", "files"},

@@ -27,6 +27,7 @@ _PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies of the
 _PLANTED = flags.DEFINE_list("planted", ["linear", "auto"], "Proxies of the sparse function.")
 _FEATURES = flags.DEFINE_integer("features", 1000, "Features of the sparse function.", lower_bound=4)
 _ROWS = flags.DEFINE_integer("rows", 20_000, "Ablations of the sparse function.", lower_bound=10)
+_TERMS = flags.DEFINE_integer("terms", 200, "Terms of the sparse function.", lower_bound=1)
 _LIGHTGBM = flags.DEFINE_bool("lightgbm", False, "Time LightGBM with the published grid too (extra: peers).")
 _OUT = flags.DEFINE_string("out", "results/fit_cost.json", "File for the result.")
 
@@ -106,7 +107,7 @@ def cost() -> dict[str, Any]:
 
 def sparse() -> list[dict[str, Any]]:
     """A sparse function of many features without a hierarchy, SNR 10: 200 terms of degree up to 3."""
-    table = planted(_FEATURES.value, _ROWS.value, 200, noise_ratio=0.1)
+    table = planted(_FEATURES.value, _ROWS.value, _TERMS.value, noise_ratio=0.1)
     rows = []
     for proxy in _PLANTED.value:
         start = time.perf_counter()
@@ -125,6 +126,7 @@ def conversion() -> dict[str, float]:
     support = np.zeros((5000, 2000), np.bool_)
     for row in support:
         row[rng.choice(2000, rng.integers(1, 7), replace=False)] = True
+    support = support[masks.deduplicate(support)[0]]
     spectrum = Spectrum(support, rng.normal(size=len(support)))
     result = {}
     for index in INDICES:

@@ -1,10 +1,8 @@
-import importlib.util
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from absl import flags
 from absl.testing import flagsaver
 
 import spex_jax
@@ -13,13 +11,8 @@ PROGRAM = pathlib.Path(__file__).parents[2] / "experiments" / "feature_attributi
 
 
 @pytest.fixture(scope="module")
-def program():
-    spec = importlib.util.spec_from_file_location("feature_attribution", PROGRAM)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["feature_attribution.py"])
-    return module
+def program(load_program):
+    return load_program("feature_attribution")
 
 
 def test_the_default_review_is_a_real_one(program):

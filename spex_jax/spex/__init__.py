@@ -1,0 +1,1 @@
+"""SPEX: coded ablations and their decoder."""
