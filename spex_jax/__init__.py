@@ -2,7 +2,7 @@
 
 Masks in, values out, a sparse Walsh spectrum back:
 
-     lenses              evaluate           proxyspex           interactions        report
+     lenses              evaluate         spex  proxyspex        interactions        report
   text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
                                            (Walsh-Fourier)     BII STII FSII
                                                                FBII Moebius Fourier
@@ -10,7 +10,7 @@ Masks in, values out, a sparse Walsh spectrum back:
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 """
 
-from spex_jax import lenses, metrics, models, proxyspex
+from spex_jax import lenses, metrics, models, proxyspex, spex
 from spex_jax.evaluate import evaluate
 from spex_jax.explain import Explanation, explain
 from spex_jax.interactions import Interactions
@@ -32,4 +32,5 @@ __all__ = [
     "metrics",
     "models",
     "proxyspex",
+    "spex",
 ]

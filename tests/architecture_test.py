@@ -18,7 +18,7 @@ ALLOWED = {
     "interactions": {"walsh", "masks", *LEAVES},
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum"},
-    "spex": {"walsh", "masks", "interactions", "spectrum", "proxyspex"},
+    "spex": {"walsh", "masks", "spectrum"},
     "proxyspex": {"walsh", "masks", "interactions", "spectrum", "files"},
     "report": {"files", "interactions", "spectrum", "metrics"},
     "evaluate": {"masks", "files"},
@@ -26,7 +26,7 @@ ALLOWED = {
     "lenses": {"masks", "interactions", "evaluate", "models"},
     "explain": {*MATHEMATICS, *LEAVES, "proxyspex", "report", "evaluate", "lenses"},
     "runtime": LEAVES,
-    "__init__": {*MATHEMATICS, "proxyspex", "evaluate", "lenses", "models", "explain", "version"},
+    "__init__": {*MATHEMATICS, "spex", "proxyspex", "evaluate", "lenses", "models", "explain", "version"},
 }
 
 

@@ -1,0 +1,168 @@
+"""Which masks SPEX asks: subsampling matrices and the delays of a code (Kang et al., ICML 2025, arXiv 2502.13870)."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.spex.bch import BCH, bch
+
+__all__ = ["Design", "Plan", "design", "plan"]
+
+GROUPS = 3
+_LEAST_B = 3
+_MOST_B = 20
+_MOST_DEGREE = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a budget buys, before anything is asked.
+
+    Attributes:
+      n: features.
+      b: the transforms have 2^b bins in each of the three groups.
+      t: errors that the code corrects, the largest degree found.
+      delays: rows asked for each bin of the transform, one more than the code has parity bits.
+      coded: masks of the transforms, before equal ones are asked once.
+    """
+
+    n: int
+    b: int
+    t: int
+    delays: int
+    coded: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Design:
+    """Masks to ask and how they were made.
+
+    Attributes:
+      plan: sizes.
+      masks: bool [M, n], distinct: those of the transforms, then uniform ones.
+      code: the code of the delays.
+      matrices: bool [3, n, b], subsampling matrices of rank b.
+      rows: int [3, P + 1, 2^b], the row of `masks` that is M_c l + d_p; l counts from 0, its lowest bit first.
+      seed: what everything random was drawn from.
+    """
+
+    plan: Plan
+    masks: np.ndarray
+    code: BCH
+    matrices: np.ndarray
+    rows: np.ndarray
+    seed: int
+
+    @property
+    def n(self) -> int:
+        """The number of features."""
+        return self.plan.n
+
+
+def _coded(n: int, b: int, t: int) -> int:
+    return GROUPS * (bch(n, t).checks + 1) * 2**b
+
+
+def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
+    """The largest transforms that a budget pays for.
+
+    Args:
+      n: number of features.
+      budget: masks that may be asked.
+      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget asks for it.
+
+    Raises:
+      ValueError: arguments out of range, or a budget too small; the message says the least that would do.
+    """
+    for name, given in (("n", n), ("budget", budget)):
+        if not isinstance(given, int | np.integer) or isinstance(given, bool) or given < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {given!r}")
+    if n < 2:
+        raise ValueError("SPEX needs at least 2 features, got 1; two ablations say everything about one")
+    if max_degree != "auto" and (
+        not isinstance(max_degree, int | np.integer)
+        or isinstance(max_degree, bool)
+        or not 1 <= max_degree <= min(n, _MOST_DEGREE)
+    ):
+        raise ValueError(
+            f"max_degree must be from 1 to {min(n, _MOST_DEGREE)} for {n} features, or 'auto', got {max_degree!r}"
+        )
+    degrees = range(min(5, n), 0, -1) if max_degree == "auto" else [int(max_degree)]
+    least = min(_LEAST_B, n)
+    for t in degrees:
+        if _coded(n, least, t) <= budget:
+            b = max(b for b in range(least, min(n, _MOST_B) + 1) if _coded(n, b, t) <= budget)
+            return Plan(n=int(n), b=b, t=t, delays=bch(n, t).checks + 1, coded=_coded(n, b, t))
+    raise ValueError(
+        f"a budget of {budget} is too small for SPEX with {n} features and degree {degrees[-1]}: "
+        f"at least {_coded(n, least, degrees[-1])} ablations are needed"
+        + ("" if max_degree == "auto" or degrees[-1] == 1 else ", or a smaller max_degree ('auto' chooses one)")
+    )
+
+
+def _rank(matrix: np.ndarray) -> int:
+    """Rank over F2 of a bool matrix [n, b]."""
+    rows, rank = matrix.copy(), 0
+    for column in range(matrix.shape[1]):
+        pivots = np.flatnonzero(rows[rank:, column]) + rank
+        if not len(pivots):
+            continue
+        rows[[rank, pivots[0]]] = rows[[pivots[0], rank]]
+        others = rows[:, column].copy()
+        others[rank] = False
+        rows[others] ^= rows[rank]
+        rank += 1
+    return rank
+
+
+def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0) -> Design:
+    """The masks to ask: three subsampled transforms with the delays of a BCH code; what they leave of the budget is
+    uniform.
+
+    Args:
+      n: number of features.
+      budget: masks that may be asked.
+      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget asks for it.
+      seed: the same arguments and seed give the same masks.
+
+    Raises:
+      ValueError: what `plan` refuses.
+    """
+    chosen = plan(n, budget, max_degree=max_degree)
+    rng = np.random.default_rng(seed)
+    code = bch(chosen.n, chosen.t)
+    matrices = np.zeros((GROUPS, n, chosen.b), np.bool_)
+    for matrix in matrices:
+        while True:
+            matrix[:] = rng.integers(0, 2, matrix.shape).astype(np.bool_)
+            if _rank(matrix) == chosen.b:
+                break
+    places = masks_lib.all_masks(chosen.b)
+    delays = np.concatenate([np.zeros((1, n), np.bool_), code.parity])
+    lattice = (places.astype(np.float32) @ matrices.transpose(0, 2, 1).astype(np.float32)).astype(np.int64) & 1 == 1
+    asked = (lattice[:, None] ^ delays[None, :, None]).reshape(-1, n)
+    first, inverse = masks_lib.deduplicate(asked)
+    distinct = asked[first]
+    total = min(budget, 2**n) if n < 63 else budget
+    everything = masks_lib.uniform(n, max(total, len(distinct)), rng, given=distinct)
+    return Design(
+        plan=chosen,
+        masks=everything,
+        code=code,
+        matrices=matrices,
+        rows=inverse.reshape(GROUPS, len(delays), 2**chosen.b),
+        seed=seed,
+    )
+
+
+def check_design(design: Any, values: Any) -> np.ndarray:
+    """Values float64 [M] of a design's masks.
+
+    Raises:
+      ValueError: no design, or values that do not belong to it.
+    """
+    if not isinstance(design, Design):
+        raise ValueError(f"expected a Design of spex_jax.spex.design, got {type(design).__name__}")
+    return masks_lib.check_values(values, design.masks)

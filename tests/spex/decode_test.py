@@ -1,0 +1,122 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spex_jax import Spectrum, spex
+from spex_jax.spex.peel import bins
+from spex_jax.walsh import subset_characters
+
+
+def planted(n, terms, degree, rng):
+    """A sparse spectrum of random sets, no part of which announces another."""
+    support = np.zeros((terms, n), bool)
+    for row in support:
+        row[rng.choice(n, rng.integers(1, degree + 1), replace=False)] = True
+    support = np.unique(support, axis=0)
+    return Spectrum(support, rng.uniform(0.5, 1.5, len(support)) * rng.choice([-1, 1], len(support)))
+
+
+def sets(spectrum):
+    return {tuple(np.flatnonzero(row)) for row in spectrum.support if row.any()}
+
+
+def test_bins_hold_the_sum_of_their_sets(rng):
+    truth = planted(9, 12, 3, rng)
+    made = spex.design(9, 400, max_degree=2)
+    found = np.asarray(bins(jnp.asarray(truth(made.masks), jnp.float32), made.rows))
+    delays = np.concatenate([np.zeros((1, 9), bool), made.code.parity])
+    signs = subset_characters(delays, truth.support)
+    for c, matrix in enumerate(made.matrices):
+        place = (truth.support.astype(int) @ matrix % 2) @ (1 << np.arange(made.plan.b))
+        for j in range(2**made.plan.b):
+            expected = signs[:, place == j] @ truth.coefficients[place == j]
+            np.testing.assert_allclose(found[c, :, j], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "terms", "degree", "budget"), [(20, 15, 3, 1600), (64, 30, 4, 2900), (300, 30, 4, 4000)])
+def test_a_sparse_function_is_recovered_to_rounding(n, terms, degree, budget, rng):
+    truth = planted(n, terms, degree, rng)
+    made = spex.design(n, budget, max_degree=degree)
+    found = spex.decode(made, truth(made.masks) + 7.0)
+    assert sets(found) == sets(truth)
+    asked = rng.integers(0, 2, (200, n)).astype(bool)
+    np.testing.assert_allclose(found(asked), truth(asked) + 7.0, atol=1e-6)
+
+
+def test_a_thousand_features(rng):
+    truth = planted(1000, 40, 4, rng)
+    made = spex.design(1000, 8700, max_degree=4)
+    values = truth(made.masks)
+    values += 0.3 * values.std() * rng.normal(size=len(values))
+    found = spex.decode(made, values)
+    assert len(sets(found) & sets(truth)) >= 0.95 * len(truth)
+    assert len(sets(found) - sets(truth)) <= 2
+
+
+def test_standard_errors_are_those_of_the_noise(rng):
+    z = []
+    for seed in range(6):
+        truth = planted(40, 25, 3, np.random.default_rng(seed))
+        made = spex.design(40, 2500, max_degree=3, seed=seed)
+        found = spex.decode(made, truth(made.masks) + rng.normal(size=len(made.masks)))
+        known = {bytes(row): value for row, value in zip(truth.support, truth.coefficients, strict=True)}
+        error = [c - known.get(bytes(row), 0.0) for row, c in zip(found.support, found.coefficients, strict=True)]
+        z += list(np.array(error) / np.sqrt(found.variances))
+        np.testing.assert_allclose(np.sqrt(found.variances).mean(), 1 / np.sqrt(len(made.masks)), rtol=0.1)
+    assert 0.8 < np.std(z) < 1.2
+
+
+@pytest.mark.parametrize(("members", "budget"), [((1, 2), 1600), ((1, 2, 3), 3200), ((1, 2, 4, 5), 6400)])
+def test_unanimity_games(members, budget):
+    """v(x) = 1 where all members are kept: 2^|T| equal coefficients, a third of them of degrees that share bins."""
+    made = spex.design(20, budget, max_degree=5)
+    found = spex.decode(made, made.masks[:, list(members)].all(axis=1).astype(float))
+    index = found.interactions("Moebius", max_order=len(members))
+    assert index[members] == pytest.approx(1, abs=0.01)
+    assert max(abs(value) for key, value in index.items() if key != members) < 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_shift_and_scale_pass_through(scale, rng):
+    truth = planted(20, 10, 2, rng)
+    made = spex.design(20, 800, max_degree=2)
+    found = spex.decode(made, scale * (truth(made.masks) - 3))
+    assert sets(found) == sets(truth)
+    asked = rng.integers(0, 2, (100, 20)).astype(bool)
+    np.testing.assert_allclose(found(asked) / scale, truth(asked) - 3, atol=1e-6)
+
+
+def test_without_a_refit_the_coefficients_are_those_of_the_bins(rng):
+    truth = planted(20, 10, 2, rng)
+    made = spex.design(20, 800, max_degree=2)
+    found = spex.decode(made, truth(made.masks), refit=False)
+    assert sets(found) == sets(truth)
+    assert found.variances is None
+    known = {bytes(row): value for row, value in zip(truth.support, truth.coefficients, strict=True)}
+    for row, value in zip(found.support, found.coefficients, strict=True):
+        assert value == pytest.approx(known.get(bytes(row), 0.0), abs=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, -2.5, 1e300])
+def test_a_constant(value):
+    made = spex.design(12, 300, max_degree=2)
+    found = spex.decode(made, np.full(len(made.masks), value))
+    assert len(found) == 1
+    assert found.coefficients[0] == value
+
+
+def test_noise_has_next_to_no_terms(rng):
+    made = spex.design(50, 2000, max_degree=4)
+    found = spex.decode(made, rng.normal(size=len(made.masks)))
+    assert len(sets(found)) <= 5
+
+
+def test_wrong_values(rng):
+    made = spex.design(12, 300, max_degree=2)
+    with pytest.raises(ValueError, match=r"values must have shape \(300,\)"):
+        spex.decode(made, np.ones(299))
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="not finite"):
+            spex.decode(made, np.where(np.arange(300) == 7, bad, 1.0))
+    with pytest.raises(ValueError, match="expected a Design"):
+        spex.decode("design", np.ones(300))
