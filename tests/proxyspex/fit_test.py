@@ -35,7 +35,7 @@ def test_recovers_a_sparse_function(proxy, n, degree, least, rng):
     assert not spectrum.support[0].any()
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", ["auto", "mlp"])  # walsh_gp, trees and linear are parts of auto
 def test_identical_values_give_identical_fits(proxy, rng):
     masks, values, _, _ = planted(10, 100, rng)
     first, second = (proxyspex.fit(masks.copy(), values.copy(), proxy=proxy, seed=3) for _ in range(2))
@@ -43,7 +43,7 @@ def test_identical_values_give_identical_fits(proxy, rng):
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
 
 
-@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("proxy", ["auto", "mlp"])
 def test_a_shift_and_a_scale_pass_through(proxy, rng):
     masks, values, held_out, _ = planted(10, 120, rng)
     plain = proxyspex.fit(masks, values, proxy=proxy)(held_out)

