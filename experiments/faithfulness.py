@@ -40,8 +40,7 @@ def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
     if spectrum.variances is None:
         return None
     rows = np.argsort(-np.abs(spectrum.coefficients))[:_LARGEST]
-    known = dict(zip(map(bytes, truth.support), truth.coefficients, strict=True))
-    true = np.array([known.get(bytes(row), 0.0) for row in spectrum.support[rows]])
+    true = truth.coefficients_at(spectrum.support[rows])
     half = 1.645 * np.sqrt(spectrum.variances[rows])
     return float(np.mean(np.abs(spectrum.coefficients[rows] - true) <= half))
 

@@ -69,7 +69,7 @@ def load(folder: str, contains: str = "") -> list[Game]:
         games.append(
             Game(
                 name=file.stem,
-                masks=np.unpackbits(table["masks"], axis=1)[:, :n].astype(bool),
+                masks=masks.unpack(table["masks"], n),
                 values=table["values"].astype(np.float64),
                 reference={a: known[f"{file.stem}|{a}"] for a in (1, 2, 4, 8) if f"{file.stem}|{a}" in known},
             )

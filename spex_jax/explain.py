@@ -237,8 +237,7 @@ def explain(
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
-    if isinstance(max_order, bool) or not isinstance(max_order, int | np.integer) or max_order < 1:
-        raise ValueError(f"max_order must be a whole number of at least 1, got {max_order!r}")
+    masks_lib.check_whole("max_order", max_order, 1)
     if unknown := sorted(set(options) - set(_METHOD_OPTIONS)):
         raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(_METHOD_OPTIONS)}")
     proxyspex.check_options(seed=seed, **options)  # now, and not after the model has been paid for

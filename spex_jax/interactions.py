@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
 from spex_jax.indices import INDICES, gain
 
@@ -311,8 +312,7 @@ def convert(
     n = support.shape[1]
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
-    if isinstance(max_order, bool) or not isinstance(max_order, int | np.integer) or max_order < 1:
-        raise ValueError(f"max_order must be a whole number of at least 1, got {max_order!r}")
+    masks_lib.check_whole("max_order", max_order, 1)
     order = 1 if index in ("SV", "BV") else min(int(max_order), n)
     degrees = support.sum(axis=1)
     keys: list[tuple[int, ...]] = []

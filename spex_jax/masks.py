@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["all_masks", "check_masks", "check_values", "deduplicate", "pack", "pad_features", "uniform", "unpack"]
+__all__ = [
+    "all_masks",
+    "check_masks",
+    "check_values",
+    "check_whole",
+    "deduplicate",
+    "pack",
+    "pad_features",
+    "uniform",
+    "unpack",
+]
 
 
 def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
@@ -77,6 +87,14 @@ def check_values(
             "the value function must be finite at every mask"
         )
     return array
+
+
+def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:
+    """Raises ValueError where `given` is no whole number from least to most."""
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not whole or given < least or (most is not None and given > most):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {bounds}, got {given!r}")
 
 
 def all_masks(n: int) -> np.ndarray:

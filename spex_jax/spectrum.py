@@ -114,6 +114,11 @@ class Spectrum:
         optional = [None if array is None else array[rows] for array in (self.variances, self.covariance_factor)]
         return Spectrum(self.support[rows], self.coefficients[rows], *optional)
 
+    def coefficients_at(self, support: np.ndarray) -> np.ndarray:
+        """Coefficients float64 [K] of the sets support bool [K, n]; 0 where this spectrum has no such term."""
+        known = dict(zip(map(bytes, self.support), self.coefficients, strict=True))
+        return np.array([known.get(bytes(row), 0.0) for row in support])
+
     def energy_by_degree(self) -> np.ndarray:
         """Sum of squared coefficients by degree, float64 [n + 1]; from degree 1 on it sums to the variance on uniform
         masks.

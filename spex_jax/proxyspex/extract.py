@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs as to_signs
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["characters_of", "energy_cut", "grow", "read_answers"]
+__all__ = ["characters_of", "energy_cut", "grow", "in_units", "read_answers"]
 
 _ANSWERS = 2**17  # asked of a proxy at random
 _MOST_COMPLETE = 17  # features up to which all 2^n are asked
@@ -113,6 +114,18 @@ def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:
         energy = np.cumsum(np.square(coefficients[order]))
         max_terms = min(int(np.searchsorted(energy, 0.999 * energy[-1])) + 1, 10_000)
     return order[:max_terms]
+
+
+def in_units(terms: Spectrum, mean: float, scale: float, max_terms: int | None) -> Spectrum:
+    """The spectrum of mean + scale * terms, () first, cut as `energy_cut` does; max_terms counts ()."""
+    nothing = ~terms.support.any(axis=1)
+    rows = np.flatnonzero(~nothing)
+    rows = rows[energy_cut(terms.coefficients[rows], None if max_terms is None else max_terms - 1)]
+    constant = mean + scale * float(terms.coefficients[nothing].sum())
+    return Spectrum(
+        np.concatenate([np.zeros((1, terms.n), np.bool_), terms.support[rows]]),
+        np.concatenate([[constant], scale * terms.coefficients[rows]]),
+    )
 
 
 def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:

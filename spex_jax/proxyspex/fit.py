@@ -1,12 +1,14 @@
 """The front door of ProxySPEX: a table of ablations in, a spectrum out. No model is called."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from spex_jax.masks import check_whole
 from spex_jax.proxyspex import linear, mlp, stack, trees, walsh_gp
-from spex_jax.proxyspex.extract import energy_cut
+from spex_jax.proxyspex.extract import in_units
 from spex_jax.proxyspex.table import Fitted, prepare
 from spex_jax.spectrum import Spectrum
 
@@ -23,13 +25,6 @@ PROXIES = tuple(_FITS)
 _FEWEST_ROWS = 10
 
 
-def _check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:
-    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
-    if not whole or given < least or (most is not None and given > most):
-        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {bounds}, got {given!r}")
-
-
 def check_options(
     *,
     proxy: str = "auto",
@@ -41,10 +36,10 @@ def check_options(
     """Raises ValueError for options that `fit` would refuse, before anything has been paid for."""
     if proxy not in _FITS:
         raise ValueError(f"unknown proxy {proxy!r}; expected one of {', '.join(PROXIES)}")
-    _check_whole("max_degree", max_degree, 1)
+    check_whole("max_degree", max_degree, 1)
     if max_terms is not None:
-        _check_whole("max_terms", max_terms, 1)
-    _check_whole("seed", seed, 0, 2**32 - 1)
+        check_whole("max_terms", max_terms, 1)
+    check_whole("seed", seed, 0, 2**32 - 1)
     if solver is not None and proxy != "linear":
         raise ValueError(f"solver= belongs to proxy='linear', got it with proxy={proxy!r}; leave it out")
     if solver is not None and solver not in linear.SOLVERS:
@@ -106,13 +101,8 @@ def fit(
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
     terms = fitted.spectrum * (_trust(fitted, table.values) if honest else 1.0)
-    nothing = ~terms.support.any(axis=1)
-    rows = np.flatnonzero(~nothing)
-    rows = rows[energy_cut(terms.coefficients[rows], None if max_terms is None else max_terms - 1)]
-    constant = table.mean + table.scale * float(terms.coefficients[nothing].sum())
-    support = np.concatenate([np.zeros((1, table.n), np.bool_), terms.support[rows]])
-    coefficients = np.concatenate([[constant], table.scale * terms.coefficients[rows]])
+    spectrum = in_units(terms, table.mean, table.scale, max_terms)
     if fitted.covariance_factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
-        return Spectrum(support, coefficients)
-    factor = table.scale * fitted.covariance_factor(support)
-    return Spectrum(support, coefficients, variances=(factor**2).sum(axis=1), covariance_factor=factor)
+        return spectrum
+    factor = table.scale * fitted.covariance_factor(spectrum.support)
+    return dataclasses.replace(spectrum, variances=(factor**2).sum(axis=1), covariance_factor=factor)

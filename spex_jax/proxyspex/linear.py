@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.proxyspex import lasso, pursuit
-from spex_jax.proxyspex.extract import characters_of
 from spex_jax.proxyspex.refit import refit
-from spex_jax.proxyspex.screening import triples
+from spex_jax.proxyspex.screening import characters_on_rows, triples
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
@@ -50,8 +49,7 @@ def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
     size = next((size for size in _POOLS if size >= len(sets)), _POOLS[-1])
     padded = np.zeros((size, signs.shape[1]), np.bool_)
     padded[: min(size, len(sets))] = sets[:size]
-    characters = jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, jnp.asarray(padded)), 0.0)
-    return jnp.asarray(padded), characters
+    return jnp.asarray(padded), characters_on_rows(signs, jnp.asarray(padded))
 
 
 def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Callable[..., tuple[jax.Array, ...]]:

@@ -14,13 +14,18 @@ import numpy as np
 
 from spex_jax.proxyspex.extract import characters_of
 
-__all__ = ["choose", "no_pool", "triples"]
+__all__ = ["characters_on_rows", "choose", "no_pool", "triples"]
 
 _TAIL = 256  # features in a block of the search for triples
 _SCREENED_ROWS = 4096
 _MOST_PRODUCTS = 4e12  # multiplications that a search for triples may cost: minutes on two cores, n = 1,400
 _PARTNERS = 3  # triples kept of those that share their first two features
 _LOOSE = 4.5  # standard deviations on part of the rows, from which on a triple is tested on all of them
+
+
+def characters_on_rows(signs: jax.Array, sets: jax.Array) -> jax.Array:
+    """Characters [N, K] of sets bool [K, n]; 0 on rows that are padding and for sets without a feature."""
+    return jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, sets), 0.0)
 
 
 def no_pool(signs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -90,8 +95,7 @@ def choose(
     chosen = base[row].at[jnp.arange(count), feature].set(True)
     if len(pool_sets):
         chosen = jnp.where((from_pool >= 0)[:, None], pool_sets[jnp.maximum(from_pool, 0)], chosen)
-    real = (signs != 0).any(axis=1)[:, None]
-    return chosen, jnp.where(real, characters_of(signs, chosen), 0.0), best
+    return chosen, characters_on_rows(signs, chosen), best
 
 
 @functools.partial(jax.jit, static_argnames=("start", "block"))

@@ -12,7 +12,6 @@ import scipy.optimize
 
 from spex_jax.proxyspex import linear, trees, walsh_gp
 from spex_jax.proxyspex.table import Fitted, Table
-from spex_jax.spectrum import Spectrum
 
 __all__ = ["fit", "stack_weights"]
 
@@ -30,11 +29,6 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
     alone = np.eye(len(held_out))[0]
     features, targets = np.concatenate([held_out.T, pull]), np.concatenate([values, pull @ alone])
     return scipy.optimize.nnls(features, targets)[0]
-
-
-def _coefficients_at(spectrum: Spectrum, support: np.ndarray) -> np.ndarray:
-    known = dict(zip(map(bytes, spectrum.support), spectrum.coefficients, strict=True))
-    return np.array([known.get(bytes(row), 0.0) for row in support])
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
@@ -56,7 +50,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
 
     def covariance_factor(support: np.ndarray) -> np.ndarray:
         """The posterior's, and as one more direction how far the stack moved away from its mean."""
-        moved = _coefficients_at(spectrum, support) - _coefficients_at(smooth.spectrum, support)
+        moved = spectrum.coefficients_at(support) - smooth.spectrum.coefficients_at(support)
         assert smooth.covariance_factor is not None
         return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
 

@@ -15,10 +15,10 @@ from spex_jax import masks as masks_lib
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
 
-__all__ = ["FEATURE_BUCKET", "FOLDS", "Fitted", "Table", "prepare", "row_bucket"]
+__all__ = ["FOLDS", "Fitted", "Table", "feature_bucket", "prepare", "row_bucket"]
 
 _ROW_BUCKETS = (64, 128, 256, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192)
-FEATURE_BUCKET = 16
+_FEATURE_BUCKET = 16
 _FAR = 30
 FOLDS = 5
 
@@ -61,7 +61,7 @@ class Fitted:
     Attributes:
       spectrum: its terms.
       held_out: gives float64 [N], its prediction for each row when the row's fold was left out of the fit; nan for rows
-        that no fit left out. A function, since only a stack asks for it.
+        that no fit left out. A function, since not every fit is asked for it.
       covariance_factor: gives float64 [K, R] for bool [K, n]: F with the covariance of these coefficients F F^T. None
         where a proxy has no posterior. A function, so that only the terms that are kept are asked for.
     """
@@ -69,6 +69,11 @@ class Fitted:
     spectrum: Spectrum
     held_out: Callable[[], np.ndarray]
     covariance_factor: Callable[[np.ndarray], np.ndarray] | None = None
+
+
+def feature_bucket(n: int) -> int:
+    """The number of features to which a table of n is padded."""
+    return -(-n // _FEATURE_BUCKET) * _FEATURE_BUCKET
 
 
 def row_bucket(rows: int) -> int:
@@ -135,8 +140,8 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
     masks, values = average_duplicates(masks, values)
-    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
     values = limit_outliers(values)
+    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
     largest = float(np.abs(values).max())
     scaled = values / largest if largest > 0 else values
     mean = float(scaled.mean())
@@ -144,7 +149,7 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     if deviation <= 4e-15:  # rounding of a constant
         return float(values.mean()) if largest < 1e300 else mean * largest
     rows, n = masks.shape
-    width = -(-n // FEATURE_BUCKET) * FEATURE_BUCKET
+    width = feature_bucket(n)
     targets = (scaled - mean) / deviation
     padded = np.zeros((row_bucket(rows), width), np.float32)
     padded[:rows, :n] = signs(masks)

@@ -11,8 +11,8 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.proxyspex import mlp
-from spex_jax.proxyspex.extract import energy_cut
-from spex_jax.proxyspex.table import FEATURE_BUCKET, prepare, row_bucket
+from spex_jax.proxyspex.extract import in_units
+from spex_jax.proxyspex.table import feature_bucket, prepare, row_bucket
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
 
@@ -43,14 +43,10 @@ class TrainedMLP:
         found = np.zeros(len(masks))
         for start in range(0, len(masks), _BATCH):
             part = masks[start : start + _BATCH]
-            asked = np.zeros((row_bucket(len(part)), self._width), np.float32)
+            asked = np.zeros((row_bucket(len(part)), feature_bucket(self.n)), np.float32)
             asked[: len(part), : self.n] = signs(part)
             found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(asked)))[: len(part)]
         return self.mean + self.scale * found
-
-    @property
-    def _width(self) -> int:
-        return -(-self.n // FEATURE_BUCKET) * FEATURE_BUCKET
 
     def spectrum(self, *, max_degree: int = 5, max_terms: int | None = None, seed: int = 0) -> Spectrum:
         """The spectrum of the network itself, not refitted on any data: of all 2^n answers up to n = 17, else by the
@@ -61,16 +57,8 @@ class TrainedMLP:
           max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
           seed: of the random answers.
         """
-        found = mlp.read(self.params, self.n, self._width, max_degree=min(max_degree, self.n), seed=seed)
-        support, coefficients = found
-        empty = ~support.any(axis=1)
-        rows = np.flatnonzero(~empty)
-        rows = rows[energy_cut(coefficients[rows], None if max_terms is None else max_terms - 1)]
-        constant = self.mean + self.scale * coefficients[empty].sum()
-        return Spectrum(
-            np.concatenate([np.zeros((1, self.n), np.bool_), support[rows]]),
-            np.concatenate([[constant], self.scale * coefficients[rows]]),
-        )
+        found = mlp.read(self.params, self.n, feature_bucket(self.n), max_degree=min(max_degree, self.n), seed=seed)
+        return in_units(Spectrum(*found), self.mean, self.scale, max_terms)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an orbax checkpoint, a folder that must not exist yet.

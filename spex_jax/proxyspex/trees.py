@@ -203,10 +203,9 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     del seed  # nothing is drawn but the folds, which come with the table
     real = table.fold >= 0
     out = table.fold == np.arange(FOLDS)[:, None]
-    best_error, best = np.inf, (0, 0.0, 0, np.zeros(0))
-    # Depths at the faster rate, then the best of them at the slower one.
-    for depth, rate in (*((depth, _RATES[0]) for depth in _DEPTHS), (0, _RATES[1])):
-        depth = depth or best[0]
+
+    def by_folds(depth: int, rate: float) -> tuple[float, int, float, int, np.ndarray]:
+        """The least out-of-fold error, the setting, its number of trees and the held-out predictions."""
         _, errors, held_out, grown = boost(
             table.signs,
             table.targets,
@@ -217,10 +216,12 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
             depth=depth,
         )
         mean = np.asarray(errors)[:, : int(grown)].mean(axis=0)
-        if mean.min() < best_error:
-            best_error = float(mean.min())
-            best = depth, rate, int(mean.argmin()) + 1, (np.asarray(held_out, np.float64) * out).sum(axis=0)
-    depth, rate, count, held_out = best
+        found = (np.asarray(held_out, np.float64) * out).sum(axis=0)
+        return float(mean.min()), depth, rate, int(mean.argmin()) + 1, found
+
+    # Depths at the faster rate, then the best of them at the slower one.
+    best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda found: found[0])
+    _, depth, rate, count, held_out = min(best, by_folds(best[1], _RATES[1]), key=lambda found: found[0])
     everything = jnp.asarray(real, jnp.float32)[None]
     data = (table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used)
     forest = boost(*data, count, depth=depth)[0]

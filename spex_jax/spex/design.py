@@ -77,8 +77,7 @@ def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
       ValueError: arguments out of range, or a budget too small; the message says the least that would do.
     """
     for name, given in (("n", n), ("budget", budget)):
-        if not isinstance(given, int | np.integer) or isinstance(given, bool) or given < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {given!r}")
+        masks_lib.check_whole(name, given, 1)
     if n < 2:
         raise ValueError("SPEX needs at least 2 features, got 1; two ablations say everything about one")
     if max_degree != "auto" and (

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.masks import all_masks
 from spex_jax.spex.bch import BCH, decode
 from spex_jax.walsh import walsh_hadamard
 
@@ -29,6 +30,12 @@ def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
     return found
 
 
+def _delay_signs(members: jax.Array, parity: jax.Array) -> jax.Array:
+    """(-1)^<d_p, k>, [..., P + 1], of sets [..., n]: 1 at delay 0, then the parity word; parity float [n, P]."""
+    words = 1.0 - 2.0 * (jnp.matmul(members, parity).astype(jnp.int32) & 1)
+    return jnp.concatenate([jnp.ones((*words.shape[:-1], 1)), words], axis=-1)
+
+
 def _single(
     bin_values: jax.Array, place: jax.Array, matrix: jax.Array, code: BCH, parity: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -39,7 +46,7 @@ def _single(
     count, checks = len(bin_values), code.checks
     negative = (bin_values[:, 1:] < 0) ^ (bin_values[:, :1] < 0)
     weakest = jnp.argsort(jnp.abs(bin_values[:, 1:]), axis=1)[:, :_CHASE]
-    flips = jnp.asarray(np.arange(2**_CHASE)[:, None] >> np.arange(_CHASE) & 1, bool)
+    flips = jnp.asarray(all_masks(_CHASE))
     row, pattern = jnp.arange(count), jnp.arange(2**_CHASE)
     patterns = jnp.zeros((count, 2**_CHASE, checks), bool)
     patterns = patterns.at[row[:, None, None], pattern[:, None], weakest[:, None]].set(flips)
@@ -49,8 +56,7 @@ def _single(
     members = sets.reshape(count, -1, code.n).astype(jnp.float32)
     there = jnp.einsum("bwn,bnd->bwd", members, matrix).astype(jnp.int32) & 1
     found = found.reshape(count, -1) & (there == place[:, None]).all(axis=2)
-    signs = 1.0 - 2.0 * (jnp.matmul(members, parity).astype(jnp.int32) & 1)
-    signs = jnp.concatenate([jnp.ones((*signs.shape[:2], 1)), signs], axis=2)
+    signs = _delay_signs(members, parity)
     size = jnp.einsum("bwp,bp->bw", signs, bin_values, precision="highest") / (checks + 1)
     best = jnp.argmax(jnp.where(found, jnp.abs(size), -1.0), axis=1)
     energy = jnp.square(bin_values).sum(axis=1)
@@ -62,7 +68,7 @@ def _single(
 @functools.partial(jax.jit, static_argnames=("code", "most_terms"))
 def peel(
     values: jax.Array, rows: jax.Array, matrices: jax.Array, floor: jax.Array, *, code: BCH, most_terms: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     """Finds single sets in the bins and takes them away until nothing new comes out.
 
     Args:
@@ -74,12 +80,12 @@ def peel(
       most_terms: K.
 
     Returns:
-      sets bool [K, n], coefficients [K] (0 on rows without a set; a set may stand in several rows, whose coefficients
-      add up), and what is left in the bins [C, P + 1, 2^b].
+      sets bool [K, n] and coefficients [K], 0 on rows without a set; a set may stand in several rows, whose
+      coefficients add up.
     """
     groups, n, b = matrices.shape
     parity = jnp.asarray(code.parity.T, jnp.float32)
-    places = jnp.asarray(np.arange(2**b)[:, None] >> np.arange(b) & 1)
+    places = jnp.asarray(all_masks(b))
     names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
     count = groups * 2**b
     at_once = min(_AT_ONCE, 2**b)
@@ -111,8 +117,7 @@ def peel(
         sets = sets.at[slot].set(found, mode="drop")
         sizes = sizes.at[slot].set(mean, mode="drop")
         members = found.astype(jnp.float32)
-        signs = 1.0 - 2.0 * (jnp.matmul(members, parity).astype(jnp.int32) & 1)
-        signs = jnp.concatenate([jnp.ones((count, 1)), signs], axis=1) * mean[:, None]
+        signs = _delay_signs(members, parity) * mean[:, None]
         for c in range(groups):
             where = (jnp.matmul(members, matrices[c]).astype(jnp.int32) & 1) @ weights
             left = left.at[c].add(-jnp.zeros_like(left[c]).at[:, where].add(signs.T))
@@ -131,5 +136,5 @@ def peel(
         zero,
         zero + 1,
     )
-    left, sets, sizes, *_ = jax.lax.while_loop(goes_on, step, start)
-    return sets, sizes, left
+    _, sets, sizes, *_ = jax.lax.while_loop(goes_on, step, start)
+    return sets, sizes
