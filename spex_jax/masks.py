@@ -156,7 +156,8 @@ def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray |
     while len(masks) < count:
         drawn = rng.integers(0, 2, (count - len(masks), n), dtype=np.uint8).astype(np.bool_)
         masks = np.concatenate([masks, drawn])
-        masks = masks[deduplicate(masks)[0]]
+        first = deduplicate(masks)[0]
+        masks = masks if len(first) == len(masks) else masks[first]
     return masks
 
 

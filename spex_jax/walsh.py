@@ -13,6 +13,8 @@ import numpy as np
 
 __all__ = ["signs", "subset_characters", "walsh_hadamard"]
 
+_ELEMENTS = 2**25  # of a temporary array
+
 
 def signs(masks: Any, dtype: Any = np.float32) -> Any:
     """Signs 1 - 2x of masks, in numpy or JAX as given.
@@ -34,9 +36,15 @@ def subset_characters(masks: np.ndarray, support: np.ndarray) -> np.ndarray:
     Returns:
       int8 [M, K] of -1 and 1.
     """
-    # A float32 product of 0/1 matrices counts exactly up to 2^24 features and runs on BLAS, which integers do not.
-    count = masks.astype(np.float32) @ support.T.astype(np.float32)
-    return (1 - 2 * (count.astype(np.int32) & 1)).astype(np.int8)
+    found = np.empty((len(masks), len(support)), np.int8)
+    members = support.T.astype(np.float32)
+    at_once = max(1, _ELEMENTS // max(1, *members.shape))
+    for start in range(0, len(masks), at_once):
+        rows = slice(start, start + at_once)
+        # A float32 product of 0/1 matrices counts exactly up to 2^24 features and runs on BLAS, which integers do not.
+        count = masks[rows].astype(np.float32) @ members
+        found[rows] = 1 - 2 * (count.astype(np.int32) & 1)
+    return found
 
 
 def walsh_hadamard(values: Any) -> Any:

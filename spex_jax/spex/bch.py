@@ -131,73 +131,129 @@ def bch(n: int, t: int) -> BCH:
     return BCH(n=n, t=t, m=m, polynomial=polynomial, generator=generator, parity=columns, power=power, log=log)
 
 
-def decode(code: BCH, words: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+class _Arithmetic:
+    """Products and quotients over GF(2^m) by tables, in which the logarithm of 0 is too large for any power."""
+
+    def __init__(self, code: BCH):
+        self.order = 2**code.m - 1
+        log = code.log.copy()
+        log[0] = 2 * self.order
+        self.log = jnp.asarray(log)
+        self.power = jnp.asarray(np.concatenate([code.power, np.zeros(2 * self.order + 1, np.int32)]))
+
+    def times(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        return self.power[self.log[a] + self.log[b]]
+
+    def over(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """a / b for b that is not 0."""
+        return self.power[self.log[a] + self.order - self.log[b]]
+
+
+def _add(terms: jax.Array) -> jax.Array:
+    """The sum over the first axis."""
+    return jax.lax.reduce(terms, 0, jax.lax.bitwise_xor, (0,))
+
+
+def _raise(terms: jax.Array, by: int = 1) -> jax.Array:
+    """x^by times polynomials [size, B], lowest coefficient first, cut at their size."""
+    return jnp.concatenate([jnp.zeros_like(terms[:by]), terms[:-by]])
+
+
+def _syndromes(code: BCH, words: jax.Array) -> jax.Array:
+    """S_j = r(a^j) for j = 1 ... 2t, [2t, B]: the bits of a^(j p) over the places p, added modulo 2 in one product."""
+    exponents = np.outer(np.arange(1, 2 * code.t + 1), np.arange(code.checks)) % (2**code.m - 1)
+    bits = code.power[exponents][:, :, None] >> np.arange(code.m) & 1
+    table = jnp.asarray(bits.transpose(0, 2, 1).reshape(-1, code.checks), jnp.float32)
+    sums = jnp.matmul(table, words.T.astype(jnp.float32), precision="highest").astype(jnp.int32) & 1
+    return (sums.reshape(2 * code.t, code.m, -1) << jnp.arange(code.m)[:, None]).sum(axis=1)
+
+
+def _locators(code: BCH, field: _Arithmetic, syndromes: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Locator polynomials [t + 1, B], the first coefficient of which is not 0, and the errors [B] that they claim.
+
+    Berlekamp's algorithm for binary codes without divisions: every other discrepancy is 0 (Berlekamp, Algebraic Coding
+    Theory, 1968, section 7.6; Massey, 1969).
+    """
+    t = code.t
+    start = jnp.zeros((t + 1, syndromes.shape[1]), jnp.int32)
+    one = start.at[0].set(1)
+    # The syndromes that meet the coefficients 0 ... t of the locator, the newest first.
+    window = start.at[0].set(syndromes[0])
+    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+    def step(r: jax.Array, state: State) -> State:
+        locator, other, scale, degree, window = state
+        discrepancy = _add(field.times(locator, window))
+        other = _raise(other)
+        changed = field.times(scale, locator) ^ field.times(discrepancy, other)
+        longer = (discrepancy != 0) & (degree <= r)
+        later = jnp.minimum(2 * r + jnp.array([2, 1]), 2 * t - 1)
+        return (
+            changed,
+            jnp.where(longer, _raise(locator), _raise(other)),
+            jnp.where(longer, discrepancy, scale),
+            jnp.where(longer, 2 * r + 1 - degree, degree),
+            jnp.concatenate([syndromes[later], window])[: t + 1],
+        )
+
+    locator, _, _, degree, _ = jax.lax.fori_loop(0, t, step, (one, one, one[0], start[0], window))
+    return locator, degree
+
+
+def _splits(code: BCH, field: _Arithmetic, locator: jax.Array) -> jax.Array:
+    """Whether all roots of a locator lie in the field and differ, bool [B].
+
+    Its reverse R = x^t locator(1/x) has these roots' inverses and zeros, so that the question is whether R divides
+    x^(t-1) (x^(2^m) - x): m squarings modulo R, much cheaper than trying every place.
+    """
+    t = code.t
+    rest = field.over(locator[:0:-1], locator[:1])  # x^t modulo R
+
+    def next_power(a: jax.Array) -> jax.Array:
+        return _raise(a) ^ field.times(a[-1:], rest)
+
+    power = jnp.zeros_like(rest).at[0].set(1)
+    first, even = next_power(power), [power]
+    for _ in range(t - 1):
+        even.append(next_power(next_power(even[-1])))
+    squares = jnp.stack(even)  # x^0, x^2, ..., x^(2t - 2) modulo R
+
+    def square(_: jax.Array, a: jax.Array) -> jax.Array:
+        return _add(field.times(field.times(a, a)[:, None], squares))
+
+    last = jax.lax.fori_loop(0, code.m, square, first)
+    for _ in range(t - 1):
+        last = next_power(last)
+    return (last == rest).all(axis=0)
+
+
+def decode(code: BCH, words: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Sets whose parity words are at most t - |k| bits away from the words received. May be traced.
 
     Args:
       code: of n features.
       words: bool [B, P], signs of a bin over the delays, True for negative.
+      most: Q, words whose sets are looked up: the first that seem to have one. Of random words one in t! does.
 
     Returns:
-      sets: bool [B, n], all False where nothing was found.
-      errors: int [B], bits of the word that were wrong.
-      found: bool [B]. True where one pair of a set and an error pattern, of weight at most t together, explains the
-        word; there is never a second one.
+      row: int [Q], the word; B where there is none.
+      sets: bool [Q, n], such that one pair of a set and an error pattern, of weight at most t together, explains the
+        word; there is never a second one. All False where there is none.
+      errors: int [Q], bits of the word that were wrong.
     """
-    order, length, t = 2**code.m - 1, code.checks + code.n, code.t
-    power, log = jnp.asarray(code.power), jnp.asarray(code.log)
-
-    def times(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where((a == 0) | (b == 0), 0, power[log[a] + log[b]])
-
-    def over(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.where(a == 0, 0, power[log[a] - log[b] + order])
-
-    # Syndromes S_j = r(a^j): the bits of a^(j p) over the places p of the word, added modulo 2 in one product.
-    exponents = np.outer(np.arange(1, 2 * t + 1), np.arange(code.checks)) % order
-    bits = code.power[exponents][:, :, None] >> np.arange(code.m) & 1
-    table = jnp.asarray(bits.transpose(1, 0, 2).reshape(code.checks, -1), jnp.float32)
-    sums = jnp.matmul(words.astype(jnp.float32), table, precision="highest").astype(jnp.int32) & 1
-    syndromes = (sums.reshape(len(words), 2 * t, code.m) << jnp.arange(code.m)).sum(axis=2)
-
-    # Berlekamp and Massey (Massey, 1969) on all words at once: the shortest recurrence of the syndromes.
-    size = t + 1
-    shape = (len(words), size)
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-
-    def step(j: jax.Array, state: State) -> State:
-        locator, last, last_discrepancy, degree, gap = state
-        place = j - jnp.arange(size)
-        seen = jnp.where(place >= 0, syndromes[:, jnp.maximum(place, 0)], 0)
-        products = times(locator, seen)
-        discrepancy = jax.lax.reduce(products, 0, jax.lax.bitwise_xor, (1,))
-        moved = jnp.arange(size) - gap[:, None]
-        shifted = jnp.where(moved >= 0, jnp.take_along_axis(last, jnp.maximum(moved, 0), axis=1), 0)
-        change = times(shifted, over(discrepancy, last_discrepancy)[:, None])
-        wrong = discrepancy != 0
-        longer = wrong & (2 * degree <= j)
-        following = jnp.where(wrong[:, None], locator ^ change, locator)
-        return (
-            following,
-            jnp.where(longer[:, None], locator, last),
-            jnp.where(longer, discrepancy, last_discrepancy),
-            jnp.where(longer, j + 1 - degree, degree),
-            jnp.where(longer, 1, gap + 1),
-        )
-
-    one = jnp.zeros(shape, jnp.int32).at[:, 0].set(1)
-    ones, zeros = jnp.ones(len(words), jnp.int32), jnp.zeros(len(words), jnp.int32)
-    locator, _, _, degree, _ = jax.lax.fori_loop(0, 2 * t, step, (one, one, ones, zeros, ones))
+    field, length, count = _Arithmetic(code), code.checks + code.n, len(words)
+    locator, degree = _locators(code, field, _syndromes(code, words))
+    row = jnp.nonzero(_splits(code, field, locator) & (degree <= code.t), size=most, fill_value=count)[0]
+    locator = locator.at[:, row].get(mode="clip")
+    degree = degree.at[row].get(mode="clip")
 
     # Chien search: place p is wrong where the locator vanishes at a^-p.
-    places = jnp.arange(length)
+    def add(total: jax.Array, term: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        coefficient, exponent = term
+        return total ^ field.power[field.log[coefficient][:, None] + exponent], None
 
-    def add(d: jax.Array, total: jax.Array) -> jax.Array:
-        coefficient = locator[:, d][:, None]
-        term = power[log[coefficient] + (order - d * places % order) % order]
-        return total ^ jnp.where(coefficient == 0, 0, term)
-
-    roots = jax.lax.fori_loop(0, size, add, jnp.zeros((len(words), length), jnp.int32)) == 0
-    found = (degree <= t) & (roots.sum(axis=1) == degree)
-    roots = roots & found[:, None]
-    return roots[:, code.checks :], roots[:, : code.checks].sum(axis=1), found
+    exponents = -np.outer(np.arange(code.t + 1), np.arange(length)) % field.order
+    roots = jax.lax.scan(add, jnp.zeros((most, length), jnp.int32), (locator, jnp.asarray(exponents)))[0] == 0
+    found = (row < count) & (roots.sum(axis=1) == degree)
+    roots &= found[:, None]
+    return jnp.where(found, row, count), roots[:, code.checks :], roots[:, : code.checks].sum(axis=1)

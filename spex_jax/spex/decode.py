@@ -1,37 +1,52 @@
 """Values of a design to a spectrum: peeling, then least squares on every ablation."""
 
 import numpy as np
-import scipy.linalg
+import scipy.special
 
-from spex_jax import masks as masks_lib
 from spex_jax.spectrum import Spectrum
 from spex_jax.spex.design import Design, check_design
-from spex_jax.spex.peel import peel
+from spex_jax.spex.peel import KEPT, peel
 from spex_jax.walsh import subset_characters
 
 __all__ = ["decode"]
 
-_DEVIATIONS = 3.5  # standard errors from which on a refitted coefficient is kept
+_TERMS_PER_BIN = 6  # sets that may be found at once
+_ROWS_AT_ONCE = 2**14  # of the least squares
 
 
-def _merge(sets: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct sets and their summed coefficients, largest first."""
-    sets, sizes = sets[sizes != 0], sizes[sizes != 0]
-    first, inverse = masks_lib.deduplicate(sets)
-    sizes = np.bincount(inverse, sizes, len(first))
-    order = np.argsort(-np.abs(sizes), kind="stable")
-    return sets[first][order], sizes[order]
+def _thresholds(n: int, t: int) -> np.ndarray:
+    """Standard errors [t + 1] from which on a coefficient of each degree stands out among all sets of that degree: a
+    tenth above the expected largest of as many normal ones (Donoho and Johnstone, Biometrika 1994), and at least 3.
+    """
+    counts = [scipy.special.gammaln(n + 1) - scipy.special.gammaln([d + 1, n - d + 1]).sum() for d in range(1, t + 1)]
+    return np.array([0.0, *np.maximum(1.1 * np.sqrt(2 * np.maximum(counts, 0)), 3.0)])
 
 
-def _refit(masks: np.ndarray, values: np.ndarray, support: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Least squares [K], the Cholesky factor of (X^T X)^-1 and the variance of the residuals."""
-    x = subset_characters(masks, support).astype(np.float64)
-    gram = x.T @ x + 1e-9 * len(masks) * np.eye(len(support))
-    inverse = scipy.linalg.inv(gram, assume_a="pos")
-    coefficients = inverse @ (x.T @ values)
-    freedom = max(len(masks) - len(support), 1)
-    variance = float(np.square(values - x @ coefficients).sum() / freedom)
-    return coefficients, scipy.linalg.cholesky(inverse, lower=True), variance
+def _refit(
+    masks: np.ndarray, values: np.ndarray, support: np.ndarray, thresholds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Least squares on all rows, without the terms that it does not confirm: the terms that stay, int [K], their
+    coefficients and F [K, K] with the covariance F F^T.
+    """
+    x = subset_characters(masks, support)
+    parts = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(masks), _ROWS_AT_ONCE)]
+    gram, moments = np.zeros((len(support), len(support))), np.zeros(len(support))
+    for part in parts:
+        block = x[part].astype(np.float32)
+        gram += block.T @ block  # of whole numbers, and so exact
+        moments += block.T.astype(np.float64) @ values[part]
+    kept = np.arange(len(support))
+    while True:
+        inverse = np.linalg.inv(gram[np.ix_(kept, kept)] + 1e-9 * len(masks) * np.eye(len(kept)))
+        coefficients = inverse @ moments[kept]
+        every = np.zeros(len(support))
+        every[kept] = coefficients
+        left = np.concatenate([values[part] - x[part] @ every for part in parts])
+        variance = float(left @ left) / max(len(masks) - len(kept), 1)
+        confirmed = np.abs(coefficients) >= thresholds[kept] * np.sqrt(variance * inverse.diagonal())
+        if confirmed.all():
+            return kept, coefficients, np.sqrt(variance) * np.linalg.cholesky(inverse)
+        kept = kept[confirmed]
 
 
 def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
@@ -47,41 +62,32 @@ def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
       ValueError: values of the wrong length, or not finite.
     """
     answers = check_design(design, values)
-    empty = np.zeros((1, design.n), np.bool_)
     largest = float(np.abs(answers).max())
     scaled = answers / largest if largest > 0 else answers
     mean, deviation = float(scaled.mean()), float(scaled.std())
     if deviation <= 4e-15:
-        return Spectrum(empty, np.array([float(answers[0])]))
+        return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
     targets = (scaled - mean) / deviation
-    # A bin averages 2^b values: half a standard error of one that holds noise of all the variance is far below any term
-    # that the samples can tell from chance.
-    floor = 0.5 / np.sqrt(design.rows[0].size)
+    thresholds = _thresholds(design.n, min(design.plan.t, design.n))
     found = peel(
         targets.astype(np.float32),
         design.rows,
-        design.matrices.astype(np.float32),
-        np.float32(floor),
+        design.matrices,
+        thresholds.astype(np.float32),
         code=design.code,
-        most_terms=design.rows.shape[0] * design.rows.shape[2],
+        most_terms=_TERMS_PER_BIN * design.rows.shape[2],
     )
-    support, coefficients = _merge(np.asarray(found[0]), np.asarray(found[1], np.float64))
-    constant = coefficients[~support.any(axis=1)].sum()
-    support, coefficients = support[support.any(axis=1)], coefficients[support.any(axis=1)]
-    support = np.concatenate([empty, support[: len(answers) // 2]])
-    coefficients = np.concatenate([[constant], coefficients[: len(answers) // 2]])
+    coefficients = np.asarray(found[1], np.float64)
+    order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
+    order = order[: 1 + min(int(np.count_nonzero(coefficients[1:])), len(answers) // 2)]
+    support, coefficients = np.asarray(found[0])[order], coefficients[order]
     scale = deviation * largest
     if not refit:
         return Spectrum(support, scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest))
-    while True:
-        coefficients, root, variance = _refit(design.masks, targets, support)
-        errors = np.sqrt(variance) * np.linalg.norm(root, axis=1)
-        keep = (np.abs(coefficients) > _DEVIATIONS * errors) | ~support.any(axis=1)
-        if keep.all():
-            break
-        support = support[keep]
+    kept, coefficients, factor = _refit(design.masks, targets, support, KEPT * thresholds[support.sum(axis=1)])
+    support = support[kept]
     coefficients = scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest)
     if not 1e-150 < scale < 1e150:  # its square is no number
         return Spectrum(support, coefficients)
-    factor = scale * np.sqrt(variance) * root
+    factor = scale * factor
     return Spectrum(support, coefficients, variances=np.square(factor).sum(axis=1), covariance_factor=factor)

@@ -7,6 +7,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.spex.bch import BCH, bch
+from spex_jax.spex.candidates import crowd
 
 __all__ = ["Design", "Plan", "design", "plan"]
 
@@ -136,14 +137,15 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0) -> 
     for matrix in matrices:
         while True:
             matrix[:] = rng.integers(0, 2, matrix.shape).astype(np.bool_)
-            if _rank(matrix) == chosen.b:
+            fullest = np.bincount(matrix @ (1 << np.arange(chosen.b))).max()
+            if _rank(matrix) == chosen.b and fullest <= crowd(n, chosen.b):
                 break
     places = masks_lib.all_masks(chosen.b)
     delays = np.concatenate([np.zeros((1, n), np.bool_), code.parity])
     lattice = (places.astype(np.float32) @ matrices.transpose(0, 2, 1).astype(np.float32)).astype(np.int64) & 1 == 1
     asked = (lattice[:, None] ^ delays[None, :, None]).reshape(-1, n)
     first, inverse = masks_lib.deduplicate(asked)
-    distinct = asked[first]
+    distinct = asked if len(first) == len(asked) else asked[first]
     total = min(budget, 2**n) if n < 63 else budget
     everything = masks_lib.uniform(n, max(total, len(distinct)), rng, given=distinct)
     return Design(

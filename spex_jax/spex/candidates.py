@@ -1,0 +1,135 @@
+"""Sets that may be behind what is left in the bins: by sums of bins over the groups, and all singles and pairs."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.masks import all_masks
+from spex_jax.spex.bch import BCH, decode
+from spex_jax.spex.lattice import Lattice, Views, score
+
+__all__ = ["aligned", "all_pairs", "crowd", "from_sums", "singles_and_pairs"]
+
+_STRONGEST = 1024  # bins of a group that are matched with those of the others
+_PAIRED = 768  # pairs of bins to begin with, over all orders of the groups
+_MANY_BINS = 256
+_FEWEST, _MOST = 256, 2048  # sums decoded
+_TABLE = 65_537  # entries of a table in which equal triples meet
+_AT_ONCE = 2**22  # elements of an intermediate array
+
+
+def aligned(left: jax.Array) -> jax.Array:
+    """Sums [S, P + 1] of one bin of each group, those that agree most over the delays first.
+
+    A set shows in one bin of each group with the same signs, so that the inner products of these three are large. For
+    every bin the best partners in a second group are tried, with the best third; in every order of the groups.
+    """
+    groups, count, _ = left.shape
+    kept = min(count, _STRONGEST)
+    strongest = jax.lax.top_k(jnp.square(left).sum(axis=2), kept)[1]
+    left = jnp.take_along_axis(left, strongest[:, :, None], axis=1)
+    products = jnp.einsum("cip,djp->cdij", left, left, precision="highest")
+    # Where most bins hold little, the strongest would be the partner of all of them: there it is the angle that counts,
+    # and the least of the three inner products.
+    many = kept >= _MANY_BINS
+    lengths = jnp.linalg.norm(left, axis=2) + 1e-30 if many else jnp.ones((groups, kept))
+    partners = max(1, min(kept, _PAIRED // (6 * kept)))
+    orders = np.array(list(itertools.permutations(range(groups))))
+
+    def start_from(order: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The best triples that start with every bin of the first group in this order: [N, C], and their strength."""
+        c, d, e = order
+        first = jnp.repeat(jnp.arange(kept), partners)
+        second = jax.lax.top_k(products[c, d] / lengths[d], partners)[1].ravel()
+        third = jnp.argmax((products[c, e][first] + products[d, e][second]) / lengths[e], axis=1)
+        pairs = products[c, d][first, second], products[c, e][first, third], products[d, e][second, third]
+        triple = jnp.zeros((len(first), groups), jnp.int32)
+        triple = triple.at[:, c].set(first).at[:, d].set(second).at[:, e].set(third)
+        return triple, functools.reduce(jnp.minimum if many else jnp.add, pairs)
+
+    triples, strength = jax.lax.map(start_from, jnp.asarray(orders))
+    triples, strength = triples.reshape(-1, groups), strength.ravel()
+    # Equal triples come from several starts; and a strong set would fill the list with triples in which one bin is
+    # wrong: those that are not the strongest of each of their bins come after all that are.
+    names = (triples[:, 0] * kept + triples[:, 1]) * kept + triples[:, 2]
+    row = jnp.arange(len(names))
+    again = row != jnp.zeros(_TABLE, jnp.int32).at[names % _TABLE].max(row)[names % _TABLE]
+    first = jnp.ones(len(names), bool)
+    for c in range(groups):
+        strongest_here = jnp.full(kept, -jnp.inf).at[triples[:, c]].max(strength)
+        first &= strength == strongest_here[triples[:, c]]
+    strength = jnp.where(again, -jnp.inf, jnp.where(first, 1.0, 0.0) * 2 * jnp.abs(strength).max() + strength)
+    most = min(len(names), int(np.clip(2 * kept, _FEWEST, _MOST)))
+    best = triples[jax.lax.top_k(strength, most)[1]]
+    return sum((left[c][best[:, c]] for c in range(groups)), jnp.zeros(()))
+
+
+def from_sums(sums: jax.Array, code: BCH, flips: int, most: int) -> jax.Array:
+    """Sets bool [most, n] decoded from sums of bins [S, P + 1] over the groups; all False where there is none.
+
+    Adding the bins of a set before the signs are taken makes wrong signs rarer than in any of them. Every pattern of
+    flips of the `flips` weakest signs is tried (Chase, 1972, algorithm 2), that of delay 0 among them.
+    """
+    weakest = jax.lax.top_k(-jnp.abs(sums), flips)[1]
+    row, pattern = jnp.arange(len(sums)), jnp.arange(2**flips)
+    flipped = jnp.zeros((2**flips, *sums.shape), bool)
+    flipped = flipped.at[pattern[:, None, None], row[:, None], weakest].set(jnp.asarray(all_masks(flips))[:, None])
+    negative = ((sums < 0) ^ flipped).reshape(-1, sums.shape[1])
+    words = negative[:, 1:] ^ negative[:, :1]
+    return decode(code, words, min(most, len(words)))[1]
+
+
+def crowd(n: int, b: int) -> int:
+    """Single features that a bin may hold: far more than chance puts there. A design keeps to it."""
+    mean = n / 2**b
+    return 4 * int(np.ceil((mean + 4 * np.sqrt(mean) + 4) / 4))
+
+
+def all_pairs(left: jax.Array, of: Lattice) -> jax.Array:
+    """Correlations [n, n] with the sets {i, j}, added up over groups and delays.
+
+    For all features i in bin a, pair {i, j} is in bin a + place_j: the bins gathered once for each a serve all of them,
+    in a product of matrices.
+    """
+    groups, count, delays = left.shape
+    n = len(of.signs)
+    slots = crowd(n, int(np.log2(count)))
+    at_once = 1
+    while at_once < count and 2 * at_once * n * delays <= _AT_ONCE:
+        at_once *= 2
+    signs = jnp.concatenate([of.signs, jnp.zeros((1, delays))])
+    total = jnp.zeros((n, n))
+    for c in range(groups):
+        places = of.places[c]
+        sorting = jnp.argsort(places)
+        start = jnp.searchsorted(places[sorting], jnp.arange(count))
+        slot = jnp.zeros(n, jnp.int32).at[sorting].set(jnp.arange(n) - start[places[sorting]])
+        members = jnp.full((count, slots), n).at[places, slot].set(jnp.arange(n), mode="drop")
+
+        def add(total: jax.Array, part: tuple[jax.Array, jax.Array], c: int = c) -> tuple[jax.Array, None]:
+            bin_of, inside = part
+            shifted = left[c][bin_of[:, None] ^ of.places[c]] * of.signs
+            blocks = jnp.einsum("alp,anp->aln", signs[inside], shifted, precision="highest")
+            return total.at[inside.ravel()].add(blocks.reshape(-1, n), mode="drop"), None
+
+        parts = (jnp.arange(count).reshape(-1, at_once), members.reshape(-1, at_once, slots))
+        total = jax.lax.scan(add, total, parts)[0]
+    return total
+
+
+def singles_and_pairs(left: jax.Array, of: Lattice, margins: jax.Array, most: int) -> jax.Array:
+    """The `most` sets bool [most, n] of one or two features that stand out most; margins [2] divide the correlations of
+    singles and pairs. One pair at most for each first feature.
+    """
+    n = len(of.signs)
+    feature = jnp.arange(n)
+    single = jnp.abs(score(left, Views(of.places.T, of.signs))) / margins[0]
+    pairs = jnp.abs(all_pairs(left, of)) * (feature[:, None] < feature)
+    partner = jnp.argmax(pairs, axis=1)
+    pair = pairs[feature, partner] / (left.shape[0] * left.shape[2] * margins[1])
+    chosen = jax.lax.top_k(jnp.concatenate([single, pair]), min(most, 2 * n))[1]
+    other = jnp.where(chosen < n, chosen, partner[chosen % n])
+    return (feature == (chosen % n)[:, None]) | (feature == other[:, None])

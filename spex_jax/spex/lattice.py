@@ -1,0 +1,112 @@
+"""Bins of the subsampled transforms, and what a sparse function would put into them.
+
+In group c the transform over the lattice puts every set k into bin M_c^T k. A bin that holds one set has the values
+F(k) (-1)^<d_p, k> over the delays d_p: their signs against that of delay 0 are a parity word of the code, with errors
+where noise or other sets turned a sign (Kang et al., ICML 2025, arXiv 2502.13870; Li, Bradley and Ramchandran, SPRIGHT,
+2015). Two sets of at most t features never have the same word, so that signs also tell sets apart.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.spex.bch import BCH
+from spex_jax.walsh import walsh_hadamard
+
+__all__ = ["Lattice", "Views", "bins", "lattice", "model", "same", "score", "solve", "views"]
+
+_STEPS = 60  # of conjugate gradients at most
+_TOLERANCE = 1e-8  # of the squared residual
+
+
+class Lattice(NamedTuple):
+    """Where features go.
+
+    Attributes:
+      places: int [C, n], the bin of every feature; that of a set is the bitwise sum of its members'.
+      signs: float [n, P + 1], (-1)^<d_p, {i}>; those of a set are the product of its members'.
+      digits: float [n, P + C b], the parity words and the digits of the bins of single features.
+    """
+
+    places: jax.Array
+    signs: jax.Array
+    digits: jax.Array
+
+
+class Views(NamedTuple):
+    """How sets [K, n] show in the bins: the bin in every group, int [K, C], and signs over the delays, [K, P + 1]."""
+
+    places: jax.Array
+    signs: jax.Array
+
+
+def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
+    """Transforms [C, 2^b, P + 1] of values [M] at the rows int [C, P + 1, 2^b] of a design."""
+    return walsh_hadamard(values[rows]).transpose(0, 2, 1) / rows.shape[-1]
+
+
+def lattice(matrices: jax.Array, code: BCH) -> Lattice:
+    """Of matrices 0 or 1 [C, n, b]."""
+    groups, n, b = matrices.shape
+    parity = jnp.asarray(code.parity.T, jnp.float32)
+    digits = jnp.concatenate([parity, matrices.astype(jnp.float32).transpose(1, 0, 2).reshape(n, groups * b)], axis=1)
+    single = views(Lattice(jnp.zeros((groups, n)), jnp.zeros((n, code.checks + 1)), digits), jnp.eye(n, dtype=bool))
+    return Lattice(single.places.T, single.signs, digits)
+
+
+def views(of: Lattice, sets: jax.Array) -> Views:
+    """Of sets bool [K, n]."""
+    groups, checks = len(of.places), of.signs.shape[1] - 1
+    digits = jnp.matmul(sets.astype(jnp.float32), of.digits).astype(jnp.int32) & 1
+    places = digits[:, checks:].reshape(len(sets), groups, -1)
+    places = (places << jnp.arange(places.shape[2])).sum(axis=2)
+    signs = 1.0 - 2.0 * digits[:, :checks]
+    return Views(places, jnp.concatenate([jnp.ones((len(sets), 1)), signs], axis=1))
+
+
+def same(left: Views, right: Views) -> jax.Array:
+    """Which sets of at most t features are equal, bool [K, Q]."""
+    return jnp.matmul(left.signs, right.signs.T) > left.signs.shape[1] - 0.5
+
+
+def score(found: jax.Array, at: Views) -> jax.Array:
+    """Correlation [K] of bins [C, 2^b, P + 1] with sets, over all groups and delays: the coefficient of a set that
+    shares its bins with nothing.
+    """
+    values = found[jnp.arange(len(found)), at.places]
+    return jnp.einsum("kcp,kp->k", values, at.signs, precision="highest") / (len(found) * at.signs.shape[1])
+
+
+def model(at: Views, coefficients: jax.Array, b: int) -> jax.Array:
+    """The bins [C, 2^b, P + 1] of a function with these coefficients [K]."""
+    groups = at.places.shape[1]
+    terms = coefficients[:, None] * at.signs
+    empty = jnp.zeros((2**b, at.signs.shape[1]))
+    return jnp.stack([empty.at[at.places[:, c]].add(terms) for c in range(groups)])
+
+
+def solve(found: jax.Array, at: Views, active: jax.Array, start: jax.Array) -> jax.Array:
+    """Least squares [K] of the bins on the active sets, by conjugate gradients from a start [K]."""
+    b = int(np.log2(found.shape[1]))
+
+    def times(x: jax.Array) -> jax.Array:
+        return jnp.where(active, score(model(at, x, b), at), 0.0)
+
+    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+    def step(state: State) -> State:
+        x, left, direction, size, count = state
+        image = times(direction)
+        length = size / (direction @ image)
+        left = left - length * image
+        after = left @ left
+        return x + length * direction, left, left + after / size * direction, after, count + 1
+
+    target = jnp.where(active, score(found, at), 0.0)
+    start = jnp.where(active, start, 0.0)
+    left = target - times(start)
+    small = _TOLERANCE * (target @ target)
+    first = (start, left, left, left @ left, jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(lambda state: (state[3] > small) & (state[4] < _STEPS), step, first)[0]
