@@ -17,9 +17,9 @@ import tempfile
 from absl import flags
 
 from spex_jax import explain, lenses, models
-from spex_jax.explain import METHODS
 from spex_jax.indices import INDICES
 from spex_jax.lenses.text import REMOVALS, UNITS, VALUES
+from spex_jax.methods import METHODS
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import run_program
 
@@ -30,8 +30,13 @@ REVIEW = (
 
 _TEXT = flags.DEFINE_string("text", None, "Text to explain. Default: a film review.")
 _TEXT_FILE = flags.DEFINE_string("text_file", None, "File with the text to explain, UTF-8; instead of --text.")
-_METHOD = flags.DEFINE_enum("method", "proxyspex", METHODS, "How the spectrum is recovered.")
-_PROXY = flags.DEFINE_enum("proxy", "auto", PROXIES, "Proxy of ProxySPEX.")
+_METHOD = flags.DEFINE_enum("method", "proxyspex", list(METHODS), "How the spectrum is recovered.")
+_PROXY = flags.DEFINE_enum(
+    "proxy",
+    None,
+    PROXIES,
+    "Proxy of ProxySPEX (default: auto); with --method=spex the one whose residual is decoded.",
+)
 _BUDGET = flags.DEFINE_integer(
     "budget", None, "Ablations, held-out ones included. Default: 8 n log2(n) for n units.", lower_bound=1
 )
@@ -75,11 +80,12 @@ def main() -> None:
     value_fn = lenses.text(
         model, tokenizer, read_text(), units=_UNITS.value, removal=_REMOVAL.value, value=_VALUE.value
     )
+    option = "proxy" if _METHOD.value == "proxyspex" else "residual_of"
     explanation = explain(
         value_fn,
         budget=_BUDGET.value,
         method=_METHOD.value,
-        proxy=_PROXY.value,
+        **({} if _PROXY.value is None else {option: _PROXY.value}),
         index=_INDEX.value,
         max_order=_MAX_ORDER.value,
         seed=_SEED.value,

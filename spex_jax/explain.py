@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax import proxyspex, report
+from spex_jax import report
 from spex_jax.evaluate import evaluate
 from spex_jax.indices import INDICES
 from spex_jax.interactions import Interactions
 from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.methods import METHODS
 from spex_jax.metrics import Faithfulness, faithfulness
 from spex_jax.spectrum import Spectrum, exact_spectrum
 from spex_jax.timing import Stopwatch
@@ -27,11 +28,8 @@ from spex_jax.version import environment
 
 __all__ = ["Explanation", "default_budget", "explain", "least_budget"]
 
-METHODS = ("proxyspex",)
 _FORMAT = 1
-_FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
 _HELD_OUT = 50  # masks at least, or 10% of the budget
-_METHOD_OPTIONS = ("proxy", "max_degree", "max_terms")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,28 +161,37 @@ class Explanation:
             raise ValueError(f"{str(folder)!r} is not a folder of Explanation.save: {error}") from error
 
 
-def least_budget(n: int) -> int:
-    """The smallest budget of ProxySPEX for n features: one fit row per coefficient of first order, at least twelve, and
-    the held-out masks.
-    """
-    least = max(n + 1, _FEWEST_ROWS) + _HELD_OUT
+def _held_out(budget: int) -> int:
+    return max(_HELD_OUT, budget // 10)
+
+
+def least_budget(n: int, method: str = "proxyspex", **options: Any) -> int:
+    """The smallest budget for n features: what the method needs to fit, and the held-out masks."""
+    if n < 63 and 2**n <= _HELD_OUT:
+        return 2**n
+    chosen = METHODS[method]
+    fitted = chosen.least(n, {**chosen.defaults, **options})
+    least = fitted + _HELD_OUT
+    while least - _held_out(least) < fitted:
+        least += 1
     return min(2**n, least) if n < 63 else least
 
 
-def default_budget(n: int) -> int:
+def default_budget(n: int, method: str = "proxyspex", **options: Any) -> int:
     """8 n log2(n) ablations, and never fewer than the least."""
-    return max(math.ceil(8 * n * math.log2(n)), least_budget(n))
+    return max(math.ceil(8 * n * math.log2(n)), least_budget(n, method, **options))
 
 
-def _check_budget(budget: int | None, n: int) -> int:
+def _check_budget(budget: int | None, n: int, method: str, options: dict[str, Any]) -> int:
     if budget is None:
-        return default_budget(n)
+        return default_budget(n, method, **options)
     if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
         raise ValueError(f"budget must be a whole number of ablations, got {budget!r}")
-    if budget < least_budget(n):
+    least = least_budget(n, method, **options)
+    if budget < least:
         raise ValueError(
-            f"a budget of {budget} is too small for {n} features; the least that would do is {least_budget(n)} "
-            f"(the default is {default_budget(n)})"
+            f"a budget of {budget} is too small for {n} features; the least that would do is {least} "
+            f"(the default is {default_budget(n, method, **options)})"
         )
     return int(budget)
 
@@ -206,21 +213,24 @@ def explain(
 ) -> Explanation:
     """Which features act together in a value function.
 
-    Asks `budget` masks: the full and the empty one, the others uniform. max(50, 10%) of them, uniform ones, are held
-    out of every fit and give the faithfulness. Where 2^n <= budget every mask is asked and the answer is exact.
+    Asks `budget` masks, the full and the empty one among them: uniform ones for "proxyspex", those of a design for
+    "spex". max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where 2^n <= budget
+    every mask is asked and the answer is exact.
 
     Args:
       value_fn: a `ValueFunction` from a lens, or any callable masks bool [M, n] -> values [M].
       n: number of features; needed for a bare callable.
       budget: ablations, held-out ones included; None is 8 n log2(n).
-      method: "proxyspex".
+      method: "proxyspex" (a proxy fitted to random ablations) or "spex" (coded ablations, decoded).
       index, max_order: of the interactions that reports show; any other can be had from the same answer.
       store: not supported yet; must be None.
       seed: of the masks and the fit.
       batch_size: masks in one call of the value function.
       names: n names; None takes the lens's.
       progress: a bar on stderr while the model is asked, where that is a terminal.
-      **options: of the method: proxy, max_degree, max_terms (see `proxyspex.fit`).
+      **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`).
+        "spex": max_degree (see `spex.design`; "auto" by default) and residual_of, a proxy for the smooth part, of which
+        SPEX decodes what it leaves (see `proxyspex.fit_and_decode`).
 
     Raises:
       ValueError: options that do not fit, a budget below the least, or values that are not finite.
@@ -238,20 +248,24 @@ def explain(
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
     masks_lib.check_whole("max_order", max_order, 1)
-    if unknown := sorted(set(options) - set(_METHOD_OPTIONS)):
-        raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(_METHOD_OPTIONS)}")
-    proxyspex.check_options(seed=seed, **options)  # now, and not after the model has been paid for
+    chosen = METHODS[method]
+    if unknown := sorted(set(options) - set(chosen.defaults)):
+        raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(chosen.defaults)}")
     n = value_fn.n
-    budget = _check_budget(budget, n)
+    options = {**chosen.defaults, **options}
+    chosen.check(seed, options)  # now, and not after the model has been paid for
+    budget = _check_budget(budget, n, method, options)
     names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names
 
     exact = n < 63 and 2**n <= budget
+    held_out = 0 if exact else _held_out(budget)
+    shown = {"method": method, "budget": budget, "seed": int(seed), **options}
     if exact:
-        masks, held_out = masks_lib.all_masks(n), 0
+        masks = masks_lib.all_masks(n)
     else:
-        ends = np.stack([np.ones(n, np.bool_), np.zeros(n, np.bool_)])
-        masks = masks_lib.uniform(n, budget, np.random.default_rng(seed), given=ends)
-        held_out = max(_HELD_OUT, budget // 10)
+        fitted, made = chosen.draw(n, budget - held_out, int(seed), options)
+        masks = masks_lib.uniform(n, budget, np.random.default_rng([int(seed), 1]), given=fitted)
+        shown |= chosen.settings(made)
     watch = Stopwatch("model", "fit")
     with watch.phase("model"):
         values = evaluate(value_fn, masks, batch_size=batch_size, store=store, progress=progress)
@@ -260,8 +274,8 @@ def explain(
             spectrum = exact_spectrum(masks, values)
             score = Faithfulness(np.nan, np.nan, np.nan)
         else:
-            fitted, tested = slice(0, budget - held_out), slice(budget - held_out, None)
-            spectrum = proxyspex.fit(masks[fitted], values[fitted], seed=int(seed), **options)
+            fit, tested = slice(0, budget - held_out), slice(budget - held_out, None)
+            spectrum = chosen.fit(masks[fit], values[fit], made, int(seed), options)
             score = faithfulness(values[tested], spectrum(masks[tested]), seed=int(seed))
     return Explanation(
         spectrum=spectrum,
@@ -274,6 +288,6 @@ def explain(
         index=index,
         max_order=int(max_order),
         timings=watch.seconds,
-        settings={"method": method, "budget": budget, "seed": int(seed), "proxy": "auto", **options, **environment()},
+        settings={**{name: value for name, value in shown.items() if value is not None}, **environment()},
         details=value_fn.details,
     )

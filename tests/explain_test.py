@@ -44,6 +44,40 @@ def test_the_budget_is_kept_and_held_out_masks_are_not_fitted(answer):
     assert explain(pairs, 12, budget=900).held_out == 90
 
 
+def hidden(masks):
+    """A triple that no part of it announces, on top of five singles."""
+    signs = 1.0 - 2 * np.asarray(masks)
+    return signs[:, :5].sum(axis=1) + 2 * signs[:, [1, 7, 9]].prod(axis=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"residual_of": "walsh_gp"}, {"max_degree": 3}])
+def test_spex_decodes_a_design(options):
+    found = explain(hidden, 24, method="spex", **options)
+    assert len(found.masks) == default_budget(24) == 881
+    assert len(np.unique(found.masks, axis=0)) == 881
+    assert found.held_out == 88
+    assert found.masks.all(axis=1).any()
+    assert not found.masks.any(axis=1).all()
+    assert found.faithfulness.r2 > 0.999
+    assert found.interactions("Fourier", 3)[1, 7, 9] == pytest.approx(2, abs=0.02)
+    assert (found.settings["bins"], found.settings["degree"]) == ((8, 3) if "max_degree" in options else (8, 5))
+    made = spex_jax.spex.design(24, 881 - 88 - 1, max_degree=options.get("max_degree", "auto"))
+    np.testing.assert_array_equal(found.masks[: len(made.masks)], made.masks)
+    if not options:
+        again = spex_jax.spex.decode(made, found.values[: len(made.masks)])
+        np.testing.assert_array_equal(again.coefficients, found.spectrum.coefficients)
+        assert "spex, bins 8, degree 5" in str(found)
+
+
+@pytest.mark.parametrize("n", [1, 2, 6, 8, 30])
+def test_the_least_budget_of_spex_does(n):
+    budget = least_budget(n, "spex")
+    found = explain(lambda masks: masks[:, 0] * 2.0 + masks[:, n - 1], n, method="spex", budget=budget)
+    assert len(found.masks) == budget
+    assert found.exact == (n < 8)
+    assert found.exact or found.faithfulness.r2 > 0.99
+
+
 def test_same_seed_same_answer(answer):
     again, other = explain(pairs, 12, budget=300), explain(pairs, 12, budget=300, seed=1)
     np.testing.assert_array_equal(again.spectrum.coefficients, answer.spectrum.coefficients)
@@ -101,7 +135,12 @@ def test_a_constant_function(n, recwarn):
         ((pairs,), {}, "needs n"),
         ((pairs, 0), {}, "at least 1 feature"),
         ((pairs, 9), {"budget": 2.5}, "whole number of ablations"),
-        ((pairs, 9), {"method": "magic"}, "unknown method 'magic'; expected one of proxyspex"),
+        ((pairs, 9), {"method": "magic"}, "unknown method 'magic'; expected one of proxyspex, spex"),
+        ((pairs, 9), {"method": "spex", "proxy": "trees"}, "unknown options proxy; spex takes max_degree, residual_of"),
+        ((pairs, 9), {"method": "spex", "residual_of": "magic"}, "unknown proxy 'magic'"),
+        ((pairs, 9), {"method": "spex", "max_degree": 10}, "max_degree must be from 1 to 8 for 9 features"),
+        ((pairs, 30), {"method": "spex", "budget": 200}, "the least that would do is 219"),
+        ((pairs, 30), {"method": "spex", "seed": -1}, "seed must be"),
         ((pairs, 9), {"index": "magic"}, "unknown index 'magic'"),
         ((pairs, 9), {"max_order": 0}, "max_order must be"),
         ((pairs, 9), {"proxy": "magic"}, "unknown proxy 'magic'"),

@@ -14,15 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax import spex
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs as to_signs
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["characters_of", "energy_cut", "grow", "in_units", "read_answers"]
+__all__ = ["EXTRACTS", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
+
+EXTRACTS = ("grow", "spex")
 
 _ANSWERS = 2**17  # asked of a proxy at random
 _MOST_COMPLETE = 17  # features up to which all 2^n are asked
 _BATCH = 2**13
+_CONSTANT = 1e-6  # relative deviation of float32 answers that says nothing
 _FRONT = 512
 _LEAST_SQUARES_ROWS = 2**15
 _MOST_TERMS = 2048
@@ -168,38 +172,61 @@ def _complete(answers: np.ndarray, n: int, max_degree: int) -> tuple[np.ndarray,
     return support[order], coefficients[order]
 
 
-def read_answers(
-    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, *, max_degree: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Large terms of a function that is cheap to ask: a fast transform of all 2^n answers, or the growing search on
-    131,072.
+def _ask(ask: Callable[[jax.Array], jax.Array], masks: np.ndarray, width: int) -> tuple[jax.Array, jax.Array]:
+    """Signs [M, width] and answers [M] at masks bool [M, n]."""
+    rows, n = masks.shape
+    padded = np.zeros((-(-rows // _BATCH) * _BATCH, width), np.float32)
+    padded[:rows, :n] = to_signs(masks)
+    asked = [ask(jnp.asarray(padded[start : start + _BATCH])) for start in range(0, len(padded), _BATCH)]
+    return jnp.asarray(padded[:rows]), jnp.concatenate(asked)[:rows]
 
-    The search runs twice, the second time on what the terms found first leave over, where the sampling noise is
-    smaller. Then least squares on the answers.
+
+def read_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, *, max_degree: int, extract: str = "grow"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Large terms of a function that is cheap to ask: a fast transform of all 2^n answers up to n = 17; else a search.
+
+    "grow" grows sets one feature at a time on the answers to 131,072 random masks; it runs twice, the second time on
+    what the terms found first leave over, where the sampling noise is smaller; then least squares on the answers. It
+    sees only sets that smaller ones announce. "spex" asks coded masks, as many at most, and decodes them on the device.
 
     Args:
       ask: signs float32 [_BATCH, width] -> answers [_BATCH], on the device.
       n: number of features.
       width: columns of the signs; those from n on are 0.
       key: PRNG key.
-      max_degree: of the terms.
+      max_degree: of the terms; "spex" goes up to 8.
+      extract: "grow" or "spex".
 
     Returns:
       support bool [K, n] and coefficients float64 [K], () among them.
     """
-    everything = n <= _MOST_COMPLETE
-    masks = (
-        masks_lib.all_masks(n) if everything else np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
-    )
-    rows = len(masks)
-    padded = np.zeros((-(-rows // _BATCH) * _BATCH, width), np.float32)
-    padded[:rows, :n] = to_signs(masks)
-    asked = [ask(jnp.asarray(padded[start : start + _BATCH])) for start in range(0, len(padded), _BATCH)]
-    answers = jnp.concatenate(asked)[:rows]
-    if everything:
-        return _complete(np.asarray(answers), n, max_degree)
+    if n <= _MOST_COMPLETE:
+        return _complete(np.asarray(_ask(ask, masks_lib.all_masks(n), width)[1]), n, max_degree)
+    if extract == "spex":
+        return _decode_answers(ask, n, width, key, max_degree)
+    return _grow_answers(ask, n, width, key, max_degree)
 
-    signs = jnp.asarray(padded[:rows])
+
+def _decode_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    seed = int(jax.random.bits(key, dtype=jnp.uint32))
+    made = spex.design(n, _ANSWERS, max_degree=min(max_degree, spex.MOST_DEGREE), seed=seed, leftover=False)
+    answers = _ask(ask, made.masks, width)[1]
+    mean, deviation = float(answers.mean()), float(answers.std())
+    if deviation <= _CONSTANT * abs(mean):
+        return np.zeros((1, n), np.bool_), np.array([mean])
+    support, coefficients = spex.search(made, (answers - mean) / deviation)
+    return support, deviation * coefficients + np.where(support.any(axis=1), 0.0, mean)
+
+
+def _grow_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    masks = np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
+    rows = len(masks)
+    signs, answers = _ask(ask, masks, width)
     part = slice(0, _LEAST_SQUARES_ROWS)
     used = jnp.arange(width) < n
     flat = jnp.zeros((1, width)), jnp.zeros(1), jnp.zeros(width)  # P(S) = 1

@@ -8,20 +8,20 @@ import numpy as np
 
 from spex_jax.masks import check_whole
 from spex_jax.proxyspex import linear, mlp, stack, trees, walsh_gp
-from spex_jax.proxyspex.extract import in_units
+from spex_jax.proxyspex.extract import EXTRACTS, in_units
 from spex_jax.proxyspex.table import Fitted, prepare
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["PROXIES", "check_options", "fit"]
 
-_FITS: dict[str, Callable[..., Fitted]] = {
+FITS: dict[str, Callable[..., Fitted]] = {
     "auto": stack.fit,
     "walsh_gp": walsh_gp.fit,
     "mlp": mlp.fit,
     "trees": trees.fit,
     "linear": linear.fit,
 }
-PROXIES = tuple(_FITS)
+PROXIES = tuple(FITS)
 _FEWEST_ROWS = 10
 
 
@@ -32,18 +32,23 @@ def check_options(
     max_terms: int | None = None,
     seed: int = 0,
     solver: str | None = None,
+    extract: str | None = None,
 ) -> None:
     """Raises ValueError for options that `fit` would refuse, before anything has been paid for."""
-    if proxy not in _FITS:
+    if proxy not in FITS:
         raise ValueError(f"unknown proxy {proxy!r}; expected one of {', '.join(PROXIES)}")
     check_whole("max_degree", max_degree, 1)
     if max_terms is not None:
         check_whole("max_terms", max_terms, 1)
     check_whole("seed", seed, 0, 2**32 - 1)
-    if solver is not None and proxy != "linear":
-        raise ValueError(f"solver= belongs to proxy='linear', got it with proxy={proxy!r}; leave it out")
-    if solver is not None and solver not in linear.SOLVERS:
-        raise ValueError(f"unknown solver {solver!r}; expected one of {', '.join(linear.SOLVERS)}")
+    for name, given, owner, known in (
+        ("solver", solver, "linear", linear.SOLVERS),
+        ("extract", extract, "mlp", EXTRACTS),
+    ):
+        if given is not None and proxy != owner:
+            raise ValueError(f"{name}= belongs to proxy={owner!r}, got it with proxy={proxy!r}; leave it out")
+        if given is not None and given not in known:
+            raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
 
 
 def _trust(fitted: Fitted, values: np.ndarray) -> float:
@@ -71,6 +76,7 @@ def fit(
     max_terms: int | None = None,
     seed: int = 0,
     solver: str | None = None,
+    extract: str | None = None,
 ) -> Spectrum:
     """Spectrum of a value function from a table of ablations (Butler et al., NeurIPS 2025, arXiv 2505.17495).
 
@@ -87,17 +93,20 @@ def fit(
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
       solver: of "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
+      extract: how the spectrum of the "mlp" is read: "grow" (the default, a search that grows sets) or "spex" (coded
+        masks, decoded: finds sets that no smaller one announces).
       seed: the same table and seed give the same spectrum, to the last bit on one platform.
 
     Raises:
       ValueError: masks, values or options that do not fit; the message says what was expected.
     """
-    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver)
-    extra = {} if solver is None else {"solver": solver}
+    options = {"solver": solver, "extract": extract}
+    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table]))
-    fitted = _FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
+    extra = {name: given for name, given in options.items() if given is not None}
+    fitted = FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
     terms = fitted.spectrum * (_trust(fitted, table.values) if honest else 1.0)

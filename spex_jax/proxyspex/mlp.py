@@ -153,22 +153,26 @@ def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
     return jax.tree.map(lambda leaf: leaf[stop], params), held_out
 
 
-def read(params: Params, n: int, width: int, *, max_degree: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def read(
+    params: Params, n: int, width: int, *, max_degree: int, seed: int, extract: str = "grow"
+) -> tuple[np.ndarray, np.ndarray]:
     """Support bool [K, n] and coefficients float64 [K] of the large terms of an ensemble; see
     `extract.read_answers`.
     """
     ask = functools.partial(answers, params)
-    return read_answers(ask, n, width, jax.random.fold_in(jax.random.key(seed), 1), max_degree=max_degree)
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return read_answers(ask, n, width, key, max_degree=max_degree, extract=extract)
 
 
-def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
+def fit(table: Table, *, max_degree: int, seed: int, extract: str = "grow") -> Fitted:
     """Trains the ensemble, reads its spectrum and refits the coefficients on the table.
 
     The prior variance of a coefficient in the refit is its square in the network: what the network sees as small stays
     small.
     """
     params, held_out = train_ensemble(table, seed=seed)
-    support, coefficients = read(params, table.n, table.signs.shape[1], max_degree=max_degree, seed=seed)
+    width = table.signs.shape[1]
+    support, coefficients = read(params, table.n, width, max_degree=max_degree, seed=seed, extract=extract)
     prior = np.square(coefficients) + _PRIOR_FLOOR
     spectrum = Spectrum(support, refit(table.masks, table.values, support, prior)[0])
     return Fitted(spectrum=spectrum, held_out=lambda: held_out)

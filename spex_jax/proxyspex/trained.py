@@ -11,7 +11,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.proxyspex import mlp
-from spex_jax.proxyspex.extract import in_units
+from spex_jax.proxyspex.extract import EXTRACTS, in_units
 from spex_jax.proxyspex.table import feature_bucket, prepare, row_bucket
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
@@ -48,16 +48,25 @@ class TrainedMLP:
             found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(asked)))[: len(part)]
         return self.mean + self.scale * found
 
-    def spectrum(self, *, max_degree: int = 5, max_terms: int | None = None, seed: int = 0) -> Spectrum:
-        """The spectrum of the network itself, not refitted on any data: of all 2^n answers up to n = 17, else by the
-        growing search on 131,072 random ones.
+    def spectrum(
+        self, *, max_degree: int = 5, max_terms: int | None = None, seed: int = 0, extract: str = "grow"
+    ) -> Spectrum:
+        """The spectrum of the network itself, not refitted on any data: of all 2^n answers up to n = 17, else by a
+        search on 131,072 answers.
 
         Args:
           max_degree: largest degree of a term.
           max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
-          seed: of the random answers.
+          seed: of the masks asked.
+          extract: "grow" (the growing search, random masks) or "spex" (coded masks, decoded).
+
+        Raises:
+          ValueError: an unknown extract.
         """
-        found = mlp.read(self.params, self.n, feature_bucket(self.n), max_degree=min(max_degree, self.n), seed=seed)
+        if extract not in EXTRACTS:
+            raise ValueError(f"unknown extract {extract!r}; expected one of {', '.join(EXTRACTS)}")
+        degree, width = min(max_degree, self.n), feature_bucket(self.n)
+        found = mlp.read(self.params, self.n, width, max_degree=degree, seed=seed, extract=extract)
         return in_units(Spectrum(*found), self.mean, self.scale, max_terms)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 __all__ = ["to_text"]
 
+_SHOWN = ("proxy", "residual_of", "bins", "degree")  # settings of a method that its line names
+
 
 def to_text(explanation: Any, top: int = 10) -> str:
     """Ranked interactions with what they rest on, as plain text.
@@ -28,6 +30,7 @@ def to_text(explanation: Any, top: int = 10) -> str:
     else:
         lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
-    how = "every mask" if explanation.exact else f"{settings['method']}, proxy {settings['proxy']}"
+    parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
+    how = "every mask" if explanation.exact else ", ".join(parts)
     lines.append(f"{how}, {len(explanation.spectrum)} terms; {seconds}")
     return "\n".join(lines)

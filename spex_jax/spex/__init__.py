@@ -1,6 +1,6 @@
 """SPEX: coded ablations and their decoder."""
 
-from spex_jax.spex.decode import decode
-from spex_jax.spex.design import Design, Plan, design, plan
+from spex_jax.spex.decode import decode, search
+from spex_jax.spex.design import MOST_DEGREE, Design, Plan, check_design, design, least_budget, plan
 
-__all__ = ["Design", "Plan", "decode", "design", "plan"]
+__all__ = ["MOST_DEGREE", "Design", "Plan", "check_design", "decode", "design", "least_budget", "plan", "search"]

@@ -1,5 +1,7 @@
 """Values of a design to a spectrum: peeling, then least squares on every ablation."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
@@ -8,16 +10,18 @@ from spex_jax.spex.design import Design, check_design
 from spex_jax.spex.peel import KEPT, peel
 from spex_jax.walsh import subset_characters
 
-__all__ = ["decode"]
+__all__ = ["decode", "search"]
 
 _TERMS_PER_BIN = 6  # sets that may be found at once
+_MOST_TERMS = 8192
 _ROWS_AT_ONCE = 2**14  # of the least squares
 
 
-def _thresholds(n: int, t: int) -> np.ndarray:
+def _thresholds(design: Design) -> np.ndarray:
     """Standard errors [t + 1] from which on a coefficient of each degree stands out among all sets of that degree: a
     tenth above the expected largest of as many normal ones (Donoho and Johnstone, Biometrika 1994), and at least 3.
     """
+    n, t = design.n, min(design.plan.t, design.n)
     counts = [scipy.special.gammaln(n + 1) - scipy.special.gammaln([d + 1, n - d + 1]).sum() for d in range(1, t + 1)]
     return np.array([0.0, *np.maximum(1.1 * np.sqrt(2 * np.maximum(counts, 0)), 3.0)])
 
@@ -49,6 +53,26 @@ def _refit(
         kept = kept[confirmed]
 
 
+def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares on coded masks.
+
+    Returns:
+      support bool [K, n], () first and then by size, and coefficients float64 [K].
+    """
+    found = peel(
+        jnp.asarray(targets, jnp.float32),
+        design.rows,
+        design.matrices,
+        _thresholds(design).astype(np.float32),
+        code=design.code,
+        most_terms=min(_TERMS_PER_BIN * design.rows.shape[2], _MOST_TERMS),
+    )
+    coefficients = np.asarray(found[1], np.float64)
+    order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
+    order = order[: 1 + int(np.count_nonzero(coefficients[1:]))]
+    return np.asarray(found[0])[order], coefficients[order]
+
+
 def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
     """The sparse spectrum behind the values of a design.
 
@@ -68,23 +92,13 @@ def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
     if deviation <= 4e-15:
         return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
     targets = (scaled - mean) / deviation
-    thresholds = _thresholds(design.n, min(design.plan.t, design.n))
-    found = peel(
-        targets.astype(np.float32),
-        design.rows,
-        design.matrices,
-        thresholds.astype(np.float32),
-        code=design.code,
-        most_terms=_TERMS_PER_BIN * design.rows.shape[2],
-    )
-    coefficients = np.asarray(found[1], np.float64)
-    order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
-    order = order[: 1 + min(int(np.count_nonzero(coefficients[1:])), len(answers) // 2)]
-    support, coefficients = np.asarray(found[0])[order], coefficients[order]
+    support, coefficients = search(design, targets)
+    support, coefficients = support[: len(answers) // 2], coefficients[: len(answers) // 2]
     scale = deviation * largest
     if not refit:
         return Spectrum(support, scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest))
-    kept, coefficients, factor = _refit(design.masks, targets, support, KEPT * thresholds[support.sum(axis=1)])
+    least = KEPT * _thresholds(design)[support.sum(axis=1)]
+    kept, coefficients, factor = _refit(design.masks, targets, support, least)
     support = support[kept]
     coefficients = scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest)
     if not 1e-150 < scale < 1e150:  # its square is no number

@@ -9,12 +9,12 @@ from spex_jax import masks as masks_lib
 from spex_jax.spex.bch import BCH, bch
 from spex_jax.spex.candidates import crowd
 
-__all__ = ["Design", "Plan", "design", "plan"]
+__all__ = ["MOST_DEGREE", "Design", "Plan", "check_design", "design", "least_budget", "plan"]
 
 GROUPS = 3
 _LEAST_B = 3
 _MOST_B = 20
-_MOST_DEGREE = 8
+MOST_DEGREE = 8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,19 +77,8 @@ def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
     Raises:
       ValueError: arguments out of range, or a budget too small; the message says the least that would do.
     """
-    for name, given in (("n", n), ("budget", budget)):
-        masks_lib.check_whole(name, given, 1)
-    if n < 2:
-        raise ValueError("SPEX needs at least 2 features, got 1; two ablations say everything about one")
-    if max_degree != "auto" and (
-        not isinstance(max_degree, int | np.integer)
-        or isinstance(max_degree, bool)
-        or not 1 <= max_degree <= min(n, _MOST_DEGREE)
-    ):
-        raise ValueError(
-            f"max_degree must be from 1 to {min(n, _MOST_DEGREE)} for {n} features, or 'auto', got {max_degree!r}"
-        )
-    degrees = range(min(5, n), 0, -1) if max_degree == "auto" else [int(max_degree)]
+    masks_lib.check_whole("budget", budget, 1)
+    degrees = _degrees(n, max_degree)
     least = min(_LEAST_B, n)
     for t in degrees:
         if _coded(n, least, t) <= budget:
@@ -97,9 +86,33 @@ def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
             return Plan(n=int(n), b=b, t=t, delays=bch(n, t).checks + 1, coded=_coded(n, b, t))
     raise ValueError(
         f"a budget of {budget} is too small for SPEX with {n} features and degree {degrees[-1]}: "
-        f"at least {_coded(n, least, degrees[-1])} ablations are needed"
+        f"at least {least_budget(n, max_degree=max_degree)} ablations are needed"
         + ("" if max_degree == "auto" or degrees[-1] == 1 else ", or a smaller max_degree ('auto' chooses one)")
     )
+
+
+def _degrees(n: int, max_degree: int | str) -> list[int]:
+    """The degrees that may be planned, the preferred one first."""
+    masks_lib.check_whole("n", n, 1)
+    if n < 2:
+        raise ValueError("SPEX needs at least 2 features, got 1; two ablations say everything about one")
+    if max_degree == "auto":
+        return list(range(min(5, n), 0, -1))
+    whole = isinstance(max_degree, int | np.integer) and not isinstance(max_degree, bool)
+    if not whole or not 1 <= int(max_degree) <= min(n, MOST_DEGREE):
+        raise ValueError(
+            f"max_degree must be from 1 to {min(n, MOST_DEGREE)} for {n} features, or 'auto', got {max_degree!r}"
+        )
+    return [int(max_degree)]
+
+
+def least_budget(n: int, *, max_degree: int | str = 5) -> int:
+    """The smallest budget that can be planned for n features.
+
+    Raises:
+      ValueError: arguments out of range.
+    """
+    return _coded(n, min(_LEAST_B, n), _degrees(n, max_degree)[-1])
 
 
 def _rank(matrix: np.ndarray) -> int:
@@ -117,7 +130,7 @@ def _rank(matrix: np.ndarray) -> int:
     return rank
 
 
-def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0) -> Design:
+def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, leftover: bool = True) -> Design:
     """The masks to ask: three subsampled transforms with the delays of a BCH code; what they leave of the budget is
     uniform.
 
@@ -126,6 +139,7 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0) -> 
       budget: masks that may be asked.
       max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget asks for it.
       seed: the same arguments and seed give the same masks.
+      leftover: whether to ask uniform masks for what the transforms leave of the budget.
 
     Raises:
       ValueError: what `plan` refuses.
@@ -146,7 +160,7 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0) -> 
     asked = (lattice[:, None] ^ delays[None, :, None]).reshape(-1, n)
     first, inverse = masks_lib.deduplicate(asked)
     distinct = asked if len(first) == len(asked) else asked[first]
-    total = min(budget, 2**n) if n < 63 else budget
+    total = (min(budget, 2**n) if n < 63 else budget) if leftover else 0
     everything = masks_lib.uniform(n, max(total, len(distinct)), rng, given=distinct)
     return Design(
         plan=chosen,

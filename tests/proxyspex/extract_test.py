@@ -67,3 +67,30 @@ def test_energy_cut():
     assert energy_cut(np.array([1e-3, 1.0]), None).tolist() == [1]
     assert energy_cut(np.ones(3), None).tolist() == [0, 1, 2]
     assert energy_cut(np.zeros(0), None).tolist() == []
+
+
+def test_spex_finds_what_no_hierarchy_announces(rng):
+    n = 60
+    sets = np.zeros((8, n), bool)
+    for row, size in zip(sets, [1, 1, 2, 3, 3, 4, 4, 4], strict=True):
+        row[rng.choice(n, size, replace=False)] = True
+    coefficients = rng.uniform(0.5, 1, len(sets))
+
+    def ask(x):
+        return 0.7 + (1 - 2 * ((x[:, :n] < 0).astype(np.float32) @ sets.T.astype(np.float32) % 2)) @ coefficients
+
+    found = {}
+    for extract in ("grow", "spex"):
+        support, values = read_answers(ask, n, 64, jax.random.key(0), max_degree=4, extract=extract)
+        found[extract] = {bytes(row): value for row, value in zip(support, values, strict=True)}
+    assert sum(bytes(row) in found["grow"] for row in sets) < len(sets)
+    assert set(found["spex"]) == {bytes(row) for row in sets} | {bytes(np.zeros(n, bool))}
+    for row, value in zip(sets, coefficients, strict=True):
+        assert found["spex"][bytes(row)] == pytest.approx(value, abs=1e-3)
+    assert found["spex"][bytes(np.zeros(n, bool))] == pytest.approx(0.7, abs=1e-3)
+
+
+def test_spex_of_a_constant():
+    support, values = read_answers(lambda x: 0 * x[:, 0] + 3, 30, 32, jax.random.key(0), max_degree=4, extract="spex")
+    assert not support.any()
+    np.testing.assert_allclose(values, [3.0])

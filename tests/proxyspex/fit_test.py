@@ -155,6 +155,8 @@ def test_max_degree_bounds_the_terms(rng):
         ({"seed": -1}, "seed must be a whole number from 0 to 4294967295"),
         ({"seed": 2**63}, "seed must be a whole number"),
         ({"solver": "lasso"}, "solver= belongs to proxy='linear', got it with proxy='auto'"),
+        ({"proxy": "trees", "extract": "spex"}, "extract= belongs to proxy='mlp', got it with proxy='trees'"),
+        ({"proxy": "mlp", "extract": "read"}, "unknown extract 'read'; expected one of grow, spex"),
         ({"proxy": "linear", "solver": "omp"}, "unknown solver 'omp'; expected one of greedy, lasso"),
     ],
 )

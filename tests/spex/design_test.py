@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from spex_jax import spex
+from spex_jax.spex.candidates import crowd
 
 
 @pytest.mark.parametrize(
@@ -56,3 +57,29 @@ def test_the_seed_decides():
 def test_what_cannot_be_planned(n, budget, degree, message):
     with pytest.raises(ValueError, match=message):
         spex.design(n, budget, max_degree=degree)
+
+
+@pytest.mark.parametrize("n", [2, 5, 30, 1000])
+@pytest.mark.parametrize("degree", [1, 2, "auto"])
+def test_the_least_budget_can_be_planned_and_no_smaller_one(n, degree):
+    least = spex.least_budget(n, max_degree=degree)
+    assert spex.plan(n, least, max_degree=degree).coded == least
+    with pytest.raises(ValueError, match=f"at least {least} ablations"):
+        spex.plan(n, least - 1, max_degree=degree)
+
+
+def test_what_the_transforms_leave_is_uniform_or_not_asked():
+    budget = 2000
+    made = spex.design(40, budget, max_degree=3)
+    short = spex.design(40, budget, max_degree=3, leftover=False)
+    coded = len(np.unique(short.rows))
+    assert coded == len(short.masks) < budget == len(made.masks)
+    np.testing.assert_array_equal(made.masks[:coded], short.masks)
+    assert abs(made.masks[coded:].mean() - 0.5) < 0.02
+
+
+def test_no_bin_is_crowded_by_single_features():
+    made = spex.design(700, 1500, max_degree=2)
+    for matrix in made.matrices:
+        held = np.bincount(matrix @ (1 << np.arange(made.plan.b)), minlength=2**made.plan.b)
+        assert held.max() <= crowd(700, made.plan.b)

@@ -1,0 +1,42 @@
+"""A proxy for the smooth part of a function and SPEX for the rest (an extension of this project)."""
+
+import functools
+
+import numpy as np
+
+from spex_jax import spex
+from spex_jax.proxyspex.fit import FITS, check_options, fit
+from spex_jax.proxyspex.table import prepare
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["fit_and_decode"]
+
+
+def fit_and_decode(
+    design: spex.Design, values: object, *, proxy: str = "walsh_gp", max_degree: int = 5, seed: int = 0
+) -> Spectrum:
+    """The sets that a proxy leaves behind, decoded, and the proxy of what these leave.
+
+    The proxy predicts every value with its fold left out; SPEX decodes the differences; the proxy is fitted again to
+    the values without the sets found. The answer is the sum of both; it has intervals where nothing was decoded.
+
+    Args:
+      design: of `spex_jax.spex.design`.
+      values: [M], the value of every one of `design.masks`.
+      proxy, max_degree, seed: see `fit`.
+
+    Raises:
+      ValueError: values of the wrong length, or not finite; options that `fit` refuses.
+    """
+    answers = spex.check_design(design, values)
+    check_options(proxy=proxy, max_degree=max_degree, seed=seed)
+    smooth = functools.partial(fit, design.masks, proxy=proxy, max_degree=max_degree, seed=seed)
+    table = prepare(design.masks, answers, seed)
+    if isinstance(table, float):
+        return smooth(answers)
+    fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
+    predicted = fitted.held_out()
+    predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
+    found = spex.decode(design, answers - (table.mean + table.scale * predicted))
+    rest = Spectrum(found.support[1:], found.coefficients[1:])
+    return smooth(answers - rest(design.masks)) + rest if len(rest) else smooth(answers)
