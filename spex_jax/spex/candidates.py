@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.masks import all_masks
 from spex_jax.spex.bch import BCH, decode
-from spex_jax.spex.lattice import Lattice, Views, score
+from spex_jax.spex.lattice import Lattice, Views, first_of_equals, score
 
 __all__ = ["aligned", "all_pairs", "crowd", "from_sums", "singles_and_pairs"]
 
@@ -17,7 +17,6 @@ _STRONGEST = 1024  # bins of a group that are matched with those of the others
 _PAIRED = 768  # pairs of bins to begin with, over all orders of the groups
 _MANY_BINS = 256
 _FEWEST, _MOST = 256, 2048  # sums decoded
-_TABLE = 65_537  # entries of a table in which equal triples meet
 _AT_ONCE = 2**22  # elements of an intermediate array
 
 
@@ -54,15 +53,13 @@ def aligned(left: jax.Array) -> jax.Array:
     triples, strength = triples.reshape(-1, groups), strength.ravel()
     # Equal triples come from several starts; and a strong set would fill the list with triples in which one bin is
     # wrong: those that are not the strongest of each of their bins come after all that are.
-    names = (triples[:, 0] * kept + triples[:, 1]) * kept + triples[:, 2]
-    row = jnp.arange(len(names))
-    again = row != jnp.zeros(_TABLE, jnp.int32).at[names % _TABLE].max(row)[names % _TABLE]
-    first = jnp.ones(len(names), bool)
+    first = jnp.ones(len(triples), bool)
     for c in range(groups):
         strongest_here = jnp.full(kept, -jnp.inf).at[triples[:, c]].max(strength)
         first &= strength == strongest_here[triples[:, c]]
-    strength = jnp.where(again, -jnp.inf, jnp.where(first, 1.0, 0.0) * 2 * jnp.abs(strength).max() + strength)
-    most = min(len(names), int(np.clip(2 * kept, _FEWEST, _MOST)))
+    strength += jnp.where(first, 2 * jnp.abs(strength).max(), 0.0)
+    strength = jnp.where(first_of_equals(triples), strength, -jnp.inf)
+    most = min(len(triples), int(np.clip(2 * kept, _FEWEST, _MOST)))
     best = triples[jax.lax.top_k(strength, most)[1]]
     return sum((left[c][best[:, c]] for c in range(groups)), jnp.zeros(()))
 

@@ -6,6 +6,7 @@ where noise or other sets turned a sign (Kang et al., ICML 2025, arXiv 2502.1387
 2015). Two sets of at most t features never have the same word, so that signs also tell sets apart.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from spex_jax.spex.bch import BCH
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["Lattice", "Views", "bins", "lattice", "model", "same", "score", "solve", "views"]
+__all__ = ["Lattice", "Views", "bins", "first_of_equals", "lattice", "model", "same", "score", "solve", "views"]
 
 _STEPS = 60  # of conjugate gradients at most
 _TOLERANCE = 1e-8  # of the squared residual
@@ -69,6 +70,14 @@ def views(of: Lattice, sets: jax.Array) -> Views:
 def same(left: Views, right: Views) -> jax.Array:
     """Which sets of at most t features are equal, bool [K, Q]."""
     return jnp.matmul(left.signs, right.signs.T) > left.signs.shape[1] - 0.5
+
+
+def first_of_equals(names: jax.Array) -> jax.Array:
+    """Marks one of all equal rows of int [N, C], bool [N]. Some different rows may go as well, by chance."""
+    table = 65_537
+    key = functools.reduce(lambda sum_, column: (sum_ * 8191 + column) % table, names.T)
+    row = jnp.arange(len(names))
+    return row == jnp.full(table, len(names)).at[key].min(row)[key]
 
 
 def score(found: jax.Array, at: Views) -> jax.Array:

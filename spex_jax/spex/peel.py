@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.candidates import aligned, from_sums, singles_and_pairs
-from spex_jax.spex.lattice import Views, bins, lattice, model, same, score, solve, views
+from spex_jax.spex.lattice import Views, bins, first_of_equals, lattice, model, same, score, solve, views
 
 __all__ = ["KEPT", "peel"]
 
@@ -60,7 +60,7 @@ def peel(
         """The new sets among candidates, strongest first: sets [64, n], views and whether there is one."""
         at, degree = views(of, sets), sets.sum(axis=1)
         z = jnp.abs(score(left, at)) / standard_error(left)
-        z = jnp.where((degree > 0) & (z > thresholds[degree]), z, 0.0)
+        z = jnp.where((degree > 0) & (z > thresholds[degree]) & first_of_equals(at.places), z, 0.0)
         z, best = jax.lax.top_k(z, min(_NEW, len(sets)))
         at = jax.tree.map(lambda a: a[best], at)
         earlier = jnp.tril(same(at, at), -1).any(axis=1)
