@@ -1,5 +1,6 @@
 """What every program of the project does the same way; for programs only, the library does not import it."""
 
+import functools
 import io
 import json
 import os
@@ -40,6 +41,7 @@ def run_program(main: Callable[[], None]) -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # a terminal that cannot show a text must not lose its explanation
+        _revision()  # that of the start: the folder may change while the program runs
         logging.set_verbosity(logging.WARNING)  # jax reports every backend that is not there as information
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; values go into flags (--help lists them)")
@@ -57,6 +59,7 @@ def run_program(main: Callable[[], None]) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+@functools.cache
 def _revision() -> str:
     command = ["git", "describe", "--always", "--dirty"]
     folder = pathlib.Path(__file__).parent

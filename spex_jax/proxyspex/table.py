@@ -107,14 +107,15 @@ def limit_outliers(values: np.ndarray) -> np.ndarray:
     One value a thousand times the rest would leave nothing else to learn. Far is 30 interquartile ranges from the
     median, and no more than one value and one in a thousand besides: what happens more often is the function.
     """
-    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
-    far = np.abs(values - median) > _FAR * (high - low)
+    scaled = values / (np.abs(values).max() or 1.0)  # differences of numbers near the largest float would overflow
+    low, median, high = np.quantile(scaled, [0.25, 0.5, 0.75])
+    far = np.abs(scaled - median) > _FAR * (high - low)
     if high == low or not 0 < far.sum() <= 1 + len(values) // 1000:
         return values
     rest = values[~far]
     warnings.warn(
         f"{far.sum()} of {len(values)} values lie more than {_FAR} interquartile ranges from the median "
-        f"(the farthest is {values[np.abs(values - median).argmax()]:.4g}); the fit takes them as "
+        f"(the farthest is {values[np.abs(scaled - median).argmax()]:.4g}); the fit takes them as "
         f"{rest.min():.4g} or {rest.max():.4g}, the range of the others",
         stacklevel=4,
     )

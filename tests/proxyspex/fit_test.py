@@ -4,6 +4,7 @@ import pytest
 from planting import planted
 
 from spex_jax import proxyspex
+from spex_jax.proxyspex.table import limit_outliers
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,14 @@ def test_noise_comes_out_nearly_constant(proxy, rng):
     masks = np.unique(rng.integers(0, 2, (120, 12)).astype(bool), axis=0)
     spectrum = proxyspex.fit(masks, rng.normal(size=len(masks)), proxy=proxy)
     assert np.square(spectrum.coefficients[1:]).sum() < 0.2
+
+
+def test_an_outlier_near_the_largest_number(rng):
+    values = rng.uniform(-1, 1, 300) * 1e300
+    values[7] = -1.7e308
+    with pytest.warns(UserWarning, match="the farthest is -1.7e\\+308"):
+        limited = limit_outliers(values)
+    assert np.abs(limited).max() < 1e301
 
 
 def test_what_happens_often_is_no_outlier(rng):
