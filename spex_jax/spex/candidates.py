@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.masks import all_masks
 from spex_jax.spex.bch import BCH, decode
-from spex_jax.spex.lattice import Lattice, Views, first_of_equals, score
+from spex_jax.spex.lattice import Lattice, Residual, Views, first_of_equals, score
 
 __all__ = ["aligned", "all_pairs", "crowd", "from_sums", "singles_and_pairs"]
 
@@ -17,6 +17,7 @@ _STRONGEST = 1024  # bins of a group that are matched with those of the others
 _PAIRED = 768  # pairs of bins to begin with, over all orders of the groups
 _MANY_BINS = 256
 _FEWEST, _MOST = 256, 2048  # sums decoded
+_MOST_PRODUCTS = 2**33  # of a search of all pairs on the uniform masks
 _AT_ONCE = 2**22  # elements of an intermediate array
 
 
@@ -117,16 +118,22 @@ def all_pairs(left: jax.Array, of: Lattice) -> jax.Array:
     return total
 
 
-def singles_and_pairs(left: jax.Array, of: Lattice, margins: jax.Array, most: int) -> jax.Array:
+def singles_and_pairs(left: Residual, of: Lattice, margins: jax.Array, most: int) -> jax.Array:
     """The `most` sets bool [most, n] of one or two features that stand out most; margins [2] divide the correlations of
     singles and pairs. One pair at most for each first feature.
     """
-    n = len(of.signs)
+    n, rows = len(of.signs), len(left.values)
     feature = jnp.arange(n)
-    single = jnp.abs(score(left, Views(of.places.T, of.signs))) / margins[0]
-    pairs = jnp.abs(all_pairs(left, of)) * (feature[:, None] < feature)
+    characters = 1.0 - 2.0 * of.uniform
+    single = jnp.abs(score(left, Views(of.places.T, of.signs, characters))) / margins[0]
+    pairs = left.bins.shape[1] * all_pairs(left.bins, of)
+    if n * n * rows <= _MOST_PRODUCTS:
+        pairs += jnp.matmul(characters * left.values, characters.T, precision="highest")
+    else:
+        rows = 0
+    pairs = jnp.abs(pairs) * (feature[:, None] < feature)
     partner = jnp.argmax(pairs, axis=1)
-    pair = pairs[feature, partner] / (left.shape[0] * left.shape[2] * margins[1])
+    pair = pairs[feature, partner] / ((left.bins.size + rows) * margins[1])
     chosen = jax.lax.top_k(jnp.concatenate([single, pair]), min(most, 2 * n))[1]
     other = jnp.where(chosen < n, chosen, partner[chosen % n])
     return (feature == (chosen % n)[:, None]) | (feature == other[:, None])

@@ -14,6 +14,7 @@ __all__ = ["decode", "search"]
 
 _TERMS_PER_BIN = 6  # sets that may be found at once
 _MOST_TERMS = 8192
+_UNIFORM = 4096  # uniform masks that take part in the search; all of them do in the refit
 _ROWS_AT_ONCE = 2**14  # of the least squares
 
 
@@ -54,15 +55,18 @@ def _refit(
 
 
 def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares on coded masks.
+    """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares.
 
     Returns:
       support bool [K, n], () first and then by size, and coefficients float64 [K].
     """
+    coded = int(design.rows.max()) + 1
+    uniform = design.masks[coded : coded + _UNIFORM]
     found = peel(
-        jnp.asarray(targets, jnp.float32),
+        jnp.asarray(targets, jnp.float32)[: coded + len(uniform)],
         design.rows,
         design.matrices,
+        uniform,
         _thresholds(design).astype(np.float32),
         code=design.code,
         most_terms=min(_TERMS_PER_BIN * design.rows.shape[2], _MOST_TERMS),

@@ -16,7 +16,19 @@ import numpy as np
 from spex_jax.spex.bch import BCH
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["Lattice", "Views", "bins", "first_of_equals", "lattice", "model", "same", "score", "solve", "views"]
+__all__ = [
+    "Lattice",
+    "Residual",
+    "Views",
+    "bins",
+    "first_of_equals",
+    "lattice",
+    "model",
+    "same",
+    "score",
+    "solve",
+    "views",
+]
 
 _STEPS = 60  # of conjugate gradients at most
 _TOLERANCE = 1e-8  # of the squared residual
@@ -29,18 +41,52 @@ class Lattice(NamedTuple):
       places: int [C, n], the bin of every feature; that of a set is the bitwise sum of its members'.
       signs: float [n, P + 1], (-1)^<d_p, {i}>; those of a set are the product of its members'.
       digits: float [n, P + C b], the parity words and the digits of the bins of single features.
+      uniform: float [n, U], 0 or 1: masks that were asked besides those of the transforms.
     """
 
     places: jax.Array
     signs: jax.Array
     digits: jax.Array
+    uniform: jax.Array
+
+    def coded(self) -> "Lattice":
+        """The same without the uniform masks."""
+        return self._replace(uniform=self.uniform[:, :0])
 
 
 class Views(NamedTuple):
-    """How sets [K, n] show in the bins: the bin in every group, int [K, C], and signs over the delays, [K, P + 1]."""
+    """How sets [K, n] show.
+
+    Attributes:
+      places: int [K, C], the bin in every group.
+      signs: [K, P + 1], over the delays.
+      characters: [K, U], on the uniform masks.
+    """
 
     places: jax.Array
     signs: jax.Array
+    characters: jax.Array
+
+
+class Residual(NamedTuple):
+    """A function, or what is left of one: its bins, [C, 2^b, P + 1], and its values at the uniform masks, [U]."""
+
+    bins: jax.Array
+    values: jax.Array
+
+    def coded(self) -> "Residual":
+        """The same without the uniform masks."""
+        return self._replace(values=self.values[:0])
+
+    def without(self, other: "Residual") -> "Residual":
+        """The difference."""
+        return Residual(self.bins - other.bins, self.values - other.values)
+
+    def standard_error(self) -> jax.Array:
+        """Of a correlation with a set, where all this is noise."""
+        rows = self.bins.size + len(self.values)
+        squares = self.bins.shape[1] * jnp.square(self.bins).sum() + jnp.square(self.values).sum()
+        return jnp.sqrt(squares) / rows
 
 
 def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
@@ -48,13 +94,14 @@ def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
     return walsh_hadamard(values[rows]).transpose(0, 2, 1) / rows.shape[-1]
 
 
-def lattice(matrices: jax.Array, code: BCH) -> Lattice:
-    """Of matrices 0 or 1 [C, n, b]."""
+def lattice(matrices: jax.Array, uniform: jax.Array, code: BCH) -> Lattice:
+    """Of matrices 0 or 1 [C, n, b] and uniform masks bool [U, n]."""
     groups, n, b = matrices.shape
     parity = jnp.asarray(code.parity.T, jnp.float32)
     digits = jnp.concatenate([parity, matrices.astype(jnp.float32).transpose(1, 0, 2).reshape(n, groups * b)], axis=1)
-    single = views(Lattice(jnp.zeros((groups, n)), jnp.zeros((n, code.checks + 1)), digits), jnp.eye(n, dtype=bool))
-    return Lattice(single.places.T, single.signs, digits)
+    unknown = Lattice(jnp.zeros((groups, n)), jnp.zeros((n, code.checks + 1)), digits, uniform.T.astype(jnp.float32))
+    single = views(unknown, jnp.eye(n, dtype=bool))
+    return unknown._replace(places=single.places.T, signs=single.signs)
 
 
 def views(of: Lattice, sets: jax.Array) -> Views:
@@ -64,7 +111,8 @@ def views(of: Lattice, sets: jax.Array) -> Views:
     places = digits[:, checks:].reshape(len(sets), groups, -1)
     places = (places << jnp.arange(places.shape[2])).sum(axis=2)
     signs = 1.0 - 2.0 * digits[:, :checks]
-    return Views(places, jnp.concatenate([jnp.ones((len(sets), 1)), signs], axis=1))
+    odd = jnp.matmul(sets.astype(jnp.float32), of.uniform).astype(jnp.int32) & 1
+    return Views(places, jnp.concatenate([jnp.ones((len(sets), 1)), signs], axis=1), 1.0 - 2.0 * odd)
 
 
 def same(left: Views, right: Views) -> jax.Array:
@@ -80,25 +128,26 @@ def first_of_equals(names: jax.Array) -> jax.Array:
     return row == jnp.full(table, len(names)).at[key].min(row)[key]
 
 
-def score(found: jax.Array, at: Views) -> jax.Array:
-    """Correlation [K] of bins [C, 2^b, P + 1] with sets, over all groups and delays: the coefficient of a set that
-    shares its bins with nothing.
-    """
-    values = found[jnp.arange(len(found)), at.places]
-    return jnp.einsum("kcp,kp->k", values, at.signs, precision="highest") / (len(found) * at.signs.shape[1])
+def score(left: Residual, at: Views) -> jax.Array:
+    """Correlation [K] with sets over all masks asked: the coefficient of a set that shares its bins with nothing."""
+    values = left.bins[jnp.arange(len(left.bins)), at.places]
+    coded = jnp.einsum("kcp,kp->k", values, at.signs, precision="highest") * left.bins.shape[1]
+    uniform = jnp.matmul(at.characters, left.values, precision="highest")
+    return (coded + uniform) / (left.bins.size + len(left.values))
 
 
-def model(at: Views, coefficients: jax.Array, b: int) -> jax.Array:
-    """The bins [C, 2^b, P + 1] of a function with these coefficients [K]."""
+def model(at: Views, coefficients: jax.Array, b: int) -> Residual:
+    """The function with these coefficients [K]."""
     groups = at.places.shape[1]
     terms = coefficients[:, None] * at.signs
     empty = jnp.zeros((2**b, at.signs.shape[1]))
-    return jnp.stack([empty.at[at.places[:, c]].add(terms) for c in range(groups)])
+    found = jnp.stack([empty.at[at.places[:, c]].add(terms) for c in range(groups)])
+    return Residual(found, jnp.matmul(coefficients, at.characters, precision="highest"))
 
 
-def solve(found: jax.Array, at: Views, active: jax.Array, start: jax.Array) -> jax.Array:
-    """Least squares [K] of the bins on the active sets, by conjugate gradients from a start [K]."""
-    b = int(np.log2(found.shape[1]))
+def solve(found: Residual, at: Views, active: jax.Array, start: jax.Array) -> jax.Array:
+    """Least squares [K] on the active sets, by conjugate gradients from a start [K]."""
+    b = int(np.log2(found.bins.shape[1]))
 
     def times(x: jax.Array) -> jax.Array:
         return jnp.where(active, score(model(at, x, b), at), 0.0)

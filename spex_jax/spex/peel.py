@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.candidates import aligned, from_sums, singles_and_pairs
-from spex_jax.spex.lattice import Views, bins, first_of_equals, lattice, model, same, score, solve, views
+from spex_jax.spex.lattice import Residual, Views, bins, first_of_equals, lattice, model, same, score, solve, views
 
 __all__ = ["KEPT", "peel"]
 
@@ -29,7 +29,14 @@ _FEW_FEATURES = 400  # up to which all pairs cost less than the flips
 
 @functools.partial(jax.jit, static_argnames=("code", "most_terms"))
 def peel(
-    values: jax.Array, rows: jax.Array, matrices: jax.Array, thresholds: jax.Array, *, code: BCH, most_terms: int
+    values: jax.Array,
+    rows: jax.Array,
+    matrices: jax.Array,
+    uniform: jax.Array,
+    thresholds: jax.Array,
+    *,
+    code: BCH,
+    most_terms: int,
 ) -> tuple[jax.Array, jax.Array]:
     """The sets that stand out, and their coefficients.
 
@@ -37,44 +44,47 @@ def peel(
       values: float [M].
       rows: int [C, P + 1, 2^b], see `Design`.
       matrices: 0 or 1, [C, n, b].
+      uniform: bool [U, n], masks of the last U values. They count wherever a set is judged.
       thresholds: float [t + 1], standard errors at which a set of each degree is believed. The noise is taken to be all
-        that is left in the bins.
+        that is left.
       code: of the delays.
       most_terms: K.
 
     Returns:
       sets bool [K, n] and coefficients [K], 0 on rows without a set; the first is the empty one.
     """
-    groups, n, b = matrices.shape
-    found = bins(values, rows)
-    of = lattice(matrices, code)
-    counted = groups * (code.checks + 1)
+    _, n, b = matrices.shape
+    found = Residual(bins(values, rows), values[len(values) - len(uniform) :])
+    of = lattice(matrices, uniform, code)
+    # Candidates are many: first they are judged by the bins alone, one standard error more leniently.
+    lenience = (found.bins.size / (found.bins.size + len(uniform))) ** 0.5
+    margin = 1.0 if len(uniform) else 0.0
 
-    State = tuple[jax.Array, Views, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+    State = tuple[jax.Array, Views, jax.Array, jax.Array, Residual, jax.Array, jax.Array]
     Chosen = tuple[jax.Array, Views, jax.Array]
 
-    def standard_error(left: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.square(left).mean() / counted)
-
-    def choose(sets: jax.Array, left: jax.Array, known: Views, active: jax.Array) -> Chosen:
-        """The new sets among candidates, strongest first: sets [64, n], views and whether there is one."""
-        at, degree = views(of, sets), sets.sum(axis=1)
-        z = jnp.abs(score(left, at)) / standard_error(left)
-        z = jnp.where((degree > 0) & (z > thresholds[degree]) & first_of_equals(at.places), z, 0.0)
-        z, best = jax.lax.top_k(z, min(_NEW, len(sets)))
-        at = jax.tree.map(lambda a: a[best], at)
+    def choose(sets: jax.Array, left: Residual, known: Views, active: jax.Array) -> Chosen:
+        """The new sets among candidates: sets [64, n], views and whether there is one."""
+        degree, in_bins, part = sets.sum(axis=1), views(of.coded(), sets), left.coded()
+        z = jnp.abs(score(part, in_bins)) / part.standard_error()
+        possible = (degree > 0) & (z > lenience * thresholds[degree] - margin) & first_of_equals(in_bins.places)
+        missing = max(0, _NEW - len(sets))
+        best = jax.lax.top_k(jnp.where(possible, z, 0.0), _NEW - missing)[1]
+        sets = jnp.pad(sets[best], ((0, missing), (0, 0)))
+        at = views(of, sets)
+        z = jnp.abs(score(left, at)) / left.standard_error()
         earlier = jnp.tril(same(at, at), -1).any(axis=1)
-        new = (z > 0) & ~earlier & ~(same(at, known) & active).any(axis=1)
+        new = sets.any(axis=1) & (z > thresholds[sets.sum(axis=1)])
+        new &= ~earlier & ~(same(at, known) & active).any(axis=1)
         new &= z >= _SHARE * jnp.max(jnp.where(new, z, 0.0))
-        missing = _NEW - len(best)
-        return jax.tree.map(lambda a: jnp.pad(a, ((0, missing),) + ((0, 0),) * (a.ndim - 1)), (sets[best], at, new))
+        return sets, at, new
 
-    Search = Callable[[jax.Array, jax.Array, Views, jax.Array], Chosen]
+    Search = Callable[[Residual, jax.Array, Views, jax.Array], Chosen]
 
     def by_words(flips: int) -> Search:
         return lambda left, sums, known, active: choose(from_sums(sums, code, flips, _LOOKED_UP), left, known, active)
 
-    def by_pairs(left: jax.Array, _: jax.Array, known: Views, active: jax.Array) -> Chosen:
+    def by_pairs(left: Residual, _: jax.Array, known: Views, active: jax.Array) -> Chosen:
         return choose(singles_and_pairs(left, of, thresholds[1:3], _LOW), left, known, active)
 
     # Effort 0, the cheapest search, as long as it finds something; then the next; at the end all that there are.
@@ -82,19 +92,19 @@ def peel(
     if code.t > 1:
         searches.insert(1 if n <= _FEW_FEATURES else 2, by_pairs)
 
-    def solved(active: jax.Array, known: Views, start: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def solved(active: jax.Array, known: Views, start: jax.Array) -> tuple[jax.Array, Residual]:
         coefficients = solve(found, known, active, start)
-        return coefficients, found - model(known, coefficients, b)
+        return coefficients, found.without(model(known, coefficients, b))
 
     def step(state: State) -> State:
         sets, known, active, coefficients, left, effort, turn = state
-        new_sets, at, new = jax.lax.switch(effort, searches, left, aligned(left), known, active)
+        new_sets, at, new = jax.lax.switch(effort, searches, left, aligned(left.bins), known, active)
         free = jnp.nonzero(~active, size=_NEW, fill_value=most_terms)[0]
         slot = jnp.where(new, free[jnp.cumsum(new) - 1], most_terms)
         sets, known = jax.tree.map(lambda a, b: a.at[slot].set(b, mode="drop"), (sets, known), (new_sets, at))
         active = active.at[slot].set(True, mode="drop")
         coefficients, left = solved(active, known, coefficients.at[slot].set(0.0, mode="drop"))
-        weak = jnp.abs(coefficients) <= KEPT * thresholds[sets.sum(axis=1)] * standard_error(left)
+        weak = jnp.abs(coefficients) <= KEPT * thresholds[sets.sum(axis=1)] * left.standard_error()
         weak &= active & (jnp.arange(most_terms) > 0)
         active &= ~weak
         coefficients, left = jax.lax.cond(
