@@ -1,9 +1,10 @@
 """Recovery of sparse functions by SPEX, next to the public decoder of the same paper.
 
-Three parts. "table": planted functions at the sizes of the project's table, with recall, precision and the seconds of a
+Four parts. "table": planted functions at the sizes of the project's table, with recall, precision and the seconds of a
 decoding without compilation. "diagram": recovery over the number of terms and of samples, a PNG beside the result for
 each n and degree. "games": R2 of explain(method="spex") on functions of which all 2^n values are known (a folder as for
-faithfulness.py), with and without a proxy for the smooth part. With --public the decoder of spectralexplain
+faithfulness.py), with and without a proxy for the smooth part. "memory": seconds and peak memory of a decoding at n =
+10,000 and b = 10 (Linux). With --public the decoder of spectralexplain
 (sparse-transform, extra: peers) gets as many samples of its own.
 
   python experiments/recovery.py
@@ -28,7 +29,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.metrics import r2_score
 from spex_jax.runtime import run_program, save_result
 
-_PARTS = flags.DEFINE_list("parts", ["diagram"], "Which of table, diagram and games.")
+_PARTS = flags.DEFINE_list("parts", ["diagram"], "Which of table, diagram, games and memory.")
 _N = flags.DEFINE_list("n", ["64"], "Features of the diagrams.")
 _DEGREES = flags.DEFINE_list("degrees", ["4"], "Largest degrees of the diagrams.")
 _TERMS = flags.DEFINE_list("terms", ["15", "30", "60", "120", "240"], "Terms of the diagrams.")
@@ -207,11 +208,28 @@ def of_a_game(game: games_lib.Game, budget: int) -> dict[str, Any]:
     return row
 
 
+def of_many_features(n: int, b: int, terms: int) -> dict[str, Any]:
+    """Seconds of a decoding, without compilation, and the largest memory of the process while it runs, in GiB."""
+    made = spex.design(n, spex.least_budget(n) // 8 * 2**b)
+    value_fn, truth = planted(n, terms, 4, 10, 0)
+    values = value_fn(made.masks)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    for _ in range(2):  # the first compiles
+        start = time.perf_counter()
+        found = spex.decode(made, values)
+        seconds = time.perf_counter() - start
+    status = pathlib.Path("/proc/self/status").read_text()
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    masks = made.masks.nbytes / 2**30
+    row = {"n": n, "b": b, "terms": terms, "samples": len(made.masks), "masks_gib": masks, "peak_gib": peak / 2**20}
+    return {**row, "seconds": seconds, **score(sets_of(found), truth)}
+
+
 def main() -> None:
     """Runs the parts."""
     parts = _PARTS.value
-    if unknown := sorted(set(parts) - {"table", "diagram", "games"}):
-        raise ValueError(f"unknown part {', '.join(unknown)}; expected table, diagram or games")
+    if unknown := sorted(set(parts) - {"table", "diagram", "games", "memory"}):
+        raise ValueError(f"unknown part {', '.join(unknown)}; expected table, diagram, games or memory")
     if "games" in parts and not _GAMES.value:
         raise ValueError("the part games needs --games, a folder of tables")
     out = pathlib.Path(_OUT.value)
@@ -246,6 +264,9 @@ def main() -> None:
                 result["games"].append(row)
                 found = ", ".join(f"{name} {entry['r2']:.3f}" for name, entry in row.items() if isinstance(entry, dict))
                 print(f"{row['game']:28} {row['budget']:5}  {found}", flush=True)
+    if "memory" in parts:
+        result["memory"] = of_many_features(10_000, 10, 400)
+        print(result["memory"])
     save_result(out, result)
     print(f"result: {out}")
 
