@@ -31,8 +31,8 @@ def test_the_smooth_part_by_the_proxy_and_the_rest_decoded(made, rng):
     assert both > proxy + 0.1
 
 
-def test_where_nothing_is_left_it_is_the_fit(made):
-    values = smooth(made.masks)
+def test_where_noise_is_left_it_is_the_fit(made, rng):
+    values = smooth(made.masks) + rng.normal(size=len(made.masks))
     found, fitted = proxyspex.fit_and_decode(made, values), proxyspex.fit(made.masks, values, proxy="walsh_gp")
     np.testing.assert_array_equal(found.coefficients, fitted.coefficients)
     assert found.variances is not None
