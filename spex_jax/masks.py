@@ -19,6 +19,8 @@ __all__ = [
     "unpack",
 ]
 
+_DRAWN = 1024  # masks are drawn in whole blocks of so many, whatever the count
+
 
 def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
     """Masks as a numpy bool [M, n] array.
@@ -133,6 +135,8 @@ def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray | None = None) -> np.ndarray:
     """Distinct masks, uniform over {0,1}^n, each feature kept with probability 1/2.
 
+    A larger count gives the same masks and further ones, so that a larger budget asks again for all of a smaller one.
+
     Args:
       n: number of features.
       count: number of masks wanted.
@@ -148,17 +152,18 @@ def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray |
     masks = np.zeros((0, n), np.bool_) if given is None else given
     if len(masks) > count or (n < 63 and count > 2**n):
         raise ValueError(f"cannot draw {count} distinct masks of {n} features with {len(masks)} given; there are 2^{n}")
-    if n <= 20 and count > 2**n // 4:  # otherwise a drawn mask is rarely there already
+    if n <= 20:  # few enough to put all masks in a random order
         weight = 1 << np.arange(n)
-        free = np.setdiff1d(np.arange(2**n), masks @ weight)
-        chosen = rng.choice(free, count - len(masks), replace=False)
-        return np.concatenate([masks, (chosen[:, None] & weight) > 0])
+        order = rng.permutation(2**n)
+        free = order[~np.isin(order, masks @ weight)]
+        return np.concatenate([masks, (free[: count - len(masks), None] & weight) > 0])
     while len(masks) < count:
-        drawn = rng.integers(0, 2, (count - len(masks), n), dtype=np.uint8).astype(np.bool_)
+        blocks = -(-(count - len(masks)) // _DRAWN)
+        drawn = rng.integers(0, 2, (blocks * _DRAWN, n), dtype=np.uint8).astype(np.bool_)
         masks = np.concatenate([masks, drawn])
         first = deduplicate(masks)[0]
         masks = masks if len(first) == len(masks) else masks[first]
-    return masks
+    return masks[:count]
 
 
 def pad_features(masks: np.ndarray, width: int) -> np.ndarray:

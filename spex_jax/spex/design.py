@@ -132,7 +132,7 @@ def _rank(matrix: np.ndarray) -> int:
 
 def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, leftover: bool = True) -> Design:
     """The masks to ask: three subsampled transforms with the delays of a BCH code; what they leave of the budget is
-    uniform.
+    uniform. A larger budget asks again for all coded masks of a smaller one of the same degree.
 
     Args:
       n: number of features.
@@ -148,12 +148,13 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, lef
     rng = np.random.default_rng(seed)
     code = bch(chosen.n, chosen.t)
     matrices = np.zeros((GROUPS, n, chosen.b), np.bool_)
-    for matrix in matrices:
-        while True:
-            matrix[:] = rng.integers(0, 2, matrix.shape).astype(np.bool_)
-            fullest = np.bincount(matrix @ (1 << np.arange(chosen.b))).max()
-            if _rank(matrix) == chosen.b and fullest <= crowd(n, chosen.b):
-                break
+    for matrix, stream in zip(matrices, rng.spawn(GROUPS), strict=True):
+        for column in range(chosen.b):  # one after another, so that a larger design begins with the smaller one's
+            bits, begun = 1 << np.arange(column + 1), matrix[:, : column + 1]
+            while True:
+                matrix[:, column] = stream.integers(0, 2, n, dtype=np.uint8).astype(np.bool_)
+                if _rank(begun) == column + 1 and np.bincount(begun @ bits).max() <= crowd(n, column + 1):
+                    break
     places = masks_lib.all_masks(chosen.b)
     delays = np.concatenate([np.zeros((1, n), np.bool_), code.parity])
     lattice = (places.astype(np.float32) @ matrices.transpose(0, 2, 1).astype(np.float32)).astype(np.int64) & 1 == 1
@@ -161,7 +162,7 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, lef
     first, inverse = masks_lib.deduplicate(asked)
     distinct = asked if len(first) == len(asked) else asked[first]
     total = (min(budget, 2**n) if n < 63 else budget) if leftover else 0
-    everything = masks_lib.uniform(n, max(total, len(distinct)), rng, given=distinct)
+    everything = masks_lib.uniform(n, max(total, len(distinct)), np.random.default_rng([seed, 1]), given=distinct)
     return Design(
         plan=chosen,
         masks=everything,
