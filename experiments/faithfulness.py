@@ -20,7 +20,7 @@ from absl import flags
 
 from spex_jax import proxyspex
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_program, save_result
+from spex_jax.runtime import run_program, save_result, seed
 from spex_jax.spectrum import Spectrum, exact_spectrum
 
 _GAMES = flags.DEFINE_string("games", "", "Folder of tables; empty for those of the shipped model.")
@@ -65,7 +65,7 @@ def run(game: games_lib.Game, alpha: int, truth: Spectrum | None) -> dict[str, A
     row["reference"] = {name: known[name] for name in ("proxyspex_r2", "proxyspex_s", "lightgbm_r2") if name in known}
     for proxy in _PROXIES.value:
         start = time.perf_counter()
-        spectrum = proxyspex.fit(masks, values, proxy=proxy, max_terms=_MAX_TERMS.value)
+        spectrum = proxyspex.fit(masks, values, proxy=proxy, max_terms=_MAX_TERMS.value, seed=seed())
         seconds = time.perf_counter() - start
         row["proxies"][proxy] = {
             "r2": float(r2_score(answers, spectrum(test))),

@@ -7,6 +7,7 @@ share), interactions.json and explanation/ (everything asked and found, for `spe
   python experiments/feature_attribution.py
   python experiments/feature_attribution.py --text="Her acting never fails to impress" --index=STII
   python experiments/feature_attribution.py --text_file=review.txt --units=sentence --out=results/review
+  python experiments/feature_attribution.py --store=results/ablations --budget=5000 --dry_run
 
 Expected: 11 s on 2 CPU cores from a cold start, R2 on held-out masks 0.92.
 """
@@ -16,12 +17,12 @@ import tempfile
 
 from absl import flags
 
-from spex_jax import explain, lenses, models
+from spex_jax import estimate, explain, lenses, models
 from spex_jax.indices import INDICES
 from spex_jax.lenses.text import REMOVALS, UNITS, VALUES
 from spex_jax.methods import METHODS
 from spex_jax.proxyspex import PROXIES
-from spex_jax.runtime import run_program
+from spex_jax.runtime import first_process, mesh, run_program, seed
 
 REVIEW = (
     "The trailer promised a clever thriller, and for twenty minutes the film never fails to keep that promise. "
@@ -52,7 +53,13 @@ _VALUE = flags.DEFINE_enum(
 )
 _INDEX = flags.DEFINE_enum("index", "FSII", INDICES, "Interaction index of the report.")
 _MAX_ORDER = flags.DEFINE_integer("max_order", 2, "Largest interactions of the report.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the masks and the fit.", lower_bound=0)
+_STORE = flags.DEFINE_string(
+    "store",
+    None,
+    "Store of ablations (a file, or a folder of them): what is in it is not asked again, and a run that was stopped "
+    "continues. Default: none.",
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what the run would take, after two batches, and stop.")
 _OUT = flags.DEFINE_string("out", "results/feature_attribution", "Folder for the report and the data.")
 
 
@@ -71,25 +78,31 @@ def read_text() -> str:
 def main() -> None:
     """Explains the text and writes the report."""
     out = pathlib.Path(_OUT.value)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()  # now, and not after the model has been paid for
-    except OSError as error:
-        raise ValueError(f"cannot write to the folder --out {str(out)!r}: {error}") from error
+    if not _DRY_RUN.value and first_process():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=out).close()  # now, and not after the model has been paid for
+        except OSError as error:
+            raise ValueError(f"cannot write to the folder --out {str(out)!r}: {error}") from error
     model, tokenizer = models.tiny()
     value_fn = lenses.text(
         model, tokenizer, read_text(), units=_UNITS.value, removal=_REMOVAL.value, value=_VALUE.value
     )
     option = "proxy" if _METHOD.value == "proxyspex" else "residual_of"
-    explanation = explain(
-        value_fn,
-        budget=_BUDGET.value,
-        method=_METHOD.value,
+    asked = {
+        "budget": _BUDGET.value,
+        "method": _METHOD.value,
+        "seed": seed(),
+        "store": _STORE.value,
+        "mesh": mesh(),
         **({} if _PROXY.value is None else {option: _PROXY.value}),
-        index=_INDEX.value,
-        max_order=_MAX_ORDER.value,
-        seed=_SEED.value,
-    )
+    }
+    if _DRY_RUN.value:
+        print(estimate(value_fn, **asked))
+        return
+    explanation = explain(value_fn, index=_INDEX.value, max_order=_MAX_ORDER.value, **asked)
+    if not first_process():
+        return
     explanation.save(out / "explanation")
     explanation.interactions().save(out / "interactions.json")
     explanation.to_html(out / "report.html")

@@ -28,6 +28,7 @@ from spex_jax import Spectrum, explain, spex
 from spex_jax import masks as masks_lib
 from spex_jax.metrics import r2_score
 from spex_jax.runtime import run_program, save_result
+from spex_jax.runtime import seed as first_seed
 
 _PARTS = flags.DEFINE_list("parts", ["diagram"], "Which of table, diagram, games and memory.")
 _N = flags.DEFINE_list("n", ["64"], "Features of the diagrams.")
@@ -105,7 +106,7 @@ def cell(n: int, terms: int, degree: int, snr: float, b: int, kinds: list[str]) 
     t = degree
     samples = spex.least_budget(n, max_degree=t) // 2 ** min(3, n) * 2**b
     scores: dict[str, list[dict[str, float]]] = {}
-    for seed in range(_SEEDS.value):
+    for seed in range(first_seed(), first_seed() + _SEEDS.value):
         value_fn, truth = planted(n, terms, degree, snr, seed)
         made = spex.design(n, samples, max_degree=t, seed=seed)
         values = value_fn(made.masks)

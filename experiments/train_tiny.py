@@ -44,8 +44,9 @@ import optax
 import tiny_data
 import tiny_negations
 import tiny_teacher
-from absl import app, flags
+from absl import flags
 
+from spex_jax import runtime
 from spex_jax.models.tiny import DATA_FOLDER, Encoder, EncoderConfig, TextClassifier, WordPieceTokenizer
 
 _DATA = flags.DEFINE_string("data", os.environ.get("SPEX_JAX_DATA"), "Folder with sst2/ and rt_polarity/.")
@@ -54,7 +55,6 @@ _TEACHER = flags.DEFINE_string(
 )
 _WORK = flags.DEFINE_string("work", "tiny_work", "Folder for intermediate results; those it holds are used again.")
 _OUT = flags.DEFINE_string("out", str(DATA_FOLDER), "Folder for weights.npz, vocab.txt and provenance.json.")
-_SEED = flags.DEFINE_integer("seed", 0, "One seed for texts, masks, initial values and dropout.")
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Passes of the student over the pool of texts.")
 
 VOCAB_SIZE = 12_000
@@ -298,17 +298,14 @@ def flattened(params: Any, dtype: Any) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, dtype) for path, leaf in leaves}
 
 
-def main(argv: Sequence[str]) -> None:
+def main() -> None:
     """Prepares the texts, the teacher and the pool unless they exist, trains the student, scores it and writes it."""
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments {argv[1:]}, expected flags only.")
     if not _DATA.value:
-        raise app.UsageError("--data is empty, expected a folder; give it or set SPEX_JAX_DATA.")
+        raise ValueError("--data is empty, expected a folder; give it or set SPEX_JAX_DATA")
     data, teacher_folder, work, out = (pathlib.Path(flag.value) for flag in (_DATA, _TEACHER, _WORK, _OUT))
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    seed, start = _SEED.value, time.time()
-    print(f"process {jax.process_index()} on {jax.devices()}")
+    seed, start = runtime.seed(), time.time()
 
     dev, test = tiny_data.read_sst2(data, "dev"), tiny_data.read_sst2(data, "test")
     held_out = [text for text, _ in dev + test]
@@ -408,4 +405,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    runtime.run_program(main)

@@ -2,32 +2,40 @@
 
 Masks in, values out, a sparse Walsh spectrum back:
 
-     lenses              evaluate         spex  proxyspex        interactions        report
+     lenses            evaluate, engine   spex  proxyspex        interactions        report
   text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
-                                           (Walsh-Fourier)     BII STII FSII
+                           store           (Walsh-Fourier)     BII STII FSII
                                                                FBII Moebius Fourier
 
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 """
 
 from spex_jax import lenses, metrics, models, proxyspex, spex
+from spex_jax.corpus import explain_many
 from spex_jax.evaluate import evaluate
-from spex_jax.explain import Explanation, explain
+from spex_jax.explain import Estimate, estimate, explain
+from spex_jax.explanation import Explanation
 from spex_jax.interactions import Interactions
+from spex_jax.invariance import BatchInvariance, check_batch_invariance
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.metrics import Faithfulness
 from spex_jax.spectrum import Spectrum
 from spex_jax.version import __version__
 
 __all__ = [
+    "BatchInvariance",
+    "Estimate",
     "Explanation",
     "Faithfulness",
     "Interactions",
     "Spectrum",
     "ValueFunction",
     "__version__",
+    "check_batch_invariance",
+    "estimate",
     "evaluate",
     "explain",
+    "explain_many",
     "lenses",
     "metrics",
     "models",

@@ -1,84 +1,193 @@
-"""The ablation engine: every distinct mask is asked once, in batches of one static shape.
+"""The ablation engine: every distinct mask is asked once, and what was asked is kept.
 
-On-device functions run in one compiled program, batch after batch without waiting: the next batch is dispatched before
-the values of the last are fetched. Host functions receive numpy masks. Sharding over devices and the store of paid-for
-ablations have their places in the signature (`mesh`, `store`) and refuse until they exist.
+masks -> distinct ones -> those that the store does not hold -> batches (engine/) -> store -> values
 """
 
-import collections
-from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm.auto import tqdm
+from jax.experimental import multihost_utils
 
 from spex_jax import masks as masks_lib
+from spex_jax.engine.device import DeviceFunction
+from spex_jax.engine.host import HostFunction
+from spex_jax.engine.progress import Progress
+from spex_jax.identity import fingerprint
+from spex_jax.store.store import Store, key_identity
 
-__all__ = ["evaluate"]
-
-_BATCH = 256  # default rows of a batch; a power of two
-_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
-
-
-@jax.jit
-def _apply_pytree(fn: Callable[[jax.Array], jax.Array], masks: jax.Array) -> jax.Array:
-    return fn(masks)
+__all__ = ["Answers", "Engine", "evaluate", "identity_of"]
 
 
-def _program(value_fn: Any) -> Callable[[np.ndarray], jax.Array]:
-    """The compiled program of an on-device function.
+def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:
+    """What names a value function in a store: the user's key, its own identity, or a hash of its arrays and settings.
 
-    A function that is a pytree (as the lenses make them) is an argument of one shared program, so that texts of the
-    same padded shape compile once. Any other function gets a program of its own that lives as long as the value
-    function does.
+    Raises:
+      ValueError: nothing identifies it.
     """
-    if not jax.tree_util.all_leaves([value_fn.fn]):
-        return lambda masks: _apply_pytree(value_fn.fn, masks)
-    if not hasattr(value_fn, "_compiled"):
-        value_fn._compiled = jax.jit(value_fn.fn)
-    return value_fn._compiled
+    outputs = tuple(getattr(value_fn, "outputs", ()))
+    given = store_key if store_key is not None else getattr(value_fn, "identity", None)
+    if given is not None:
+        if not isinstance(given, str) or not given:
+            raise ValueError(f"store_key must be a string that is not empty, got {given!r}")
+        return key_identity(given, n, outputs)
+    found = fingerprint(value_fn.fn) if getattr(value_fn, "on_device", False) else None
+    if found is None:
+        raise ValueError(
+            "store= needs to know when two value functions are the same, and nothing identifies this one: give "
+            'store_key="...", a string that you change whenever the model, the input or the settings change'
+        )
+    return found
 
 
-def _device_batches(value_fn: Any, masks: np.ndarray, batch_size: int) -> Iterator[tuple[slice, np.ndarray]]:
-    program = _program(value_fn)
-    padded = masks_lib.pad_features(masks, value_fn.width)
-    waiting: collections.deque[tuple[slice, jax.Array]] = collections.deque()
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a run of the engine brought.
 
-    def fetch() -> tuple[slice, np.ndarray]:
-        rows, pending = waiting.popleft()
-        values = np.asarray(jax.device_get(pending))
-        if values.shape != (batch_size, *value_fn.outputs):
+    Attributes:
+      values: float64 [M, *outputs].
+      asked: distinct masks that the value function was asked for.
+      stored: distinct masks that the store held.
+      noise: the largest change of a value when it was computed again in another batch; nan where none was.
+    """
+
+    values: np.ndarray
+    asked: int
+    stored: int
+    noise: float
+
+
+class Engine:
+    """A value function, the devices or threads that it runs on, and its store. A context manager."""
+
+    def __init__(
+        self,
+        value_fn: Any,
+        n: int,
+        *,
+        batch_size: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+        store: str | os.PathLike[str] | None = None,
+        store_key: str | None = None,
+    ):
+        """Checks everything that can be checked before the model is asked, and opens the store; see `evaluate`."""
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1):
+            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        if not callable(value_fn):
             raise ValueError(
-                f"the value function returned shape {values.shape} for masks {(batch_size, value_fn.width)}; "
-                f"expected {(batch_size, *value_fn.outputs)}, one value for each mask"
+                f"a value function must be callable (masks [M, n] -> values [M]), got {type(value_fn).__name__}"
             )
-        return rows, values[: rows.stop - rows.start]
+        if store is None and store_key is not None:
+            raise ValueError(f"store_key={store_key!r} was given without store=; give the path of a store too")
+        on_device = getattr(value_fn, "on_device", False)
+        if mesh is not None and not on_device:
+            raise ValueError("mesh= is for value functions on the device; this one is host code: leave mesh out")
+        self._outputs = tuple(getattr(value_fn, "outputs", ()))
+        self._batch_size = None if batch_size is None else int(batch_size)
+        self._on_device = on_device
+        self.function = DeviceFunction(value_fn, mesh) if on_device else HostFunction(value_fn)
+        self.store: Store | None = None
+        self._stored = store is not None
+        if store is not None:
+            identity = identity_of(value_fn, n, store_key)
+            if jax.process_index() == 0:  # the others hear from it what is stored
+                names, details = getattr(value_fn, "names", ()), getattr(value_fn, "details", {})
+                self.store = Store(
+                    store, identity=identity, n=n, outputs=self._outputs, names=tuple(names), details=details
+                )
 
-    for start in range(0, len(masks), batch_size):
-        rows = slice(start, min(start + batch_size, len(masks)))
-        batch = padded[rows]
-        if len(batch) < batch_size:  # the last batch is filled up with copies of its first mask
-            batch = np.concatenate([batch, np.broadcast_to(batch[:1], (batch_size - len(batch), batch.shape[1]))])
-        waiting.append((rows, program(batch)))
-        if len(waiting) > _IN_FLIGHT:
-            yield fetch()
-    while waiting:
-        yield fetch()
+    def __enter__(self) -> "Engine":
+        """The engine itself."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Closes the store."""
+        if self.store is not None:
+            self.store.close()
+
+    def lookup(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which distinct masks bool [M, n] the store holds, bool [M], and their values."""
+        known, values = np.zeros(len(masks), np.bool_), np.zeros((len(masks), *self._outputs))
+        if self.store is not None:
+            known, values = self.store.lookup(masks)
+        if self._stored and jax.process_count() > 1:
+            known, values = _from_first_process(known), _from_first_process(values)
+        return known, values
+
+    def batch_size(self, count: int) -> int:
+        """Masks of a batch for so many masks."""
+        return self.function.batch_size(count, self._batch_size)
+
+    def ask(self, masks: np.ndarray, *, progress: bool = True, size: int | None = None) -> Answers:
+        """Values of checked masks bool [M, n], in batches of `size` (None: by `batch_size`); see `evaluate`."""
+        first, inverse = masks_lib.deduplicate(masks)
+        distinct = masks[first]
+        known, values = self.lookup(distinct)
+        todo = np.flatnonzero(~known)
+        if not len(todo):
+            return Answers(values=values[inverse], asked=0, stored=len(distinct), noise=math.nan)
+        asking, done = distinct[todo], int(known.sum())
+        shown = Progress(len(distinct), stored=done, shown=progress and jax.process_index() == 0)
+        try:
+            with shown, contextlib.closing(self._answers(asking, size or self.batch_size(len(asking)))) as answers:
+                for rows, found in answers:
+                    values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]])
+                    done += rows.stop - rows.start
+                    shown.update(rows.stop - rows.start)
+        except BaseException as error:
+            if self.store is not None:
+                error.add_note(
+                    f"{done} of {len(distinct)} ablations are in the store {str(self.store.path)!r}: "
+                    "run the same again and it continues there"
+                )
+            raise
+        noise = self.function.noise if isinstance(self.function, DeviceFunction) else math.nan
+        return Answers(values=values[inverse], asked=len(todo), stored=int(known.sum()), noise=noise)
+
+    def _answers(self, masks: np.ndarray, size: int) -> Generator[tuple[slice, np.ndarray], None, None]:
+        if self._on_device or jax.process_count() == 1:
+            yield from self.function.answers(masks, size)
+            return
+        # A host function in a run of several processes is asked by the first alone, which tells the others.
+        source = self.function.answers(masks, size) if jax.process_index() == 0 else None
+        while True:
+            rows, values, failure = slice(0, 0), np.zeros((0, *self._outputs)), None
+            if source is not None:
+                try:
+                    rows, values = next(source, (rows, values))
+                    values = np.asarray(values, np.float64)
+                except Exception as error:
+                    failure = error
+            start, stop, failed = _from_first_process(np.array([rows.start, rows.stop, failure is not None]))
+            if failed:
+                raise failure or RuntimeError("the value function failed in the first process; see its error")
+            if start == stop:
+                return
+            values = values if source is not None else np.zeros((stop - start, *self._outputs))
+            yield slice(int(start), int(stop)), _from_first_process(values)
+
+    def _keep(self, masks: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Checked values, after they went into the store; of a batch with some that are not finite, the others."""
+        shape = (len(masks), *self._outputs)
+        if self.store is not None and found.shape == shape and found.dtype.kind == "f":
+            finite = np.isfinite(found.reshape(len(masks), math.prod(self._outputs))).all(axis=1)
+            if not finite.all():
+                self.store.append(masks[finite], found[finite])
+        values = masks_lib.check_values(found, masks, self._outputs, rows=rows)
+        if self.store is not None:
+            self.store.append(masks, values)
+        return values
 
 
-def _host_batches(
-    fn: Callable[[np.ndarray], Any], masks: np.ndarray, batch_size: int, outputs: tuple[int, ...]
-) -> Iterator[tuple[slice, np.ndarray]]:
-    for start in range(0, len(masks), batch_size):
-        rows = slice(start, min(start + batch_size, len(masks)))
-        values = np.asarray(fn(masks[rows].copy()))
-        if values.shape != (rows.stop - rows.start, *outputs):
-            raise ValueError(
-                f"the value function returned shape {values.shape} for masks {masks[rows].shape}; "
-                f"expected {(rows.stop - rows.start, *outputs)}, one value for each mask"
-            )
-        yield rows, values
+def _from_first_process(array: np.ndarray) -> np.ndarray:
+    """The first process's array in all of them, bit for bit: JAX alone would round float64 to float32."""
+    shared = multihost_utils.broadcast_one_to_all(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.array(shared).view(array.dtype).reshape(array.shape)
 
 
 def evaluate(
@@ -87,52 +196,38 @@ def evaluate(
     *,
     batch_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    store: Any = None,
+    store: str | os.PathLike[str] | None = None,
+    store_key: str | None = None,
     progress: bool = True,
 ) -> np.ndarray:
-    """Values of a value function at masks; a mask that stands in several rows is asked once.
+    """Values of a value function at masks; a mask that stands in several rows, or in the store, is not asked again.
+
+    In a run of several processes (`jax.distributed`) every one calls this with the same arguments and gets all values;
+    a device function runs on the devices of all, a host function in the first, which also keeps the store.
 
     Args:
       value_fn: a `spex_jax.ValueFunction`, or any callable masks bool [M, n] -> values [M], which is treated as host
         code.
       masks: bool [M, n].
-      batch_size: masks in one call; None is 256, or the next power of two for fewer masks.
-      mesh: not supported yet; must be None.
-      store: not supported yet; must be None.
-      progress: a bar with rate and time left on stderr, where that is a terminal.
+      batch_size: masks in one call; None is by the work and memory of the compiled program, and 256 at most on the
+        host. On several devices it is rounded up to a multiple of their number.
+      mesh: with an axis "masks", over which the rows of a batch are split; None is the mesh on which the function's
+        arrays are already, or all devices.
+      store: path of a store, or of a folder of them: what it holds is not asked, what is asked goes into it before it
+        counts.
+      store_key: identifies a value function that has no identity of its own, such as a bare callable.
+      progress: a bar with rate and time left on a terminal or in a notebook, else a line a minute on stderr.
 
     Returns:
       float64 [M, *outputs].
 
     Raises:
       ValueError: masks of the wrong shape or dtype, values of the wrong shape, or a value that is not finite (the mask
-        is named).
+        is named); a store that is damaged, in use or of another value function.
+      TimeoutError: a host function took longer than its `timeout`.
+      OSError: the store cannot be written any more.
     """
-    if mesh is not None or store is not None:
-        raise ValueError("evaluate does not support mesh= and store= yet; leave them None")
-    if batch_size is not None and (isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1):
-        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    if not callable(value_fn):
-        raise ValueError(
-            f"a value function must be callable (masks [M, n] -> values [M]), got {type(value_fn).__name__}"
-        )
     masks = masks_lib.check_masks(masks, getattr(value_fn, "n", None))
-    outputs = getattr(value_fn, "outputs", ())
-    first, inverse = masks_lib.deduplicate(masks)
-    distinct = masks[first]
-    if not len(distinct):
-        return np.zeros((0, *outputs))
-    size = int(batch_size or min(_BATCH, 1 << (len(distinct) - 1).bit_length()))
-    if getattr(value_fn, "on_device", False):
-        batches = _device_batches(value_fn, distinct, size)
-    else:
-        batches = _host_batches(getattr(value_fn, "fn", value_fn), distinct, size, outputs)
-    values = np.empty((len(distinct), *outputs))
-    # disable=None shows the bar on a terminal only, so that logs and notebooks without one stay clean.
-    with tqdm(
-        total=len(distinct), unit="mask", desc="ablations", disable=None if progress else True, leave=False
-    ) as bar:
-        for rows, found in batches:
-            values[rows] = masks_lib.check_values(found, distinct[rows], outputs, rows=first[rows])
-            bar.update(rows.stop - rows.start)
-    return values[inverse]
+    engine = Engine(value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
+    with engine:
+        return engine.ask(masks, progress=progress).values

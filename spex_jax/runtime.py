@@ -1,21 +1,139 @@
-"""What every program of the project does the same way; for programs only, the library does not import it."""
+"""What every program of the project does the same way; for programs only, the library does not import it.
 
+The flags here are those of all programs: devices (--mesh, --multihost), --seed, --precision, the compilation cache and
+a profile.
+"""
+
+import contextlib
 import functools
 import io
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 
 from spex_jax.files import replacing
 from spex_jax.version import environment
 
-__all__ = ["run_program", "save_result"]
+__all__ = ["first_process", "mesh", "run_program", "save_result", "seed"]
+
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**32 - 1)
+_MESH = flags.DEFINE_string(
+    "mesh",
+    None,
+    "Devices as axes and sizes, such as masks=4,model=2; -1 once for all that are left. The batches are split over the "
+    "axis masks. Default: all devices on it.",
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    None,
+    ["default", "high", "highest"],
+    "Precision of matrix products that do not say their own. Default: that of JAX on the device.",
+)
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spex_jax"),
+    "Folder of compiled programs, so that a second run need not compile; empty for none.",
+)
+_PROFILE = flags.DEFINE_string(
+    "profile", None, "Folder for a trace of the run (jax.profiler), for TensorBoard or XProf."
+)
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "Join the other processes of the run first (jax.distributed). On Slurm and Cloud TPU everything else is found out; "
+    "elsewhere give the next three flags.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost: host:port of the first process.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --multihost: processes of the run.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "With --multihost: number of this process, from 0.", lower_bound=0)
+
+
+def seed() -> int:
+    """--seed."""
+    return int(_SEED.value)
+
+
+def first_process() -> bool:
+    """Whether this process writes files and prints results."""
+    return jax.process_index() == 0
+
+
+def mesh() -> jax.sharding.Mesh | None:
+    """The mesh of --mesh; None without it, which is all devices.
+
+    Raises:
+      ValueError: it is no list of axes and sizes, or there are not as many devices.
+    """
+    if _MESH.value is None:
+        return None
+    axes: dict[str, int] = {}
+    for part in _MESH.value.split(","):
+        name, _, size = part.partition("=")
+        if not name.isidentifier() or not size.removeprefix("-").isdigit() or int(size) < -1 or int(size) == 0:
+            raise ValueError(f"--mesh={_MESH.value} is no list of axes and sizes such as masks=4,model=2")
+        axes[name] = int(size)
+    devices = jax.devices()
+    given = math.prod(size for size in axes.values() if size > 0)
+    left = [name for name, size in axes.items() if size == -1]
+    if len(left) > 1:
+        raise ValueError(f"--mesh={_MESH.value} leaves the size of {len(left)} axes open; only one may be -1")
+    if left:
+        axes[left[0]] = len(devices) // given
+    total = math.prod(axes.values())
+    if total > len(devices) or total == 0 or (left and total != len(devices)):
+        raise ValueError(
+            f"--mesh={_MESH.value} does not fit: there are {len(devices)} devices"
+            + (f", which {given} does not divide" if left else f", and it asks for {total}")
+        )
+    automatic = (jax.sharding.AxisType.Auto,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=automatic, devices=devices[:total])
+
+
+def _start() -> None:
+    """Joins the other processes, applies the flags, and says what devices are used."""
+    if _MULTIHOST.value:
+        jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
+    elif not (_COORDINATOR.value is None and _NUM_PROCESSES.value is None and _PROCESS.value is None):
+        raise ValueError("--coordinator, --num_processes and --process are for --multihost; give that too")
+    if _PRECISION.value is not None:
+        jax.config.update("jax_default_matmul_precision", _PRECISION.value)
+    if _CACHE.value:
+        _keep_programs(pathlib.Path(_CACHE.value).expanduser())
+    if first_process():
+        chosen, kind = mesh(), jax.devices()[0].device_kind
+        axes = f", mesh {dict(chosen.shape)}" if chosen is not None else ""
+        count, processes = jax.device_count(), jax.process_count()
+        print(
+            f"devices: {count} x {kind} ({jax.default_backend()}){axes}, {processes} process"
+            + ("es" if processes > 1 else ""),
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _keep_programs(folder: pathlib.Path) -> None:
+    """Turns the compilation cache on; without it where the default folder cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        if not _CACHE.present:
+            return
+        raise ValueError(
+            f"cannot write to --compilation_cache={_CACHE.value}: {error.strerror}; give another folder, or nothing"
+        ) from error
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -30,8 +148,12 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _with_notes(message: str, error: BaseException) -> str:
+    return "; ".join([message, *getattr(error, "__notes__", [])])
+
+
 def run_program(main: Callable[[], None]) -> None:
-    """Parses the absl flags and runs `main`.
+    """Parses the absl flags, starts up (see the flags of this module) and runs `main`.
 
     What the user can mend (a wrong flag, a ValueError, a missing package, a folder that cannot be written) is one line
     on stderr and exit code 2, not a traceback; Ctrl-C is one line and exit code 130.
@@ -46,14 +168,16 @@ def run_program(main: Callable[[], None]) -> None:
         if len(argv) > 1:
             _fail(f"unexpected argument {argv[1]!r}; values go into flags (--help lists them)")
         try:
-            main()
+            _start()
+            with jax.profiler.trace(_PROFILE.value) if _PROFILE.value else contextlib.nullcontext():
+                main()
         except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (ValueError, ImportError, OSError) as error:
-            _fail(str(error))
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr, flush=True)
+            _fail(_with_notes(str(error), error))
+        except KeyboardInterrupt as error:
+            print(_with_notes("interrupted", error), file=sys.stderr, flush=True)
             os._exit(130)  # an orderly exit in the middle of a compilation ends in a segmentation fault of its threads
 
     app.run(guarded, flags_parser=_parse)
@@ -70,7 +194,12 @@ def _revision() -> str:
 
 
 def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes the JSON of an experiment: its numbers with the revision, versions and device that made them."""
+    """Writes the JSON of an experiment: its numbers with the revision, versions and device that made them.
+
+    In a run of several processes only the first writes.
+    """
+    if not first_process():
+        return
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "w") as file:

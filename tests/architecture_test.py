@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"files", "indices", "timing", "version"}
+LEAVES = {"files", "identity", "indices", "timing", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -21,13 +21,30 @@ ALLOWED = {
     "spex": {"walsh", "masks", "spectrum"},
     "proxyspex": {"walsh", "masks", "interactions", "spectrum", "files", "spex"},
     "methods": {"masks", "spectrum", "spex", "proxyspex"},
+    "explanation": {"masks", "report", "interactions", "metrics", "spectrum"},
     "report": {"files", "interactions", "spectrum", "metrics"},
-    "evaluate": {"masks", "files"},
+    "store": {"masks", "files", "version"},
+    "engine": {"masks"},
+    "evaluate": {"masks", "store", "engine", "identity"},
+    "invariance": {"masks", "evaluate"},
     "models": set(),
     "lenses": {"masks", "interactions", "evaluate", "models"},
-    "explain": {*MATHEMATICS, *LEAVES, "methods", "report", "evaluate", "lenses"},
+    "explain": {*MATHEMATICS, *LEAVES, "methods", "explanation", "evaluate", "invariance", "lenses"},
+    "corpus": {"explain", "explanation", "evaluate", "engine", "lenses", "version"},
     "runtime": LEAVES,
-    "__init__": {*MATHEMATICS, "spex", "proxyspex", "evaluate", "lenses", "models", "explain", "version"},
+    "__init__": {
+        *MATHEMATICS,
+        "spex",
+        "proxyspex",
+        "models",
+        "lenses",
+        "evaluate",
+        "invariance",
+        "explain",
+        "explanation",
+        "corpus",
+        "version",
+    },
 }
 
 

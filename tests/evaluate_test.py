@@ -113,7 +113,7 @@ def test_wrong_masks(masks):
         evaluate(on_device(3), masks)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.5}, {"store": "x"}, {"mesh": "x"}])
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 2.5}, {"mesh": "x"}, {"store_key": "x"}])
 def test_wrong_options(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         evaluate(on_device(3), np.ones((1, 3), bool), **options)

@@ -20,7 +20,7 @@ from absl import flags
 from spex_jax import Spectrum, masks, proxyspex
 from spex_jax.indices import INDICES
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_program, save_result
+from spex_jax.runtime import run_program, save_result, seed
 
 _PARTS = flags.DEFINE_list("parts", ["proxies", "cost", "planted", "conversion"], "Which of the four parts.")
 _PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies of the first part.")
@@ -35,12 +35,12 @@ _TEST_ROWS = 2000
 
 
 def planted(
-    n: int, rows: int, terms: int, *, noise_ratio: float, seed: int = 0
+    n: int, rows: int, terms: int, *, noise_ratio: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Noisy values of `terms` random sets of one to three features with normal coefficients; and masks with their true
     values.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed())
     support = np.zeros((terms, n), np.bool_)
     for row in support:
         row[rng.choice(n, rng.integers(1, 4), replace=False)] = True

@@ -24,6 +24,7 @@ class ValueFunction:
       identity: what makes two value functions the same, None where unknown.
       width: columns of the masks that reach a device function; those from n on are padding, True, and must not matter.
       details: what a report may show, such as the text and the spans of its units.
+      workers, timeout, retries, backoff: how host code is called; see the arguments.
     """
 
     def __init__(
@@ -37,6 +38,10 @@ class ValueFunction:
         outputs: tuple[int, ...] = (),
         width: int | None = None,
         details: dict[str, Any] | None = None,
+        workers: int = 1,
+        timeout: float | None = None,
+        retries: int = 0,
+        backoff: float = 1.0,
     ):
         """Wraps `fn`.
 
@@ -51,9 +56,16 @@ class ValueFunction:
           outputs: shape of one value.
           width: see above; None is n.
           details: JSON-like information for reports.
+          workers: calls of host code that may run at once, each in a thread.
+          timeout: seconds that one call of host code may take; a call that takes longer is left alone (its thread
+            cannot be stopped) and counts as failed.
+          retries: further attempts after a call of host code failed or took too long. A batch that fails for good is
+            asked in halves, down to the one mask that does not work; all others are answered.
+          backoff: seconds before the second attempt; twice as long before each further one.
 
         Raises:
-          ValueError: fn is not callable, n is no positive whole number, names or width do not fit n.
+          ValueError: fn is not callable, n is no positive whole number, names or width do not fit n, or an option is
+            out of range or does not belong to a device function.
         """
         if not callable(fn):
             raise ValueError(f"a value function must be callable (masks [M, n] -> values [M]), got {type(fn).__name__}")
@@ -65,6 +77,13 @@ class ValueFunction:
         self.names = check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
         self.details = details or {}
+        masks_lib.check_whole("workers", workers, 1)
+        masks_lib.check_whole("retries", retries, 0)
+        if (timeout is not None and not timeout > 0) or not backoff >= 0:
+            raise ValueError(f"timeout and backoff are seconds above 0, got {timeout!r} and {backoff!r}")
+        if on_device and (workers != 1 or timeout is not None or retries):
+            raise ValueError("workers, timeout and retries are for host code; this function runs on the device")
+        self.workers, self.timeout, self.retries, self.backoff = int(workers), timeout, int(retries), float(backoff)
 
     def __call__(self, masks: Any) -> np.ndarray:
         """Values at masks bool [M, n], float64 [M, *outputs], in one call of `fn`; `spex_jax.evaluate` does it in

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.files import replacing
-from spex_jax.report.view import View, constant, counted, escape, look, percent, rounded, shorten
+from spex_jax.report.view import View, constant, counted, escape, look, noise_warning, percent, rounded, shorten
 from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
 
 __all__ = ["save_html", "to_html"]
@@ -55,7 +55,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
         filters=_filters(view),
         meaning=escape(INDEX_MEANING[view.interactions.index]),
         ranking=_ranking(view) if view.ranked else _nothing(view),
-        score=_score(explanation),
+        score=_score(view),
         energy=_energy(view),
         settings=_settings(view),
     )
@@ -268,8 +268,9 @@ def _nothing(view: View) -> str:
     return f'<p class="sx-below">{text}</p>'
 
 
-def _score(e: Any) -> str:
-    """R2 with its interval, or why there is none."""
+def _score(view: View) -> str:
+    """R2 with its interval, or why there is none; and where the values are too noisy."""
+    e = view.explanation
     score, asked = e.faithfulness, f"{counted(len(e.masks), 'ablation')} asked"
     if e.exact:
         title = "Exact"
@@ -286,7 +287,9 @@ def _score(e: Any) -> str:
         text = "Share of the variance of the model's values that the spectrum explains, on "
         text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
-    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>'
+    warning = noise_warning(e, view.ranked[:_ROWS])
+    warning = f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' if warning else ""
+    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{warning}'
 
 
 def _score_scale(score: Any) -> str:

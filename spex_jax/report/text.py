@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from spex_jax.report.view import noise_warning
+
 __all__ = ["to_text"]
 
 _SHOWN = ("proxy", "residual_of", "bins", "degree")  # settings of a method that its line names
@@ -25,10 +27,13 @@ def to_text(explanation: Any, top: int = 10) -> str:
         )
     lines.append(interactions.table(top))
     asked = f"{len(explanation.masks)} ablations"
+    asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:
         lines.append(f"exact: all {asked} were asked")
     else:
         lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+    if warning := noise_warning(explanation, interactions.top(top)):
+        lines.append(f"warning: {warning[0].lower()}{warning[1:]}")
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
     parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
     how = "every mask" if explanation.exact else ", ".join(parts)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["View", "constant", "counted", "escape", "look", "percent", "rounded", "shorten"]
+__all__ = ["View", "constant", "counted", "escape", "look", "noise_warning", "percent", "rounded", "shorten"]
 
 _NAME_WIDTH = 48
 _ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
@@ -109,6 +109,18 @@ def look(explanation: Any) -> View:
     scale = abs(ranked[0][1]) if ranked else float(np.abs(explanation.values).max())
     ranked = [(key, value) for key, value in ranked if abs(value) > _ROUNDING * scale]
     return View(explanation, interactions, ranked, _digits(scale))
+
+
+def noise_warning(explanation: Any, shown: Ranked) -> str:
+    """A sentence where asking again changed a value by more than a tenth of the smallest effect shown, else ''."""
+    largest = max((abs(value) for _, value in shown), default=0.0)
+    smallest = min((abs(value) for _, value in shown if abs(value) > _ROUNDING * largest), default=np.inf)
+    if not explanation.noise > 0.1 * smallest:
+        return ""
+    return (
+        f"Values changed by up to {explanation.noise:.3g} when they were asked again in another batch, more than a "
+        f"tenth of the smallest effect shown ({smallest:.3g}): see spex_jax.check_batch_invariance."
+    )
 
 
 def escape(value: object) -> str:

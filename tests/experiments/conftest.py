@@ -5,6 +5,8 @@ import sys
 import pytest
 from absl import flags
 
+import spex_jax.runtime  # noqa: F401 - whose flags are those of all programs, and stay
+
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 
 

@@ -1,0 +1,87 @@
+"""Many value functions, a corpus of texts say, explained over one store."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Sized
+from typing import Any
+
+import jax
+
+from spex_jax.engine.progress import Progress
+from spex_jax.evaluate import identity_of
+from spex_jax.explain import explain
+from spex_jax.explanation import Explanation
+from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.version import __version__
+
+__all__ = ["explain_many"]
+
+_OF_THE_ENGINE = ("batch_size", "mesh")  # options that no answer depends on
+
+
+def explain_many(
+    value_fns: Iterable[ValueFunction],
+    *,
+    store: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> list[Explanation]:
+    """Explains one value function after another, with the same options.
+
+    With a store the run can be stopped and started again: ablations come out of the store, and so do whole explanations
+    of the same value function with the same options by the same version of this package.
+
+    Args:
+      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts.
+      store: a folder, made where it does not exist: FILE.ablations for each value function, FILE-OPTIONS/ for each
+        explanation.
+      progress: of the whole corpus: a bar on a terminal or in a notebook, else a line a minute.
+      **options: of `explain`. `store_key` cannot be one of them, since value functions need an identity each
+        (`ValueFunction(..., identity=)`).
+
+    Returns:
+      The explanations, in the order of the value functions.
+
+    Raises:
+      ValueError: as `explain`; a store that is a file; what is no ValueFunction. A note says which one it was.
+    """
+    if "store_key" in options:
+        raise ValueError(
+            "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
+        )
+    folder = None if store is None else pathlib.Path(store)
+    if folder is not None:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
+        folder.mkdir(parents=True, exist_ok=True)
+    total = len(value_fns) if isinstance(value_fns, Sized) else None
+    found = []
+    with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
+        for position, value_fn in enumerate(value_fns):
+            try:
+                found.append(_one(value_fn, folder, options))
+            except BaseException as error:
+                error.add_note(f"at value function {position} of explain_many, {len(found)} explained before it")
+                raise
+            shown.update(1)
+    return found
+
+
+def _one(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any]) -> Explanation:
+    if not isinstance(value_fn, ValueFunction):
+        raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
+    if folder is None:
+        return explain(value_fn, progress=False, **options)
+    identity = identity_of(value_fn, value_fn.n)
+    of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
+    settings = json.dumps([__version__, of_answer, value_fn.names, value_fn.details], sort_keys=True, default=str)
+    saved = folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    alone = jax.process_count() == 1  # several processes would have to agree on what is there
+    if alone and (saved / "explanation.json").is_file():
+        return Explanation.load(saved)
+    answer = explain(value_fn, progress=False, store=folder, **options)
+    if alone:
+        answer.save(saved)
+    return answer

@@ -1,0 +1,255 @@
+"""Device functions: one compiled shape, batches dispatched ahead, the masks split over all devices of a mesh.
+
+A batch of B masks goes to D devices as B / D rows each (`jax.shard_map` over the mesh axis "masks"), so that every
+device runs the program that one device would. What else is on the mesh, such as an axis over which a model shards its
+own weights, is left to the compiler. In a run of several processes all of them call with the same masks and get all
+values.
+"""
+
+import collections
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from spex_jax import masks as masks_lib
+from spex_jax.engine.memory import free_bytes, out_of_memory
+from spex_jax.engine.work import matmul_flops
+
+__all__ = ["AXIS", "DeviceFunction"]
+
+AXIS = "masks"  # the mesh axis over which masks are split
+_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
+_MEMORY_SHARE = 0.8  # of a device's free memory that a batch may take
+# Work of a batch on one device, in floating-point operations, and its most rows: large enough that the dispatch of a
+# batch costs nothing beside it, small enough that a killed run loses little.
+_WORK = {"cpu": 2.0**34}
+_WORK_OF_ACCELERATORS = 2.0**42
+_ROWS = {"cpu": 256}
+_ROWS_OF_ACCELERATORS = 8192
+
+_limits: dict[Any, int] = {}  # rows a device that a shared program had memory for
+
+
+def _power_of_two(number: float) -> int:
+    """The largest power of two of at most `number`, and at least 1."""
+    return 1 << (max(1, int(number)).bit_length() - 1)
+
+
+def _apply(fn: Callable[[jax.Array], jax.Array], masks: jax.Array) -> jax.Array:
+    return fn(masks)
+
+
+@functools.cache
+def _shared_program(mesh: jax.sharding.Mesh | None) -> Any:
+    return _program(_apply, mesh)
+
+
+def _program(apply: Callable[..., jax.Array], mesh: jax.sharding.Mesh | None) -> Any:
+    if mesh is None:
+        return jax.jit(apply)
+    split = jax.shard_map(
+        apply, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), axis_names={AXIS}, check_vma=False
+    )
+    return jax.jit(split, out_shardings=NamedSharding(mesh, P()))
+
+
+def _mesh_of(fn: Any) -> Any:
+    """The mesh on which a function's arrays are already."""
+    for leaf in jax.tree_util.tree_leaves(fn):
+        if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
+            return leaf.sharding.mesh
+    return None
+
+
+def _check_mesh(mesh: Any) -> jax.sharding.Mesh:
+    if not isinstance(mesh, jax.sharding.Mesh):
+        raise ValueError(f"mesh must be a jax.sharding.Mesh with an axis {AXIS!r}, got {type(mesh).__name__}")
+    if AXIS not in mesh.axis_names:
+        raise ValueError(
+            f"the mesh has the axes {mesh.axis_names}; one of them must be {AXIS!r}, over which the masks are split "
+            "(of size 1 where all devices hold parts of one model)"
+        )
+    return mesh
+
+
+class DeviceFunction:
+    """An on-device value function, placed on its devices.
+
+    Attributes:
+      mesh: None for one device.
+      devices: the parts into which a batch is split.
+      noise: the largest change of a value that was computed twice, in other company; nan until one was.
+    """
+
+    def __init__(self, value_fn: Any, mesh: jax.sharding.Mesh | None = None):
+        """Places the function.
+
+        A function that is a pytree (as the lenses make them) is an argument of one shared program, so that texts of
+        the same padded shape compile once; its arrays are replicated over the mesh unless they are on it already, by
+        a model's own rules say. Any other function gets a program of its own that lives as long as the value function.
+
+        Args:
+          value_fn: a `spex_jax.ValueFunction` with `on_device`.
+          mesh: None is the mesh on which the arrays are, or all devices.
+
+        Raises:
+          ValueError: a mesh without the axis "masks".
+        """
+        found = mesh if mesh is not None else _mesh_of(value_fn.fn)
+        if found is None and jax.device_count() > 1:
+            found = jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+        self.mesh = None if found is None else _check_mesh(found)
+        self.devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
+        self.noise = math.nan
+        self._value_fn = value_fn
+        if jax.tree_util.all_leaves([value_fn.fn]):
+            programs = value_fn.__dict__.setdefault("_programs", {})
+            if self.mesh not in programs:
+                programs[self.mesh] = _program(lambda _, masks: value_fn.fn(masks), self.mesh)
+            self._run, self._fn = programs[self.mesh], ()
+            self._limits: dict[Any, int] = value_fn.__dict__.setdefault("_limits", {})
+            self._key: Any = self.mesh
+        else:
+            self._run, self._fn = _shared_program(self.mesh), self._placed()
+            leaves, structure = jax.tree_util.tree_flatten(self._fn)
+            shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
+            self._limits = _limits
+            self._key = (structure, shapes, value_fn.width, self.mesh)
+
+    def _placed(self) -> Any:
+        """The function with its arrays on the mesh."""
+        if self.mesh is None:
+            return self._value_fn.fn
+        placed = self._value_fn.__dict__.setdefault("_placed", {})
+        if self.mesh not in placed:
+            everywhere = NamedSharding(self.mesh, P())
+
+            def place(leaf: Any) -> Any:
+                there = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == self.mesh
+                return leaf if there else jax.device_put(leaf, everywhere)
+
+            placed[self.mesh] = jax.tree_util.tree_map(place, self._value_fn.fn)
+        return placed[self.mesh]
+
+    def _trace(self, rows: int) -> Any:
+        sharding = None if self.mesh is None else NamedSharding(self.mesh, P(AXIS))
+        shape = (rows * self.devices, self._value_fn.width)
+        return self._run.trace(self._fn, jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding))
+
+    def _rows_by_work(self, traced: Any, rows: int) -> int:
+        """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
+        parts = 1 if self.mesh is None else self.mesh.size // self.devices  # devices that share the work of a row
+        flops = matmul_flops(traced.jaxpr) / parts
+        work = _WORK.get(jax.devices()[0].platform, _WORK_OF_ACCELERATORS)
+        return rows if flops <= work else _power_of_two(rows * work / flops)
+
+    def batch_size(self, count: int, given: int | None = None) -> int:
+        """Masks of one batch, compiled: `given`, or by the program's work and the memory that it needs.
+
+        It depends on the program, the devices and the next power of two of `count` alone, so that the same run has
+        the same batches, unless memory is short.
+
+        Raises:
+          ValueError: the function does not return one value for each mask.
+        """
+        most = self._limits.get(self._key, 2**31)
+        if given is not None:
+            rows = min(most, -(-given // self.devices))
+            self._check_shape(self._trace(rows), rows)
+            return rows * self.devices
+        needed = 1 << (-(-count // self.devices) - 1).bit_length()
+        rows = min(most, needed, _ROWS.get(jax.devices()[0].platform, _ROWS_OF_ACCELERATORS))
+        traced = self._trace(rows)
+        self._check_shape(traced, rows)
+        if (fewer := self._rows_by_work(traced, rows)) < rows:
+            rows, traced = fewer, self._trace(fewer)
+        while rows > 1:
+            taken, free = self._memory(traced), free_bytes(self.mesh)
+            if taken <= _MEMORY_SHARE * free:
+                break
+            rows = min(rows // 2, _power_of_two(rows * _MEMORY_SHARE * free / taken))
+            traced = self._trace(rows)
+        if jax.process_count() > 1:  # one answer for all processes, or their batches would not meet
+            rows = int(multihost_utils.broadcast_one_to_all(np.int32(rows)))
+        return rows * self.devices
+
+    @staticmethod
+    def _memory(traced: Any) -> float:
+        """Bytes of a device that a batch takes beside the weights; infinite where it cannot even be compiled."""
+        try:
+            analysis = traced.lower().compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if out_of_memory(error):
+                return math.inf
+            raise
+        if analysis is None:
+            return 0.0
+        return float(analysis.temp_size_in_bytes + (1 + _IN_FLIGHT) * analysis.output_size_in_bytes)
+
+    def _check_shape(self, traced: Any, rows: int) -> None:
+        size, found = rows * self.devices, traced.out_info
+        expected = (size, *self._value_fn.outputs)
+        if not hasattr(found, "shape") or tuple(found.shape) != expected:
+            raise ValueError(
+                f"the value function returned shape {getattr(found, 'shape', type(found).__name__)} for masks "
+                f"{(size, self._value_fn.width)}; expected {expected}, one value for each mask"
+            )
+
+    def _dispatch(self, batch: np.ndarray) -> jax.Array:
+        if self.mesh is None:
+            return self._run(self._fn, batch)
+        sharding = NamedSharding(self.mesh, P(AXIS))
+        return self._run(self._fn, jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__))
+
+    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows and values of one batch after another, while the device works on the next ones.
+
+        The last batch is filled up with the first masks, whose second values give `noise`. A batch that the device
+        has no memory for is asked again in halves, and so is everything after it.
+
+        Args:
+          masks: bool [M, n], distinct.
+          size: of a batch, from `batch_size`.
+        """
+        padded = masks_lib.pad_features(masks, self._value_fn.width)
+        waiting: collections.deque[tuple[slice, jax.Array]] = collections.deque()
+        start, first = 0, None
+        while start < len(masks) or waiting:
+            fetching = start >= len(masks) or len(waiting) > _IN_FLIGHT
+            try:
+                if not fetching:
+                    rows = slice(start, min(start + size, len(masks)))
+                    chosen = np.arange(start, start + size)
+                    chosen[rows.stop - start :] = np.arange(size - (rows.stop - start)) % len(masks)
+                    waiting.append((rows, self._dispatch(padded[chosen])))
+                    start = rows.stop
+                    continue
+                rows, pending = waiting[0]
+                values = np.asarray(jax.device_get(pending))
+            except jax.errors.JaxRuntimeError as error:
+                rows_of_device = size // self.devices // 2
+                if not out_of_memory(error) or not rows_of_device or jax.process_count() > 1:
+                    raise
+                if fetching:
+                    start, first = waiting[0][0].start, None
+                    waiting.clear()
+                self._limits[self._key] = rows_of_device
+                size = rows_of_device * self.devices
+                logging.getLogger("spex_jax").warning("out of memory: batches of %d masks from here on", size)
+                continue
+            waiting.popleft()
+            count = rows.stop - rows.start
+            first = values if first is None and rows.start == 0 else first
+            again = min(len(values) - count, len(first) if first is not None else 0, len(masks))
+            if again > 0 and first is not None:
+                change = np.abs(values[count : count + again].astype(np.float64) - first[:again])
+                self.noise = float(np.nan_to_num(change).max())
+            yield rows, values[:count]

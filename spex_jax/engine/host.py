@@ -1,0 +1,149 @@
+"""Host functions: any Python callable, in batches, with threads, a time limit and further attempts."""
+
+import concurrent.futures
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+__all__ = ["HostFunction"]
+
+_BATCH = 256
+_LONGEST_PAUSE = 60.0  # seconds between two attempts
+
+
+def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future:
+    """Runs a call in a thread that does not keep the interpreter from ending, as those of the executors do."""
+    future: concurrent.futures.Future = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+class HostFunction:
+    """A host value function with what is known of its calls.
+
+    Attributes:
+      workers, timeout, retries, backoff: see `spex_jax.ValueFunction`.
+    """
+
+    def __init__(self, value_fn: Any):
+        """Takes a `spex_jax.ValueFunction`, or a bare callable with the defaults of one."""
+        self._fn = getattr(value_fn, "fn", value_fn)
+        self._outputs = getattr(value_fn, "outputs", ())
+        self.workers: int = getattr(value_fn, "workers", 1)
+        self.timeout: float | None = getattr(value_fn, "timeout", None)
+        self.retries: int = getattr(value_fn, "retries", 0)
+        self.backoff: float = getattr(value_fn, "backoff", 1.0)
+
+    def batch_size(self, count: int, given: int | None = None) -> int:
+        """Masks of one call: `given`, or 256, or fewer so that each worker has four calls."""
+        share = count if self.workers == 1 else -(-count // (4 * self.workers))
+        return given or max(1, min(_BATCH, share))
+
+    def _attempt(self, batch: np.ndarray) -> np.ndarray:
+        if self.timeout is None:
+            values = self._fn(batch)
+        else:
+            future = _in_thread(lambda: self._fn(batch))
+            try:
+                values = future.result(self.timeout)
+            except concurrent.futures.TimeoutError as error:
+                if future.done():
+                    raise  # the function's own
+                raise TimeoutError(
+                    f"the value function gave no answer to {len(batch)} masks within timeout = {self.timeout} s; "
+                    "allow more time, or ask fewer masks at once with batch_size"
+                ) from error
+        return np.asarray(values)
+
+    def _attempts(self, batch: np.ndarray) -> np.ndarray:
+        for attempt in range(self.retries + 1):
+            try:
+                return self._attempt(batch.copy())
+            except Exception as error:
+                if attempt == self.retries:
+                    raise
+                pause = min(self.backoff * 2.0**attempt, _LONGEST_PAUSE)
+                logging.getLogger("spex_jax").warning(
+                    "attempt %d of %d failed (%s: %s); the next in %.3g s",
+                    *(attempt + 1, self.retries + 1, type(error).__name__, error, pause),
+                )
+                time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _ask(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[slice, np.ndarray]], Exception | None]:
+        """Values of some rows. A batch that fails is asked in halves, so that one bad mask costs its own value only and
+        is named; what was answered comes back beside the error.
+        """
+        count = rows.stop - rows.start
+        try:
+            values = self._attempts(masks[rows])
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                return [], error
+            if count == 1:
+                removed = np.flatnonzero(~masks[rows.start])
+                shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
+                error.add_note(
+                    f"the value function failed at a mask that removes {len(removed)} of {masks.shape[1]} features "
+                    f"({shown or 'none'})"
+                )
+                return [], error
+        else:
+            if values.shape == (count, *self._outputs):
+                return [(rows, values)], None
+            return [], ValueError(
+                f"the value function returned shape {values.shape} for masks {masks[rows].shape}; "
+                f"expected {(count, *self._outputs)}, one value for each mask"
+            )
+        middle = rows.start + count // 2
+        found, failure = self._ask(masks, slice(rows.start, middle))
+        if failure is not None:
+            return found, failure
+        rest, failure = self._ask(masks, slice(middle, rows.stop))
+        return found + rest, failure
+
+    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Rows and values as they come, not in order where there are several workers.
+
+        An error is raised after what other workers were asked has come.
+
+        Args:
+          masks: bool [M, n], distinct.
+          size: masks of a call.
+        """
+        todo = [slice(start, min(start + size, len(masks))) for start in range(0, len(masks), size)][::-1]
+        if self.workers == 1:
+            while todo:
+                found, failure = self._ask(masks, todo.pop())
+                yield from found
+                if failure is not None:
+                    raise failure
+            return
+        running: set[concurrent.futures.Future] = set()
+        first_failure: Exception | None = None
+        while True:
+            while first_failure is None and len(running) < self.workers and todo:
+                running.add(_in_thread(functools.partial(self._ask, masks, todo.pop())))
+            if not running:
+                break
+            done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                found, failure = future.result()
+                yield from found
+                first_failure = first_failure or failure
+        if first_failure is not None:
+            raise first_failure

@@ -1,0 +1,39 @@
+"""How much a program computes, read off its jaxpr: the same on every platform, before anything is compiled."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["matmul_flops"]
+
+
+def matmul_flops(jaxpr: Any) -> int:
+    """Operations of the matrix products and convolutions of a jaxpr, each multiplication and addition one.
+
+    A scan counts as often as it runs, a while loop once. Not XLA's cost analysis: on GPU it does not see into the
+    library's matrix products (https://github.com/jax-ml/jax/issues/22249), and before compilation there is none
+    (https://github.com/jax-ml/jax/issues/22713).
+    """
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            summed = params["dimension_numbers"][0][0]
+            left = equation.invars[0].aval.shape
+            total += 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in summed)
+        elif name == "conv_general_dilated":
+            kernel, out = equation.invars[1].aval, equation.outvars[0].aval
+            channels = kernel.shape[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * out.size * kernel.size // channels
+        times = params["length"] if name == "scan" else 1
+        total += times * sum(matmul_flops(inner) for inner in _inner(params.values()))
+    return total
+
+
+def _inner(values: Any) -> Iterator[Any]:
+    """The jaxprs among the parameters of an equation."""
+    for value in values:
+        if hasattr(value, "eqns"):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _inner(value)

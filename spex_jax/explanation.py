@@ -1,0 +1,157 @@
+"""What `explain` found, with all that it asked: to read, to convert, to save and to share."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax import report
+from spex_jax.interactions import Interactions
+from spex_jax.metrics import Faithfulness
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["Explanation"]
+
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """What `explain` found, with all that it asked.
+
+    Attributes:
+      spectrum: the answer.
+      masks: bool [M, n], the distinct masks asked; the last `held_out` of them no fit saw.
+      values: float64 [M].
+      held_out: number of masks held out.
+      faithfulness: R2 on them with its 95% interval; nan where the answer is exact or the values are constant.
+      exact: whether all 2^n masks were asked, so that the spectrum is the function.
+      names: one name per feature.
+      index, max_order: what `interactions()` gives when it is not told.
+      timings: seconds, {"compile", "model", "fit"}.
+      noise: the largest change of a value that was computed twice, in another batch or order; nan where none was.
+      stored: how many of the masks came out of the store and cost nothing.
+      settings: method, options, budget, seed, versions and device.
+      details: what the lens knows of the input (text, spans, units, target), for reports.
+    """
+
+    spectrum: Spectrum
+    masks: np.ndarray
+    values: np.ndarray
+    held_out: int
+    faithfulness: Faithfulness
+    exact: bool
+    names: tuple[str, ...]
+    index: str
+    max_order: int
+    timings: dict[str, float]
+    settings: dict[str, Any]
+    details: dict[str, Any]
+    noise: float = math.nan
+    stored: int = 0
+
+    @property
+    def n(self) -> int:
+        """The number of features."""
+        return self.spectrum.n
+
+    def interactions(self, index: str | None = None, max_order: int | None = None) -> Interactions:
+        """Interactions with names; None takes the index and order that `explain` was given ("FSII", 2 by default)."""
+        return self.spectrum.interactions(
+            self.index if index is None else index, self.max_order if max_order is None else max_order, self.names
+        )
+
+    def __str__(self) -> str:
+        """The ranked table of the terminal report."""
+        return report.to_text(self)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return f"<Explanation n={self.n} masks={len(self.masks)} terms={len(self.spectrum)} {self.faithfulness}>"
+
+    def _repr_html_(self) -> str:
+        return report.to_html(self, page=False)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """Writes one self-contained HTML file."""
+        report.save_html(self, path)
+
+    def plot(self, top: int = 15) -> Any:
+        """A matplotlib figure of the `top` strongest interactions; needs the extra `plot`."""
+        return report.plot(self, top)
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes a folder: spectrum.npz, ablations.npz, explanation.json. A folder written before is replaced as a
+        whole.
+
+        Raises:
+          ValueError: the path is a file, or a folder that `save` did not write.
+        """
+        target = pathlib.Path(directory).resolve()  # a link to a folder, or ".", is the folder
+        if target.exists() and not (target / "explanation.json").is_file():
+            raise ValueError(f"{str(target)!r} exists and is not a folder of Explanation.save; give another path")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        try:
+            new.chmod(0o755)
+            self.spectrum.save(new / "spectrum.npz")
+            np.savez_compressed(new / "ablations.npz", masks=masks_lib.pack(self.masks), values=self.values)
+            content = {
+                "format": _FORMAT,
+                **{
+                    name: getattr(self, name)
+                    for name in ("held_out", "exact", "index", "max_order", "timings", "settings", "details", "stored")
+                },
+                "noise": None if math.isnan(self.noise) else self.noise,
+                "names": list(self.names),
+                "faithfulness": {
+                    k: None if math.isnan(v) else v for k, v in dataclasses.asdict(self.faithfulness).items()
+                },
+            }
+            (new / "explanation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            if target.exists():
+                old = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+                os.replace(target, old)
+                os.replace(new, target)
+                shutil.rmtree(old)
+            else:
+                os.replace(new, target)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> "Explanation":
+        """Reads what `save` wrote.
+
+        Raises:
+          ValueError: the folder is not complete, or of a newer format.
+        """
+        folder = pathlib.Path(directory)
+        try:
+            content = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
+            if content.pop("format") > _FORMAT:
+                raise ValueError("written by a newer version; update spex_jax")
+            spectrum = Spectrum.load(folder / "spectrum.npz")
+            with np.load(folder / "ablations.npz", allow_pickle=False) as ablations:
+                masks, values = masks_lib.unpack(ablations["masks"], spectrum.n), ablations["values"]
+            score = {name: np.nan if value is None else value for name, value in content.pop("faithfulness").items()}
+            names, noise = tuple(content.pop("names")), content.pop("noise", None)
+            return cls(
+                spectrum=spectrum,
+                masks=masks,
+                values=values,
+                names=names,
+                faithfulness=Faithfulness(**score),
+                noise=math.nan if noise is None else noise,
+                **content,
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{str(folder)!r} is not a folder of Explanation.save: {error}") from error

@@ -1,0 +1,53 @@
+"""What makes two computations the same: a hash of their program's static part, their arrays and the precision."""
+
+import hashlib
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["fingerprint"]
+
+_known: dict[int, tuple[weakref.ref, bytes]] = {}  # digests of arrays by id: a model is hashed once for many texts
+
+
+def _digest(leaf: Any) -> bytes:
+    cached = _known.get(id(leaf))
+    if cached is not None and cached[0]() is leaf:
+        return cached[1]
+    array = np.asarray(leaf)
+    content = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    digest = content.digest()
+    if isinstance(leaf, jax.Array):  # which cannot be changed in place
+        key = id(leaf)
+
+        def forget(_: Any) -> None:
+            _known.pop(key, None)
+
+        _known[key] = (weakref.ref(leaf, forget), digest)
+    return digest
+
+
+def fingerprint(fn: Any) -> str | None:
+    """A hash of a pytree function: its type, static fields, arrays with their dtypes, and JAX's precision settings.
+
+    Returns:
+      64 hexadecimal digits; None where nothing reliable can be said: a plain function or closure, a static field
+      without a value of its own (a function, an object that prints its address), arrays on other hosts.
+    """
+    leaves, structure = jax.tree_util.tree_flatten(fn)
+    static = str(structure)
+    if jax.tree_util.all_leaves([fn]) or " at 0x" in static:
+        return None
+    if not all(isinstance(leaf, jax.Array | np.ndarray | np.generic | int | float | bool) for leaf in leaves):
+        return None
+    if not all(leaf.is_fully_addressable for leaf in leaves if isinstance(leaf, jax.Array)):
+        return None
+    config: Any = jax.config  # whose options mypy does not see
+    settings = (config.jax_enable_x64, config.jax_default_matmul_precision)
+    content = hashlib.sha256(repr((type(fn).__module__, type(fn).__qualname__, static, settings)).encode())
+    for leaf in leaves:
+        content.update(_digest(leaf))
+    return content.hexdigest()

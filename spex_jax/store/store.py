@@ -1,0 +1,306 @@
+"""One store: what was asked of one value function, on disk and in memory."""
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import hashlib
+import mmap
+import os
+import pathlib
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.store import records
+from spex_jax.version import environment
+
+__all__ = ["SUFFIX", "Contents", "Store", "key_identity", "locate", "open_locked", "read", "verify"]
+
+SUFFIX = ".ablations"
+
+
+def key_identity(key: str, n: int, outputs: tuple[int, ...]) -> str:
+    """The identity of a value function that the user names."""
+    return hashlib.sha256(repr(("key", key, n, outputs)).encode()).hexdigest()
+
+
+def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
+    """The file of a value function: `path` itself, or where that is a folder the file in it that bears its identity."""
+    given = pathlib.Path(path)
+    return given / f"{identity[:32]}{SUFFIX}" if given.is_dir() else given
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What a file holds; see `records.Scan` for header, damage and end.
+
+    Attributes:
+      packed: uint8 [M, ceil(n / 8)], packed masks in the order in which they were asked.
+      values: float64 [M, *outputs].
+      size: bytes of the file.
+    """
+
+    header: dict[str, Any] | None
+    packed: np.ndarray
+    values: np.ndarray
+    damage: tuple[records.Damage, ...]
+    end: int
+    size: int
+
+    @property
+    def n(self) -> int:
+        """The number of features."""
+        return int(self.header["n"]) if self.header else 0
+
+    @property
+    def torn(self) -> int:
+        """Bytes of a last record that was never finished."""
+        return self.size - self.end
+
+
+def _contents(descriptor: int) -> Contents:
+    size = os.fstat(descriptor).st_size
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) if size else contextlib.nullcontext(b"") as data:
+        found = records.scan(data)
+        header = found.header or {"n": 1, "outputs": []}
+        width, outputs = -(-header["n"] // 8), tuple(header["outputs"])
+        parts = [records.read_ablations(data[start:stop], width, outputs) for start, stop in found.records]
+    empty = np.zeros((0, width), np.uint8), np.zeros((0, *outputs))
+    return Contents(
+        header=found.header,
+        packed=np.concatenate([empty[0], *(packed for packed, _ in parts)]),
+        values=np.concatenate([empty[1], *(values for _, values in parts)]),
+        damage=found.damage,
+        end=found.end,
+        size=size,
+    )
+
+
+def read(path: str | os.PathLike[str]) -> Contents:
+    """Reads a file without changing or locking it; another process may be writing.
+
+    Raises:
+      ValueError: it cannot be read, or is no store.
+    """
+    try:
+        with open(path, "rb") as file:
+            return _contents(file.fileno())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)!r} {error}" if isinstance(error, ValueError) else str(error)) from error
+
+
+def verify(path: str | os.PathLike[str]) -> list[str]:
+    """What is wrong with a file, one sentence each; nothing for a whole one.
+
+    Raises:
+      ValueError: it cannot be read, or is no store.
+    """
+    found = read(path)
+    wrong = [f"bytes {part.start} to {part.stop} are damaged" for part in found.damage]
+    if found.header is None:
+        wrong.append("the header was never finished")
+    elif found.torn:
+        wrong.append(f"the last record, {found.torn} bytes from byte {found.end} on, was never finished")
+    return wrong
+
+
+def _hashes(packed: np.ndarray) -> np.ndarray:
+    """uint64 [M], equal for equal rows: sums of the bytes, eight at a time, times fixed odd numbers."""
+    padded = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))
+    words = np.ascontiguousarray(padded).view(np.uint64)
+    factors = np.random.default_rng(0).integers(0, 2**63, (1, words.shape[1]), dtype=np.uint64) * np.uint64(2)
+    mixed = words * (factors + np.uint64(1))
+    return ((mixed ^ (mixed >> np.uint64(29))) * (factors[:, ::-1] + np.uint64(1))).sum(axis=1, dtype=np.uint64)
+
+
+def open_locked(path: pathlib.Path) -> int:
+    """A descriptor of the file, made where it does not exist, that no other process can get before it is closed.
+
+    Raises:
+      ValueError: it cannot be written, or is in use.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot use {str(path)!r} as a store: it is no regular file")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the store {str(path)!r}: {error.strerror}; give a path in a folder that can be written"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(file)
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise ValueError(f"cannot lock the store {str(path)!r}: {error.strerror}") from error
+            raise ValueError(
+                f"the store {str(path)!r} is in use by another run; wait until it ends, or give another path"
+            ) from error
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # replaced between opening and locking, by a repair
+
+
+class Store:
+    """The ablations of one value function, open for writing. A context manager; closing gives the lock back.
+
+    What `append` returned from is in the file whatever happens to the process (SIGKILL included). It is not safe
+    against a loss of power: nothing waits for the disk.
+
+    Attributes:
+      path: the file.
+      n, outputs: as of the value function.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        identity: str,
+        n: int,
+        outputs: tuple[int, ...] = (),
+        names: tuple[str, ...] = (),
+        details: dict[str, Any] | None = None,
+    ):
+        """Opens a store, or makes it.
+
+        Args:
+          path: a file, or a folder that holds one file for each identity.
+          identity: what makes two value functions the same.
+          n: number of features.
+          outputs: shape of one value.
+          names: of the features, for whoever looks into the file.
+          details: JSON-like information, likewise.
+
+        Raises:
+          ValueError: the file cannot be written, is in use, is no store, is damaged, or belongs to another value
+            function.
+        """
+        self.path, self.n, self.outputs = locate(path, identity), n, tuple(outputs)
+        header = {
+            "identity": identity,
+            "n": n,
+            "outputs": list(outputs),
+            "names": list(names),
+            "details": details or {},
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **environment(),
+        }
+        self._file = open_locked(self.path)
+        try:
+            self._load(header)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, header: dict[str, Any]) -> None:
+        try:
+            found = _contents(self._file)
+        except ValueError as error:
+            raise ValueError(f"{str(self.path)!r} {error}") from error
+        if found.damage:
+            raise ValueError(
+                f"the store {str(self.path)!r} is damaged: {len(found.damage)} places, the first at byte "
+                f"{found.damage[0].start}; {len(found.values)} ablations are whole. "
+                f"Keep those with: python -m spex_jax.store repair {self.path}"
+            )
+        if found.header is not None and found.header["identity"] != header["identity"]:
+            theirs = found.header
+            raise ValueError(
+                f"the store {str(self.path)!r} holds ablations of another value function (n = {theirs['n']}, identity "
+                f"{theirs['identity'][:12]}) than this one (n = {self.n}, identity {header['identity'][:12]}): model, "
+                "input, settings or dtype differ. Give another path, or a folder, which holds one file for each"
+            )
+        if found.torn:
+            warnings.warn(
+                f"the store {str(self.path)!r} ended in the middle of a record, as after a killed run: its last "
+                f"{found.torn} bytes are dropped, {len(found.values)} ablations are there",
+                stacklevel=4,
+            )
+            os.ftruncate(self._file, found.end)
+        self._end = found.end
+        self._packed = [found.packed if found.header else np.zeros((0, -(-self.n // 8)), np.uint8)]
+        self._values = [found.values if found.header else np.zeros((0, *self.outputs))]
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
+        if found.header is None:
+            self._write(records.first_bytes(header))
+
+    def __enter__(self) -> "Store":
+        """The store itself."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Closes it."""
+        self.close()
+
+    def __len__(self) -> int:
+        """The number of ablations."""
+        return sum(map(len, self._values))
+
+    def close(self) -> None:
+        """Gives the file and its lock back; a second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)  # never half a record, also after Ctrl-C
+            if isinstance(error, OSError):
+                raise OSError(
+                    error.errno,
+                    f"cannot write to the store {str(self.path)!r}: {error.strerror}. Its {len(self)} ablations are "
+                    "whole; make room and run the same again, it continues there",
+                ) from error
+            raise
+        self._end += len(data)
+
+    def append(self, masks: np.ndarray, values: np.ndarray) -> None:
+        """Writes ablations; they are safe when this returns.
+
+        Args:
+          masks: bool [M, n].
+          values: float64 [M, *outputs], finite.
+
+        Raises:
+          OSError: the file cannot be written, because the disk is full say. It holds what it held before.
+        """
+        if not len(masks):
+            return
+        packed = masks_lib.pack(masks)
+        self._write(records.record(records.ablations(packed, values)))
+        self._packed.append(packed)
+        self._values.append(np.array(values, np.float64))
+        self._sorted = None
+
+    def lookup(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which masks bool [M, n] are there, bool [M], and their values float64 [M, *outputs], 0 where not."""
+        if len(self._packed) > 1:
+            self._packed, self._values = [np.concatenate(self._packed)], [np.concatenate(self._values)]
+        packed, values = self._packed[0], self._values[0]
+        found = np.zeros((len(masks), *self.outputs))
+        if not len(packed) or not len(masks):
+            return np.zeros(len(masks), np.bool_), found
+        if self._sorted is None:
+            hashes = _hashes(packed)
+            order = np.argsort(hashes, kind="stable")
+            self._sorted = hashes[order], order
+        hashes, order = self._sorted
+        asked = masks_lib.pack(masks)
+        place = np.minimum(np.searchsorted(hashes, _hashes(asked)), len(hashes) - 1)
+        row = order[place]
+        known = (packed[row] == asked).all(axis=1)  # two masks of one hash would be asked again, never confused
+        found[known] = values[row[known]]
+        return known, found

@@ -1,0 +1,164 @@
+"""Every compiled function of the package lowers for TPU and CUDA, on a machine that has neither."""
+
+import importlib
+import pkgutil
+import re
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import pytest
+
+import spex_jax
+from spex_jax.lenses.text import VALUES
+from spex_jax.proxyspex import mlp
+from spex_jax.proxyspex.extract import _BATCH
+from spex_jax.proxyspex.walsh_gp import Scales
+from spex_jax.spex.bch import bch
+
+# The engine compiles what others give it (its programs are the masked forwards below), so that its functions have no
+# example arguments of their own.
+ENGINE = {"evaluate", "engine"}
+
+# N rows, n features, B fits, R kernels, K terms, P candidates besides, D draws, C stops of a training.
+N, n, B, R, K, P, D, C = 64, 16, 2, 3, 8, 4, 5, 3
+
+
+def real(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def whole(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def mask(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.bool_)
+
+
+KEY = jax.eval_shape(lambda: jax.random.key(0))
+KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
+SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
+PARAMS = jax.eval_shape(lambda keys: jax.vmap(lambda key: mlp.MLP().init(key, jnp.zeros((1, n))))(keys), KEYS)
+PARAMS_OF_STOPS = jax.tree.map(lambda leaf: real(C, *leaf.shape), PARAMS)
+TABLE = (real(N, n), real(N))  # signs and targets
+FITS = (*TABLE, real(B, N), real(B, N))  # with the rows of each fit and those on which it is scored
+POOL = (mask(P, n), real(N, P))
+
+
+def peeling(b, t, uniform):
+    """Arguments of a design of 2^b bins whose code corrects t errors."""
+    code = bch(n, t)
+    masks = 3 * (code.checks + 1) * 2**b + uniform
+    arguments = (real(masks), whole(3, code.checks + 1, 2**b), mask(3, n, b), mask(uniform, n), real(t + 1))
+    return arguments, {"code": code, "most_terms": 6 * 2**b}
+
+
+# Module and function, and after a space what is different about these arguments: arguments and static arguments.
+CASES = {
+    "proxyspex.extract.grow": (
+        (*TABLE, mask(n), real(R, n), real(R), real(n)),
+        {"max_degree": 3, "front": K},
+    ),
+    "proxyspex.extract._evaluate": ((real(2 * _BATCH, n), mask(K, n), real(K)), {}),
+    "proxyspex.extract._least_squares": ((*TABLE, mask(K, n)), {}),
+    "proxyspex.lasso.lasso_path": ((*FITS, mask(n)), {"max_degree": 3}),
+    "proxyspex.lasso.lasso_path pool": ((*FITS, mask(n), whole(), POOL), {"max_degree": 3}),
+    "proxyspex.mlp.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
+    "proxyspex.mlp.answers": ((PARAMS, real(N, n)), {}),
+    "proxyspex.mlp._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
+    "proxyspex.pursuit.pursue": ((*FITS, mask(n)), {"max_degree": 3, "most_terms": K}),
+    "proxyspex.pursuit.pursue pool": (
+        (*FITS, mask(n), whole(), POOL),
+        {"max_degree": 3, "most_terms": K, "at_once": 2},
+    ),
+    "proxyspex.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
+    "proxyspex.trees.boost": ((*FITS, real(B), mask(n)), {"depth": 3, "most_trees": 8}),
+    "proxyspex.walsh_gp.learn_scales": ((KEY, *TABLE, mask(N), mask(n)), {"kernels": R, "rows": 32, "steps": 4}),
+    "proxyspex.walsh_gp.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
+    "proxyspex.walsh_gp.held_out_predictions": ((SCALES, *TABLE, whole(N), mask(n)), {}),
+    "proxyspex.walsh_gp.spectrum_terms": (
+        (SCALES, real(N), real(N, n), mask(n)),
+        {"max_degree": 3, "front": K},
+    ),
+    "proxyspex.walsh_gp.prior_variances": ((SCALES, mask(n), mask(K, n)), {}),
+    "proxyspex.walsh_gp._prior_draws": ((KEY, SCALES, real(N, n), mask(n), mask(K, n), whole()), {}),
+    "proxyspex.walsh_gp._alpha_of_draws": (
+        (KEY, SCALES, real(N, n), mask(N), mask(n), real(N, D), real()),
+        {},
+    ),
+    "proxyspex.walsh_gp._deviation": ((real(N, K), real(K), real(K, D), real(N, D)), {}),
+    "proxyspex.walsh_gp._predict": ((SCALES, real(N), real(N, n), real(32, n), mask(n)), {}),
+    "proxyspex.walsh_gp._all_rows": ((*TABLE, mask(K, n), real(K), real(K), real()), {}),
+    "spex.peel.peel": peeling(b=3, t=2, uniform=10),
+    "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
+    "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
+}
+WITH_A_MODEL = {"lenses.text._logits_of_full"}
+
+
+def jitted_functions():
+    """The names of all functions of the package, but the engine's, that a module wraps in jax.jit."""
+    kind, found = type(jax.jit(lambda: None)), set()
+    for info in pkgutil.walk_packages(spex_jax.__path__, "spex_jax."):
+        if info.name.split(".")[1] in ENGINE:
+            continue
+        for name, value in vars(importlib.import_module(info.name)).items():
+            if isinstance(value, kind) and value.__module__ == info.name:  # not what it imports from another
+                found.add(f"{info.name}.{name}".removeprefix("spex_jax."))
+    return found
+
+
+def custom_calls(exported):
+    """The kernels that a lowered module takes from elsewhere than from XLA."""
+    return set(re.findall(r"custom_call[^@]*@(\w+)", exported.mlir_module()))
+
+
+def check_lowering(function, *arguments, **static):
+    """Exports for both platforms in one module, and for TPU alone, where no kernel may be but XLA's own.
+
+    No check of jax.export is disabled: it refuses the kernels of a vendor for which it does not vouch. For the Cholesky
+    factors of cuSOLVER it does.
+    """
+    both = jax.export.export(function, platforms=("tpu", "cuda"))(*arguments, **static)
+    assert both.platforms == ("tpu", "cuda")
+    alone = jax.export.export(function, platforms=("tpu",))(*arguments, **static)
+    assert not custom_calls(alone)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lowers_for_tpu_and_cuda(case):
+    module, _, name = case.split()[0].rpartition(".")
+    arguments, static = CASES[case]
+    check_lowering(getattr(importlib.import_module(f"spex_jax.{module}"), name), *arguments, **static)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_masked_forward_lowers_for_tpu_and_cuda(value, tiny):
+    contrast = "negative" if value == "logit_diff" else None
+    value_fn = spex_jax.lenses.text(
+        *tiny, "It never fails to impress .", value=value, target="positive", contrast=contrast
+    )
+    # The function is a pytree and an argument, as it is of the engine's programs: weights are no constants of them.
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.width))
+
+
+def test_logits_of_the_whole_text_lower_for_tpu_and_cuda(tiny):
+    value_fn = spex_jax.lenses.text(*tiny, "It never fails to impress .")
+    function = importlib.import_module("spex_jax.lenses.text")._logits_of_full
+    check_lowering(function, value_fn.fn, mask(1, value_fn.width))
+
+
+def test_every_jitted_function_has_a_case():
+    known = {case.split()[0] for case in CASES} | WITH_A_MODEL
+    found = jitted_functions()
+    assert not found - known, "these functions need example arguments in CASES"
+    assert not known - found, "these cases are of functions that are gone"
+
+
+def test_the_check_sees_and_refuses_kernels_of_one_platform():
+    cholesky = jax.export.export(jax.jit(jnp.linalg.cholesky), platforms=("cuda",))(real(n, n))
+    assert "cusolver_potrf_ffi" in custom_calls(cholesky)
+    kernel = jax.jit(jax.ffi.ffi_call("a_kernel_for_cuda", real(n)))
+    with pytest.raises(ValueError, match="a_kernel_for_cuda"):
+        check_lowering(kernel, real(n))

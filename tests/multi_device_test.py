@@ -1,0 +1,204 @@
+"""Several devices in one process and several processes: the answers are those of one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import spex_jax
+
+SET_UP = """
+import json, sys
+import jax, numpy as np, jax.numpy as jnp
+import spex_jax
+from spex_jax import masks as masks_lib
+from spex_jax.engine.device import DeviceFunction
+
+TEXT = "Her acting never fails to impress , but the plot is thin ."
+model, tokenizer = spex_jax.models.tiny()
+
+def text(model=model):
+    return spex_jax.lenses.text(model, tokenizer, TEXT, value="margin")
+
+def asked(count):
+    return masks_lib.uniform(11, count, np.random.default_rng(0))
+
+found = {}
+"""
+
+ONE_PROCESS = (
+    """
+jax.config.update("jax_num_cpu_devices", 4)
+assert jax.device_count() == 4
+"""
+    + SET_UP
+    + """
+from jax.sharding import NamedSharding, PartitionSpec as P
+
+one = jax.make_mesh((1,), ("masks",), devices=jax.devices()[:1])
+for count in (1, 3, 90, 333):
+    found[f"one {count}"] = spex_jax.evaluate(text(), asked(count), mesh=one).tolist()
+    found[f"four {count}"] = spex_jax.evaluate(text(), asked(count)).tolist()
+    found[f"four, batches of 7 {count}"] = spex_jax.evaluate(text(), asked(count), batch_size=7).tolist()
+found["devices"] = DeviceFunction(text()).devices
+found["batches"] = [DeviceFunction(text()).batch_size(*counts) for counts in ((333, None), (1, None), (9, 6))]
+
+mesh = jax.make_mesh((2, 2), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+def rule(leaf):  # a model's own rules
+    spec = P(None, "model") if leaf.ndim == 2 and leaf.shape[1] % 2 == 0 else P()
+    return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+sharded = text(jax.tree.map(rule, model))
+placed = DeviceFunction(sharded)
+found["mesh of the model"] = [placed.devices, dict(placed.mesh.shape), placed.mesh == mesh]
+found["sharded"] = spex_jax.evaluate(sharded, asked(333)).tolist()
+kernel = placed._fn.model.params["up_0"]["kernel"]
+found["parts of a kernel"] = [len({str(shard.index) for shard in kernel.addressable_shards}), list(kernel.shape)]
+
+weights = jnp.arange(11.0)
+closure = spex_jax.ValueFunction(lambda masks: masks @ weights, 11, on_device=True)
+found["closure"] = float(np.abs(spex_jax.evaluate(closure, asked(333)) - asked(333) @ np.arange(11.0)).max())
+
+e = spex_jax.explain(text(), budget=300, proxy="linear")
+found["explained"] = [e.spectrum.coefficients.tolist(), e.noise]
+try:
+    spex_jax.evaluate(text(), asked(3), mesh=jax.make_mesh((4,), ("data",)))
+except ValueError as error:
+    found["error"] = str(error)
+print(json.dumps(found))
+"""
+)
+
+TWO_PROCESSES = (
+    """
+import jax
+coordinator, process, store = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+jax.config.update("jax_num_cpu_devices", 2)
+jax.distributed.initialize(coordinator, num_processes=2, process_id=process)
+assert jax.device_count() == 4 and jax.local_device_count() == 2
+"""
+    + SET_UP
+    + """
+calls = []
+
+def host(masks):
+    calls.append(len(masks))
+    return masks @ np.arange(11.0) / 7
+
+for count in (3, 333):
+    found[f"device {count}"] = spex_jax.evaluate(text(), asked(count)).tolist()
+found["host"] = spex_jax.evaluate(host, asked(333)).tolist()
+found["calls"] = sum(calls)
+for count in (200, 333):
+    found["stored"] = spex_jax.evaluate(host, asked(count), store=store, store_key="f").tolist()
+found["calls with a store"] = sum(calls) - found["calls"]
+bad = lambda masks: masks[:, 0] / 0.0
+try:
+    with np.errstate(all="ignore"):
+        spex_jax.evaluate(bad, asked(3))
+except ValueError as error:
+    found["not finite"] = str(error)
+
+def broken(masks):
+    raise KeyError("no such thing")
+
+try:
+    spex_jax.evaluate(broken, asked(3))
+except (KeyError, RuntimeError) as error:
+    found["broken"] = type(error).__name__
+found["process"] = jax.process_index()
+print(json.dumps(found), flush=True)
+jax.distributed.shutdown()
+"""
+)
+
+
+def start(program, *arguments):
+    # The test's own XLA settings, if any, are not those of its processes.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def result(process, seconds=240):
+    with process:
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def four_devices():
+    return result(start("import jax\n" + ONE_PROCESS))
+
+
+@pytest.mark.parametrize("count", [1, 3, 90, 333])
+def test_four_devices_answer_as_one(count, four_devices):
+    one = four_devices[f"one {count}"]
+    assert len(one) == count
+    np.testing.assert_allclose(four_devices[f"four {count}"], one, atol=1e-5)
+    np.testing.assert_allclose(four_devices[f"four, batches of 7 {count}"], one, atol=1e-5)
+
+
+def test_batches_are_divided_among_the_devices(four_devices):
+    assert four_devices["devices"] == 4
+    assert four_devices["batches"] == [512, 4, 8]
+
+
+def test_a_model_that_is_sharded_by_its_own_rules(four_devices):
+    assert four_devices["mesh of the model"] == [2, {"masks": 2, "model": 2}, True]
+    assert four_devices["parts of a kernel"] == [2, [128, 512]]
+    np.testing.assert_allclose(four_devices["sharded"], four_devices["one 333"], atol=1e-4)
+
+
+def test_functions_that_are_no_pytrees(four_devices):
+    assert four_devices["closure"] < 1e-5
+
+
+def test_an_explanation_on_four_devices(four_devices, tiny):
+    text = "Her acting never fails to impress , but the plot is thin ."
+    alone = spex_jax.explain(spex_jax.lenses.text(*tiny, text, value="margin"), budget=300, proxy="linear")
+    coefficients, noise = four_devices["explained"]
+    np.testing.assert_allclose(coefficients, alone.spectrum.coefficients, atol=1e-4)
+    assert noise < 1e-5
+
+
+def test_a_mesh_without_an_axis_for_masks(four_devices):
+    assert "the mesh has the axes ('data',); one of them must be 'masks'" in four_devices["error"]
+
+
+def test_two_processes(four_devices, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{free.getsockname()[1]}"
+    store = str(tmp_path / "store")
+    processes = [start("import sys\n" + TWO_PROCESSES, coordinator, str(index), store) for index in range(2)]
+    with processes[0], processes[1]:
+        try:
+            first, second = map(result, processes)
+        finally:
+            for process in processes:
+                process.kill()
+    assert (first["process"], second["process"]) == (0, 1)
+    for found in (first, second):
+        for count in (3, 333):
+            np.testing.assert_allclose(found[f"device {count}"], four_devices[f"one {count}"], atol=1e-5)
+        assert found["host"] == found["stored"] == first["host"]
+        assert "3 of 3 values are not finite" in found["not finite"]
+    assert len(first["host"]) == 333
+    assert (first["calls"], second["calls"]) == (333, 0)  # the first process asks for all
+    assert (first["calls with a store"], second["calls with a store"]) == (333, 0)
+    assert (first["broken"], second["broken"]) == ("KeyError", "RuntimeError")

@@ -1,0 +1,69 @@
+import jax
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from spex_jax import runtime
+
+
+@pytest.fixture(autouse=True)
+def parsed():
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+
+
+@pytest.fixture
+def settings_kept():
+    names = (
+        "jax_default_matmul_precision",
+        "jax_compilation_cache_dir",
+        "jax_persistent_cache_min_compile_time_secs",
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "axes"), [("masks=1", {"masks": 1}), ("masks=-1,model=1", {"masks": 1, "model": 1}), (None, None)]
+)
+def test_mesh(given, axes):
+    with flagsaver.flagsaver(mesh=given):
+        found = runtime.mesh()
+    assert (None if found is None else dict(found.shape)) == axes
+
+
+def test_start(settings_kept, tmp_path, capsys):
+    with flagsaver.flagsaver(precision="highest", compilation_cache=str(tmp_path / "programs"), mesh="masks=1"):
+        runtime._start()
+    assert jax.config.jax_default_matmul_precision == "highest"
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "programs")
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == 0
+    assert capsys.readouterr().err == "devices: 1 x cpu (cpu), mesh {'masks': 1}, 1 process\n"
+
+
+@pytest.mark.parametrize("given", [{"coordinator": "x:1"}, {"num_processes": 2}, {"process": 0}])
+def test_flags_of_several_processes_need_multihost(given):
+    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match="are for --multihost; give that too"):
+        runtime._start()
+
+
+def test_a_cache_that_cannot_be_written(settings_kept):
+    with flagsaver.flagsaver(compilation_cache="/proc/nowhere"):
+        flags.FLAGS["compilation_cache"].present = 1
+        with pytest.raises(ValueError, match="cannot write to --compilation_cache"):
+            runtime._start()
+
+
+def test_the_error_of_joining_comes_through(monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError(f"no coordinator at {arguments[0]}")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with (
+        flagsaver.flagsaver(multihost=True, coordinator="nowhere:1"),
+        pytest.raises(RuntimeError, match="no coordinator at nowhere:1"),
+    ):
+        runtime._start()
