@@ -60,6 +60,14 @@ def test_deduplicate_keeps_the_order_of_first_appearance(n, rng):
     assert len(np.unique(given, axis=0)) == len(first)
 
 
+def test_masks_with_one_hash_are_told_apart(rng, monkeypatch):
+    given = rng.integers(0, 2, (30, 90)).astype(bool)[rng.integers(0, 30, 200)]
+    expected = masks.deduplicate(given)
+    monkeypatch.setattr(masks, "hashes", lambda packed: packed[:, 0].astype(np.uint64) % 3)
+    for found, right in zip(masks.deduplicate(given), expected, strict=True):
+        np.testing.assert_array_equal(found, right)
+
+
 @pytest.mark.parametrize(("n", "count"), [(4, 16), (10, 900), (20, 300), (21, 300), (100, 500)])
 def test_uniform_masks_are_distinct_and_seeded(n, count):
     ends = np.stack([np.ones(n, bool), np.zeros(n, bool)])

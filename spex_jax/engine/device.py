@@ -233,7 +233,7 @@ class DeviceFunction:
                     start = rows.stop
                     continue
                 rows, pending = waiting[0]
-                values = np.asarray(jax.device_get(pending))
+                values = np.asarray(pending)
             except jax.errors.JaxRuntimeError as error:
                 rows_of_device = size // self.devices // 2
                 if not out_of_memory(error) or not rows_of_device or jax.process_count() > 1:

@@ -29,9 +29,11 @@ def key_identity(key: str, n: int, outputs: tuple[int, ...]) -> str:
 
 
 def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
-    """The file of a value function: `path` itself, or where that is a folder the file in it that bears its identity."""
+    """The file of a value function: `path` itself, or where that is a folder (or ends like one) the file in it that
+    bears its identity.
+    """
     given = pathlib.Path(path)
-    return given / f"{identity[:32]}{SUFFIX}" if given.is_dir() else given
+    return given / f"{identity[:32]}{SUFFIX}" if given.is_dir() or os.fspath(path).endswith(os.sep) else given
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,15 +108,6 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     elif found.torn:
         wrong.append(f"the last record, {found.torn} bytes from byte {found.end} on, was never finished")
     return wrong
-
-
-def _hashes(packed: np.ndarray) -> np.ndarray:
-    """uint64 [M], equal for equal rows: sums of the bytes, eight at a time, times fixed odd numbers."""
-    padded = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))
-    words = np.ascontiguousarray(padded).view(np.uint64)
-    factors = np.random.default_rng(0).integers(0, 2**63, (1, words.shape[1]), dtype=np.uint64) * np.uint64(2)
-    mixed = words * (factors + np.uint64(1))
-    return ((mixed ^ (mixed >> np.uint64(29))) * (factors[:, ::-1] + np.uint64(1))).sum(axis=1, dtype=np.uint64)
 
 
 def open_locked(path: pathlib.Path) -> int:
@@ -294,12 +287,12 @@ class Store:
         if not len(packed) or not len(masks):
             return np.zeros(len(masks), np.bool_), found
         if self._sorted is None:
-            hashes = _hashes(packed)
+            hashes = masks_lib.hashes(packed)
             order = np.argsort(hashes, kind="stable")
             self._sorted = hashes[order], order
         hashes, order = self._sorted
         asked = masks_lib.pack(masks)
-        place = np.minimum(np.searchsorted(hashes, _hashes(asked)), len(hashes) - 1)
+        place = np.minimum(np.searchsorted(hashes, masks_lib.hashes(asked)), len(hashes) - 1)
         row = order[place]
         known = (packed[row] == asked).all(axis=1)  # two masks of one hash would be asked again, never confused
         found[known] = values[row[known]]

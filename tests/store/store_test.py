@@ -64,10 +64,15 @@ def test_the_first_value_of_a_mask_counts(path):
 def test_a_folder_holds_one_file_for_each_identity(tmp_path):
     masks, values = table(4)
     for identity in ("a", "b"):
-        with Store(tmp_path, identity=identity * 64, n=11) as store:
+        with Store(f"{tmp_path}/new/", identity=identity * 64, n=11) as store:
             assert len(store) == 0
             store.append(masks, values)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["a" * 32 + ".ablations", "b" * 32 + ".ablations"]
+    with Store(tmp_path / "new", identity="a" * 64, n=11) as store:
+        assert len(store) == 4
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
+        "a" * 32 + ".ablations",
+        "b" * 32 + ".ablations",
+    ]
 
 
 def test_a_file_cut_at_any_byte_keeps_its_whole_records(filled, tmp_path):
@@ -222,7 +227,7 @@ def test_an_interrupted_write_leaves_no_half_record(path, monkeypatch):
 
 def test_hashes_that_meet_are_told_apart(path, monkeypatch):
     masks, values = table(50)
-    monkeypatch.setattr("spex_jax.store.store._hashes", lambda packed: np.zeros(len(packed), np.uint64))
+    monkeypatch.setattr("spex_jax.masks.hashes", lambda packed: np.zeros(len(packed), np.uint64))
     with Store(path, **OPTIONS) as store:
         store.append(masks[:25], values[:25])
         known, found = store.lookup(masks)
