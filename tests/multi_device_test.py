@@ -155,7 +155,7 @@ def test_four_devices_answer_as_one(count, four_devices):
 
 def test_batches_are_divided_among_the_devices(four_devices):
     assert four_devices["devices"] == 4
-    assert four_devices["batches"] == [512, 4, 8]
+    assert four_devices["batches"] == [256, 4, 8]
 
 
 def test_a_model_that_is_sharded_by_its_own_rules(four_devices):

@@ -14,6 +14,7 @@ Expected: 8 minutes on 2 CPU cores, most of it the killed runs.
 """
 
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -148,14 +149,14 @@ masks = masks_lib.uniform(value_fn.n, int(sys.argv[2]), np.random.default_rng(0)
 seconds = []
 for _ in range(6):
     start = time.perf_counter()
-    values = spex_jax.evaluate(value_fn, masks, batch_size=256, progress=False)
+    values = spex_jax.evaluate(value_fn, masks, progress=False)
     seconds.append(time.perf_counter() - start)
 print(json.dumps({"seconds": min(seconds[1:]), "values": values.tolist()}))
 """
 
 
 def scaling(of: tuple[int, ...] = (1, 2, 4)) -> list[dict[str, float]]:
-    """Masks a second of the shipped model, batches of 256, on devices that share this machine's cores."""
+    """Masks a second of the shipped model on devices that share this machine's cores."""
     rows: list[dict[str, float]] = []
     first: np.ndarray | None = None
     count = max(_BATCH, int(_SECONDS.value * 1000) // _BATCH * _BATCH)
@@ -229,7 +230,9 @@ def faults() -> dict[str, Any]:
     stored, most_again = [], 0
     answers: dict[bool, np.ndarray] = {}
     lengths: dict[bool, float] = {}
-    for number in range(-2, _KILLED.value):  # the first two, one of each kind, are left alone
+    for number in itertools.count(-2):  # the first two, one of each kind, are left alone
+        if counts["killed"] == _KILLED.value:
+            break
         on_device = bool(number % 2)
         with tempfile.TemporaryDirectory() as folder:
             place = pathlib.Path(folder)

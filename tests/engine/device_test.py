@@ -37,14 +37,15 @@ def short_of_memory(most, seen):
     return spex_jax.ValueFunction(fn, 12, on_device=True)
 
 
-@pytest.mark.parametrize(("count", "expected"), [(1, 1), (3, 4), (256, 256), (5000, 256)])
+@pytest.mark.parametrize(("count", "expected"), [(1, 1), (3, 4), (64, 64), (5000, 64)])
 def test_the_batch_of_a_light_function(count, expected):
     assert DeviceFunction(summed()).batch_size(count) == expected
 
 
 def test_the_batch_of_a_heavy_function_is_smaller(monkeypatch):
     value_fn = spex_jax.ValueFunction(heavy, 8, on_device=True)
-    assert DeviceFunction(value_fn).batch_size(5000) == 128  # 2^34 / 2^27
+    monkeypatch.setattr(device, "_WORK", {"cpu": 2.0**31})
+    assert DeviceFunction(value_fn).batch_size(5000) == 16  # 2^31 / 2^27
     monkeypatch.setattr(device, "_WORK", {"cpu": 2.0**20})
     assert DeviceFunction(value_fn).batch_size(5000) == 1
     assert DeviceFunction(value_fn).batch_size(5000, 77) == 77
@@ -55,13 +56,13 @@ def test_the_batch_fits_into_the_memory_that_is_free(monkeypatch):
         return jnp.sort(masks[:, :1] * jnp.arange(1000.0), axis=1)[:, -1]
 
     value_fn = spex_jax.ValueFunction(wide, 8, on_device=True)
-    assert DeviceFunction(value_fn).batch_size(5000) == 256
-    taken = DeviceFunction(value_fn)._memory(DeviceFunction(value_fn)._trace(256))
-    assert taken > 256 * 4000
+    assert DeviceFunction(value_fn).batch_size(5000) == 64
+    taken = DeviceFunction(value_fn)._memory(DeviceFunction(value_fn)._trace(64))
+    assert taken > 64 * 4000
     monkeypatch.setattr(device, "free_bytes", lambda mesh: taken / 10)
     chosen = DeviceFunction(value_fn)
     size = chosen.batch_size(5000)
-    assert size == 16
+    assert size == 4
     assert chosen._memory(chosen._trace(size)) <= 0.8 * taken / 10
     masks = np.random.default_rng(0).integers(0, 2, (100, 8)).astype(bool)
     np.testing.assert_allclose(evaluate(value_fn, masks), 999 * masks[:, 0])
@@ -69,13 +70,13 @@ def test_the_batch_fits_into_the_memory_that_is_free(monkeypatch):
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(rng, caplog):
     seen, masks = [], rng.integers(0, 2, (1000, 12)).astype(bool)
-    value_fn = short_of_memory(64, seen)
+    value_fn = short_of_memory(16, seen)
     np.testing.assert_array_equal(evaluate(value_fn, masks), masks.sum(axis=1))
-    assert max(seen) == 256
-    assert "out of memory: batches of 64 masks" in caplog.text
+    assert max(seen) == 64
+    assert "out of memory: batches of 16 masks" in caplog.text
     seen.clear()
     np.testing.assert_array_equal(evaluate(value_fn, masks), masks.sum(axis=1))
-    assert set(seen) == {64}
+    assert set(seen) == {16}
 
 
 def test_out_of_memory_of_a_single_mask_comes_through(rng):
