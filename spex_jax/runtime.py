@@ -14,7 +14,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from spex_jax.files import replacing
 from spex_jax.version import environment
 
-__all__ = ["first_process", "mesh", "run_program", "save_result", "seed"]
+__all__ = ["first_process", "mesh", "run_parts", "run_program", "save_result", "seed"]
 
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**32 - 1)
 _MESH = flags.DEFINE_string(
@@ -152,12 +152,17 @@ def _with_notes(message: str, error: BaseException) -> str:
     return "; ".join([message, *getattr(error, "__notes__", [])])
 
 
-def run_program(main: Callable[[], None]) -> None:
+def run_program(main: Callable[[], None], *, cold: bool = False) -> None:
     """Parses the absl flags, starts up (see the flags of this module) and runs `main`.
+
+    With `cold` there is no compilation cache unless the flag asks for it, for programs that measure compilation.
 
     What the user can mend (a wrong flag, a ValueError, a missing package, a folder that cannot be written) is one line
     on stderr and exit code 2, not a traceback; Ctrl-C is one line and exit code 130.
     """
+
+    if cold:
+        flags.set_default(_CACHE, "")
 
     def guarded(argv: list[str]) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -191,6 +196,21 @@ def _revision() -> str:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def run_parts(parts: Mapping[str, Callable[[], Any]], chosen: Sequence[str], out: str) -> None:
+    """Runs the chosen parts of a program and writes what they return, after each of them.
+
+    Raises:
+      ValueError: unknown parts.
+    """
+    if unknown := sorted(set(chosen) - set(parts)):
+        raise ValueError(f"unknown parts {unknown}; expected some of {', '.join(parts)}")
+    result = {}
+    for name in chosen:
+        result[name] = parts[name]()
+        print(name, result[name], flush=True)
+        save_result(out, result)
 
 
 def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:

@@ -34,13 +34,12 @@ from absl import flags
 import spex_jax
 from spex_jax import Explanation, ValueFunction, evaluate
 from spex_jax import masks as masks_lib
-from spex_jax.runtime import run_program, save_result, seed
+from spex_jax.runtime import run_parts, run_program, seed
 from spex_jax.store import Store, read
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "feature_attribution.py"
-PARTS = ("overhead", "cache", "scaling", "faults")
 
-_PARTS = flags.DEFINE_list("parts", list(PARTS), "Which of the four parts.")
+_PARTS = flags.DEFINE_list("parts", ["overhead", "cache", "scaling", "faults"], "Which of the four parts.")
 _MILLISECONDS = flags.DEFINE_list("milliseconds", ["10", "100"], "Overhead: milliseconds of a batch.")
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Overhead and scaling: seconds of one loop.", lower_bound=0.05)
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Overhead: pairs of loops.", lower_bound=1)
@@ -276,15 +275,9 @@ def faults() -> dict[str, Any]:
 
 def main() -> None:
     """Runs the parts and writes the result."""
-    if unknown := set(_PARTS.value) - set(PARTS):
-        raise ValueError(f"unknown parts {sorted(unknown)}; expected some of {', '.join(PARTS)}")
-    parts: dict[str, Any] = {"overhead": overhead, "cache": cache, "scaling": scaling, "faults": faults}
-    result: dict[str, Any] = {}
-    for name in _PARTS.value:
-        result[name] = parts[name]()
-        print(name, result[name], flush=True)
-        save_result(_OUT.value, result)
+    parts = {"overhead": overhead, "cache": cache, "scaling": scaling, "faults": faults}
+    run_parts(parts, _PARTS.value, _OUT.value)
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, cold=True)

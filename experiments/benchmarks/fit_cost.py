@@ -20,7 +20,7 @@ from absl import flags
 from spex_jax import Spectrum, masks, proxyspex
 from spex_jax.indices import INDICES
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_program, save_result, seed
+from spex_jax.runtime import run_parts, run_program, seed
 
 _PARTS = flags.DEFINE_list("parts", ["proxies", "cost", "planted", "conversion"], "Which of the four parts.")
 _PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies of the first part.")
@@ -142,15 +142,8 @@ def conversion() -> dict[str, float]:
 def main() -> None:
     """Runs the parts and writes the result."""
     parts = {"proxies": proxies, "cost": cost, "planted": sparse, "conversion": conversion}
-    unknown = set(_PARTS.value) - set(parts)
-    if unknown:
-        raise ValueError(f"unknown parts {sorted(unknown)}; expected some of {', '.join(parts)}")
-    result = {}
-    for name in _PARTS.value:
-        result[name] = parts[name]()
-        print(name, result[name], flush=True)
-    save_result(_OUT.value, result)
+    run_parts(parts, _PARTS.value, _OUT.value)
 
 
 if __name__ == "__main__":
-    run_program(main)
+    run_program(main, cold=True)
