@@ -1,33 +1,24 @@
 """What makes two computations the same: a hash of their program's static part, their arrays and the precision."""
 
 import hashlib
-import weakref
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["fingerprint"]
+from spex_jax.memo import ArrayMemo
 
-_known: dict[int, tuple[weakref.ref, bytes]] = {}  # digests of arrays by id: a model is hashed once for many texts
+__all__ = ["fingerprint"]
 
 
 def _digest(leaf: Any) -> bytes:
-    cached = _known.get(id(leaf))
-    if cached is not None and cached[0]() is leaf:
-        return cached[1]
     array = np.asarray(leaf)
     content = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
     content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    digest = content.digest()
-    if isinstance(leaf, jax.Array):  # which cannot be changed in place
-        key = id(leaf)
+    return content.digest()
 
-        def forget(_: Any) -> None:
-            _known.pop(key, None)
 
-        _known[key] = (weakref.ref(leaf, forget), digest)
-    return digest
+_digest_once = ArrayMemo(_digest)  # a model is hashed once for many texts
 
 
 def fingerprint(fn: Any) -> str | None:
@@ -49,5 +40,5 @@ def fingerprint(fn: Any) -> str | None:
     settings = (config.jax_enable_x64, config.jax_default_matmul_precision)
     content = hashlib.sha256(repr((type(fn).__module__, type(fn).__qualname__, static, settings)).encode())
     for leaf in leaves:
-        content.update(_digest(leaf))
+        content.update(_digest_once(leaf))
     return content.hexdigest()

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from spex_jax import masks as masks_lib
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.work import matmul_flops
+from spex_jax.memo import ArrayMemo
 
 __all__ = ["AXIS", "DeviceFunction"]
 
@@ -59,6 +60,10 @@ def _program(apply: Callable[..., jax.Array], mesh: jax.sharding.Mesh | None) ->
         apply, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), axis_names={AXIS}, check_vma=False
     )
     return jax.jit(split, out_shardings=NamedSharding(mesh, P()))
+
+
+# A model is copied to all devices once, and not for every text that is explained with it.
+_replicated = ArrayMemo(lambda leaf, mesh: jax.device_put(leaf, NamedSharding(mesh, P())))
 
 
 def _mesh_of(fn: Any) -> Any:
@@ -126,18 +131,15 @@ class DeviceFunction:
 
     def _placed(self) -> Any:
         """The function with its arrays on the mesh."""
-        if self.mesh is None:
+        mesh = self.mesh
+        if mesh is None:
             return self._value_fn.fn
-        placed = self._value_fn.__dict__.setdefault("_placed", {})
-        if self.mesh not in placed:
-            everywhere = NamedSharding(self.mesh, P())
 
-            def place(leaf: Any) -> Any:
-                there = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == self.mesh
-                return leaf if there else jax.device_put(leaf, everywhere)
+        def place(leaf: Any) -> Any:
+            there = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == mesh
+            return leaf if there else _replicated(leaf, mesh)
 
-            placed[self.mesh] = jax.tree_util.tree_map(place, self._value_fn.fn)
-        return placed[self.mesh]
+        return jax.tree_util.tree_map(place, self._value_fn.fn)
 
     def _trace(self, rows: int) -> Any:
         sharding = None if self.mesh is None else NamedSharding(self.mesh, P(AXIS))
