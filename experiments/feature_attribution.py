@@ -19,7 +19,8 @@ from absl import flags
 
 from spex_jax import estimate, explain, lenses, models
 from spex_jax.indices import INDICES
-from spex_jax.lenses.text import REMOVALS, UNITS, VALUES
+from spex_jax.lenses.text import REMOVALS, UNITS
+from spex_jax.lenses.values import VALUES
 from spex_jax.methods import METHODS
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import first_process, mesh, run_program, seed

@@ -4,7 +4,7 @@ Masks in, values out, a sparse Walsh spectrum back:
 
      lenses            evaluate, engine   spex  proxyspex        interactions        report
   text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
-                           store           (Walsh-Fourier)     BII STII FSII
+  patches  tabular         store           (Walsh-Fourier)     BII STII FSII
                                                                FBII Moebius Fourier
 
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.

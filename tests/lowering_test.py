@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import spex_jax
-from spex_jax.lenses.text import VALUES
+from spex_jax.lenses.values import VALUES
 from spex_jax.proxyspex import mlp
 from spex_jax.proxyspex.extract import _BATCH
 from spex_jax.proxyspex.walsh_gp import Scales

@@ -1,6 +1,8 @@
 """Lenses: what is kept or removed, and what is watched. Each returns a `ValueFunction`."""
 
+from spex_jax.lenses.patches import patches
+from spex_jax.lenses.tabular import tabular
 from spex_jax.lenses.text import text
 from spex_jax.lenses.value_function import ValueFunction
 
-__all__ = ["ValueFunction", "text"]
+__all__ = ["ValueFunction", "patches", "tabular", "text"]

@@ -11,11 +11,11 @@ import numpy as np
 
 from spex_jax.lenses.units import UNITS, assign_tokens, find_units
 from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.lenses.values import check_value, choose_classes, watched
 
-__all__ = ["REMOVALS", "VALUES", "text"]
+__all__ = ["REMOVALS", "text"]
 
 REMOVALS = ("mask",)
-VALUES = ("logit", "margin", "logprob", "logit_diff")
 _BUCKET = 16  # tokens and units are padded to multiples, so that texts of similar length share one program
 
 
@@ -41,25 +41,15 @@ class _MaskedText:
     value: str
 
     def logits(self, masks: jax.Array) -> jax.Array:
-        """Class logits float32 [B, C] of the text with the units that are not kept replaced by the mask token."""
+        """Class logits [B, C] of the text with the units that are not kept replaced by the mask token."""
         kept = (self.unit < 0) | masks[:, jnp.maximum(self.unit, 0)]
         tokens = jnp.where(kept, self.tokens, self.mask_id)
         attention = jnp.broadcast_to(self.attention, tokens.shape)
-        return self.model(tokens, attention).astype(jnp.float32)
+        return self.model(tokens, attention)
 
     def __call__(self, masks: jax.Array) -> jax.Array:
         """Values float32 [B]."""
-        logits = self.logits(masks)
-        chosen = logits[:, self.target]
-        if self.value == "logit":
-            return chosen
-        if self.value == "logit_diff":
-            return chosen - logits[:, self.contrast]
-        # From the logits, never from log_softmax: there log p rounds to 0 from a gap of about 17 and the margin becomes
-        # infinite.
-        others = jnp.where(jnp.arange(logits.shape[1]) == self.target, -jnp.inf, logits)
-        margin = chosen - jax.nn.logsumexp(others, axis=1)
-        return margin if self.value == "margin" else -jax.nn.softplus(-margin)
+        return watched(self.logits(masks), self.value, self.target, self.contrast)
 
 
 @jax.jit
@@ -88,18 +78,6 @@ def _mask_token(tokenizer: Any) -> int:
         if token is not None:
             return int(token)
     raise ValueError("removal 'mask' needs a tokenizer with a mask, pad or unk token; this one has none")
-
-
-def _class_index(model: Any, given: Any, classes: int, role: str) -> int:
-    names = tuple(getattr(model, "class_names", ()))
-    if isinstance(given, str):
-        if given not in names:
-            known = ", ".join(names) or "none, so give a number"
-            raise ValueError(f"{role} {given!r} is no class of the model; its class names are: {known}")
-        return names.index(given)
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given < classes:
-        raise ValueError(f"{role} must be a class name or a number from 0 to {classes - 1}, got {given!r}")
-    return int(given)
 
 
 def text(
@@ -131,15 +109,12 @@ def text(
     Raises:
       ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class.
     """
-    for name, given, known in (("units", units, UNITS), ("removal", removal, REMOVALS), ("value", value, VALUES)):
+    for name, given, known in (("units", units, UNITS), ("removal", removal, REMOVALS)):
         if given not in known:
             raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
     if not isinstance(text_or_messages, str):
         raise ValueError(f"the text lens explains a string, got {type(text_or_messages).__name__}")
-    if (contrast is not None) != (value == "logit_diff"):
-        raise ValueError(
-            f"value 'logit_diff' needs contrast, and only it does; got value {value!r}, contrast {contrast!r}"
-        )
+    check_value(value, contrast)
     if not callable(model):
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
     content = text_or_messages
@@ -170,17 +145,13 @@ def text(
         value=value,
     )
     width = -(-len(spans) // _BUCKET) * _BUCKET
-    full = np.asarray(_logits_of_full(fn, np.ones((1, width), np.bool_)))
+    full = np.asarray(_logits_of_full(fn, np.ones((1, width), np.bool_)), np.float32)
     if full.ndim != 2:
         raise ValueError(
             f"the text lens needs a classifier, logits of shape [B, C]; the model gave {full.shape} for one text"
         )
-    chosen = int(full[0].argmax()) if target is None else _class_index(model, target, full.shape[1], "target")
-    against = 0 if contrast is None else _class_index(model, contrast, full.shape[1], "contrast")
-    if contrast is not None and against == chosen:
-        raise ValueError(f"contrast and target are the same class, {chosen}; give another contrast")
+    chosen, against, classes = choose_classes(model, full[0], target, contrast)
     fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
-    class_names = tuple(getattr(model, "class_names", ())) or tuple(map(str, range(full.shape[1])))
     return ValueFunction(
         fn,
         len(spans),
@@ -193,7 +164,6 @@ def text(
             "units": units,
             "removal": removal,
             "value": value,
-            "target": class_names[chosen],
-            "contrast": None if contrast is None else class_names[against],
+            **classes,
         },
     )

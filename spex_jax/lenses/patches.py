@@ -1,0 +1,165 @@
+"""The image lens: which patches of a picture act together in a classifier's decision."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import ndimage
+
+from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.lenses.values import check_value, choose_classes, watched
+
+__all__ = ["REMOVALS", "patches"]
+
+REMOVALS = ("mean", "zero", "blur")
+_BLUR = 0.1  # standard deviation of the blur, as a part of the shorter side
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["apply", "image", "replacement", "segment", "target", "contrast"],
+    meta_fields=["value"],
+)
+@dataclasses.dataclass(frozen=True)
+class _MaskedImage:
+    """Masks [B, n] -> values [B]: a pytree, so that all pictures of one size share a program.
+
+    image and replacement [H, W, C], segment int32 [H, W], target and contrast int32 [].
+    """
+
+    apply: Callable[[jax.Array], jax.Array]
+    image: jax.Array
+    replacement: jax.Array
+    segment: jax.Array
+    target: jax.Array
+    contrast: jax.Array
+    value: str
+
+    def logits(self, masks: jax.Array) -> jax.Array:
+        """Class logits [B, C] of the picture with the patches that are not kept replaced."""
+        kept = (self.segment < 0) | masks[:, jnp.maximum(self.segment, 0)]  # [B, H, W]
+        return self.apply(jnp.where(kept[..., None], self.image, self.replacement))
+
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        """Values float32 [B]."""
+        return watched(self.logits(masks), self.value, self.target, self.contrast)
+
+
+@jax.jit
+def _logits_of_full(fn: _MaskedImage, masks: jax.Array) -> jax.Array:
+    return fn.logits(masks)
+
+
+def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndarray, list[str], dict[str, Any]]:
+    """Patch of every pixel int32 [H, W] (-1: always kept), names, and what a report should know."""
+    if segments is not None:
+        given = np.asarray(segments)
+        if given.shape != shape or not np.issubdtype(given.dtype, np.integer):
+            raise ValueError(
+                f"segments must be whole numbers of shape {shape}, one for each pixel (below 0: always kept), "
+                f"got {given.dtype} {given.shape}"
+            )
+        present = np.unique(given[given >= 0])
+        if not len(present):
+            raise ValueError("segments must hold a number of at least 0; all pixels would always be kept")
+        numbered = np.where(given >= 0, np.searchsorted(present, given), -1).astype(np.int32)
+        return numbered, [f"segment {number}" for number in present], {"units": "segment"}
+    rows, columns = (grid, grid) if isinstance(grid, int) else tuple(grid)
+    if not 1 <= rows <= shape[0] or not 1 <= columns <= shape[1]:
+        raise ValueError(f"grid must be rows and columns from (1, 1) to {shape}, got {grid!r}")
+    row = np.arange(shape[0]) * rows // shape[0]
+    column = np.arange(shape[1]) * columns // shape[1]
+    names = [f"row {i}, column {j}" for i in range(rows) for j in range(columns)]
+    segment = (row[:, None] * columns + column[None, :]).astype(np.int32)
+    return segment, names, {"units": "patch", "grid": [int(rows), int(columns)]}
+
+
+def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
+    if isinstance(removal, str):
+        if removal not in REMOVALS:
+            raise ValueError(
+                f"unknown removal {removal!r}; expected one of {', '.join(REMOVALS)}, a colour or a picture"
+            )
+        if removal == "zero":
+            return np.zeros_like(image), removal
+        if removal == "mean":
+            return np.broadcast_to(image.mean(axis=(0, 1)), image.shape).astype(image.dtype), removal
+        deviation = _BLUR * min(image.shape[:2])
+        return ndimage.gaussian_filter(image, (deviation, deviation, 0), mode="nearest"), removal
+    given = np.asarray(removal, image.dtype)
+    if given.shape not in ((image.shape[2],), image.shape):
+        raise ValueError(
+            f"removal must be a colour of shape ({image.shape[2]},) or a picture {image.shape}, got {given.shape}"
+        )
+    return np.broadcast_to(given, image.shape), "colour" if given.ndim == 1 else "picture"
+
+
+def patches(
+    apply_fn: Any,
+    image: Any,
+    *,
+    grid: int | tuple[int, int] = (8, 8),
+    segments: Any = None,
+    removal: Any = "mean",
+    value: str = "margin",
+    target: int | str | None = None,
+    contrast: int | str | None = None,
+) -> ValueFunction:
+    """Value function of a picture: its patches are kept or replaced, the classifier's answer is the value.
+
+    Args:
+      apply_fn: a pure JAX function, images float [B, H, W, C] -> class logits [B, classes]; for a model that wants
+        channels first, one that transposes. One that is a registered pytree shares its compiled program between
+        pictures and identifies itself in a store.
+      image: float [H, W, C], as the model wants it (normalised, say).
+      grid: rows and columns of patches, as equal as the sides allow; one number for both.
+      segments: whole numbers [H, W] in place of a grid: the patch of each pixel, below 0 for pixels that are always
+        kept.
+      removal: what a removed patch becomes: "mean", the picture's mean colour; "zero"; "blur", the picture blurred by a
+        tenth of its shorter side; a colour [C], the mean of a data set say; or a picture [H, W, C].
+      value: of the target class, see `lenses.text`.
+      target: class number, or a name of `apply_fn.class_names`; None is the class of the whole picture.
+      contrast: the class that "logit_diff" subtracts; for that value only.
+
+    Raises:
+      ValueError: an unknown option, shapes that do not fit, a picture that is not finite.
+    """
+    check_value(value, contrast)
+    if not callable(apply_fn):
+        raise ValueError(f"apply_fn must be callable (images -> logits), got {type(apply_fn).__name__}")
+    array = np.asarray(image)
+    if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"image must be floats of shape [H, W, C], scaled as the model wants them, got {array.dtype} {array.shape}"
+        )
+    array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError("image has pixels that are not finite")
+    segment, names, details = _segments(array.shape[:2], grid, segments)
+    replacement, described = _replacement(array, removal)
+    fn = _MaskedImage(
+        apply=jax.tree_util.Partial(apply_fn) if jax.tree_util.all_leaves([apply_fn]) else apply_fn,
+        image=jnp.asarray(array),
+        replacement=jnp.asarray(replacement),
+        segment=jnp.asarray(segment),
+        target=jnp.asarray(0, jnp.int32),
+        contrast=jnp.asarray(0, jnp.int32),
+        value=value,
+    )
+    full = np.asarray(_logits_of_full(fn, np.ones((1, len(names)), np.bool_)), np.float32)
+    if full.ndim != 2 or full.shape[0] != 1:
+        raise ValueError(f"apply_fn must give logits of shape [B, classes]; for one picture it gave {full.shape}")
+    chosen, against, classes = choose_classes(apply_fn, full[0], target, contrast)
+    fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
+    return ValueFunction(
+        fn,
+        len(names),
+        names=names,
+        on_device=True,
+        details={**details, "removal": described, "value": value, **classes, "pixels": math.prod(array.shape[:2])},
+    )
