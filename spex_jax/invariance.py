@@ -42,7 +42,7 @@ class BatchInvariance:
         hidden = float((self.effects < 10 * self.noise).mean())
         return (
             f"{self.masks} masks change by at most {self.alone:.3g} when asked alone, {self.order:.3g} in another "
-            f"order, {self.again:.3g} when asked again\\n"
+            f"order, {self.again:.3g} when asked again\n"
             f"effects of single features: median {np.median(self.effects):.3g}, smallest {self.effects[0]:.3g}; "
             f"standard deviation of the values {self.spread:.3g}; the noise exceeds a tenth of {100 * hidden:.0f}% of "
             "these effects"
