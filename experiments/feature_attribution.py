@@ -78,7 +78,7 @@ def read_text() -> str:
 
 def main() -> None:
     """Explains the text and writes the report."""
-    out = pathlib.Path(_OUT.value)
+    out = pathlib.Path(_OUT.value).expanduser()
     if not _DRY_RUN.value and first_process():
         try:
             out.mkdir(parents=True, exist_ok=True)

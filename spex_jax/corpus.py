@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
+import warnings
 from collections.abc import Iterable, Sized
 from typing import Any
 
@@ -51,7 +53,7 @@ def explain_many(
         raise ValueError(
             "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
         )
-    folder = None if store is None else pathlib.Path(store)
+    folder = None if store is None else pathlib.Path(store).expanduser()
     if folder is not None:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
@@ -79,8 +81,12 @@ def _one(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str
     settings = json.dumps([__version__, of_answer, value_fn.names, value_fn.details], sort_keys=True, default=str)
     saved = folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
     alone = jax.process_count() == 1  # several processes would have to agree on what is there
-    if alone and (saved / "explanation.json").is_file():
-        return Explanation.load(saved)
+    if alone and saved.exists():
+        try:
+            return Explanation.load(saved)
+        except ValueError as error:
+            warnings.warn(f"{error}; it is made again", stacklevel=3)
+            shutil.rmtree(saved)
     answer = explain(value_fn, progress=False, store=folder, **options)
     if alone:
         answer.save(saved)

@@ -11,6 +11,7 @@ from collections.abc import Generator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -34,13 +35,14 @@ def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:
     given = store_key if store_key is not None else getattr(value_fn, "identity", None)
     if given is not None:
         if not isinstance(given, str) or not given:
-            raise ValueError(f"store_key must be a string that is not empty, got {given!r}")
+            raise ValueError(f"store_key and identity must be strings that are not empty, got {given!r}")
         return key_identity(given, n, outputs)
     found = fingerprint(value_fn.fn) if getattr(value_fn, "on_device", False) else None
     if found is None:
         raise ValueError(
             "store= needs to know when two value functions are the same, and nothing identifies this one: give "
-            'store_key="...", a string that you change whenever the model, the input or the settings change'
+            'store_key="..." or ValueFunction(identity="..."), a string that you change whenever the model, the input '
+            "or the settings change"
         )
     return found
 
@@ -92,14 +94,23 @@ class Engine:
         self._on_device = on_device
         self.function = DeviceFunction(value_fn, mesh) if on_device else HostFunction(value_fn)
         self.store: Store | None = None
+        self._kept = 0  # ablations that the current call has put into it
         self._stored = store is not None
         if store is not None:
             identity = identity_of(value_fn, n, store_key)
+            failure: Exception | None = None
             if jax.process_index() == 0:  # the others hear from it what is stored
                 names, details = getattr(value_fn, "names", ()), getattr(value_fn, "details", {})
-                self.store = Store(
-                    store, identity=identity, n=n, outputs=self._outputs, names=tuple(names), details=details
-                )
+                try:
+                    self.store = Store(
+                        store, identity=identity, n=n, outputs=self._outputs, names=tuple(names), details=details
+                    )
+                except Exception as error:
+                    failure = error
+            if jax.process_count() > 1 and _from_first_process(np.array([failure is not None]))[0]:
+                raise failure or ValueError("the first process could not open the store; see its error")
+            if failure is not None:
+                raise failure
 
     def __enter__(self) -> "Engine":
         """The engine itself."""
@@ -131,18 +142,24 @@ class Engine:
         todo = np.flatnonzero(~known)
         if not len(todo):
             return Answers(values=values[inverse], asked=0, stored=len(distinct), noise=math.nan)
-        asking, done = distinct[todo], int(known.sum())
-        shown = Progress(len(distinct), stored=done, shown=progress and jax.process_index() == 0)
+        asking, before = distinct[todo], int(known.sum())
+        self._kept, failure = 0, None
+        shown = Progress(len(distinct), stored=before, shown=progress and jax.process_index() == 0)
         try:
             with shown, contextlib.closing(self._answers(asking, size or self.batch_size(len(asking)))) as answers:
                 for rows, found in answers:
-                    values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]])
-                    done += rows.stop - rows.start
+                    try:
+                        values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]])
+                    except ValueError as error:  # what is on its way is paid for, and kept
+                        failure = failure or error
+                        self.function.stop()
                     shown.update(rows.stop - rows.start)
+            if failure is not None:
+                raise failure
         except BaseException as error:
             if self.store is not None:
                 error.add_note(
-                    f"{done} of {len(distinct)} ablations are in the store {str(self.store.path)!r}: "
+                    f"{before + self._kept} of {len(distinct)} ablations are in the store {str(self.store.path)!r}: "
                     "run the same again and it continues there"
                 )
             raise
@@ -174,14 +191,19 @@ class Engine:
     def _keep(self, masks: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Checked values, after they went into the store; of a batch with some that are not finite, the others."""
         shape = (len(masks), *self._outputs)
-        if self.store is not None and found.shape == shape and found.dtype.kind == "f":
-            finite = np.isfinite(found.reshape(len(masks), math.prod(self._outputs))).all(axis=1)
+        if self.store is not None and found.shape == shape and (found.dtype.kind == "f" or found.dtype == jnp.bfloat16):
+            numbers = found.astype(np.float64)
+            finite = np.isfinite(numbers.reshape(len(masks), math.prod(self._outputs))).all(axis=1)
             if not finite.all():
-                self.store.append(masks[finite], found[finite])
+                self._append(masks[finite], numbers[finite])
         values = masks_lib.check_values(found, masks, self._outputs, rows=rows)
+        self._append(masks, values)
+        return values
+
+    def _append(self, masks: np.ndarray, values: np.ndarray) -> None:
         if self.store is not None:
             self.store.append(masks, values)
-        return values
+            self._kept += len(masks)
 
 
 def _from_first_process(array: np.ndarray) -> np.ndarray:

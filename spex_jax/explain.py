@@ -144,6 +144,12 @@ def _question(
     )
 
 
+def _check_report(index: str, max_order: int) -> None:
+    if index not in INDICES:
+        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    masks_lib.check_whole("max_order", max_order, 1)
+
+
 def explain(
     value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
@@ -195,9 +201,7 @@ def explain(
         damaged, in use or of another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
-    if index not in INDICES:
-        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
-    masks_lib.check_whole("max_order", max_order, 1)
+    _check_report(index, max_order)
     asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options)
     masks, held_out = asked.masks, asked.held_out
     watch = Stopwatch("model", "fit")
@@ -262,6 +266,8 @@ class Estimate:
 
     def __str__(self) -> str:
         """One line."""
+        if self.stored == self.masks:
+            return f"all {self.masks:,} ablations are stored: nothing to ask"
         place = f"{self.devices} device{'s' if self.devices > 1 else ''}" if self.devices else "host code"
         return (
             f"{self.masks:,} ablations, {self.stored:,} of them stored; batches of {self.batch_size} on {place}, "
@@ -281,16 +287,24 @@ def estimate(
     batch_size: int | None = None,
     store_key: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    names: Sequence[str] | None = None,
+    index: str = "FSII",
+    max_order: int = 2,
+    progress: bool = True,
+    check_invariance: bool = False,
     **options: Any,
 ) -> Estimate:
     """What `explain` with the same arguments would take: a dry run of two batches, or one call of host code.
 
-    With a store what these two asked is kept and not asked again.
+    With a store what these two asked is kept and not asked again. Of the arguments, progress and check_invariance
+    change nothing here.
 
     Raises:
       ValueError: as `explain`.
     """
-    asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=None, options=options)
+    del progress, check_invariance
+    _check_report(index, max_order)
+    asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options)
     masks, count = asked.masks, len(asked.masks)
     engine = Engine(asked.value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:

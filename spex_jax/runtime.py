@@ -78,7 +78,13 @@ def mesh() -> jax.sharding.Mesh | None:
     axes: dict[str, int] = {}
     for part in _MESH.value.split(","):
         name, _, size = part.partition("=")
-        if not name.isidentifier() or not size.removeprefix("-").isdigit() or int(size) < -1 or int(size) == 0:
+        if (
+            not name.isidentifier()
+            or name in axes
+            or not size.removeprefix("-").isdigit()
+            or int(size) < -1
+            or int(size) == 0
+        ):
             raise ValueError(f"--mesh={_MESH.value} is no list of axes and sizes such as masks=4,model=2")
         axes[name] = int(size)
     devices = jax.devices()
@@ -104,6 +110,8 @@ def _start() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     elif not (_COORDINATOR.value is None and _NUM_PROCESSES.value is None and _PROCESS.value is None):
         raise ValueError("--coordinator, --num_processes and --process are for --multihost; give that too")
+    if _PROFILE.value:
+        pathlib.Path(_PROFILE.value).mkdir(parents=True, exist_ok=True)  # now, and not at the end
     if _PRECISION.value is not None:
         jax.config.update("jax_default_matmul_precision", _PRECISION.value)
     if _CACHE.value:
@@ -144,7 +152,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    if jax.distributed.is_initialized():
+        os._exit(2)  # an orderly exit waits for the other processes, and they for this one
     sys.exit(2)
 
 

@@ -57,6 +57,18 @@ def test_it_continues_where_it_stopped(tmp_path):
     assert [scale for scale, _ in CALLS] == [3]
 
 
+@pytest.mark.parametrize("damage", ["missing", "torn"])
+def test_a_damaged_explanation_is_made_again(damage, tmp_path):
+    (first,) = explain_many(functions(1), store=tmp_path)
+    (file,) = tmp_path.glob("*/explanation.json")
+    file.unlink() if damage == "missing" else file.write_text(file.read_text()[:99])
+    with pytest.warns(UserWarning, match="it is made again"):
+        (again,) = explain_many(functions(1), store=tmp_path)
+    np.testing.assert_array_equal(again.spectrum.coefficients, first.spectrum.coefficients)
+    assert len(CALLS) == 1
+    assert len(list(tmp_path.glob("*/explanation.json"))) == 1
+
+
 def test_texts(tiny, tmp_path):
     texts = ["A dull film .", "Never a dull moment !"]
     for _ in range(2):

@@ -97,6 +97,10 @@ found["calls"] = sum(calls)
 for count in (200, 333):
     found["stored"] = spex_jax.evaluate(host, asked(count), store=store, store_key="f").tolist()
 found["calls with a store"] = sum(calls) - found["calls"]
+try:
+    spex_jax.evaluate(host, asked(3), store="/dev/full", store_key="f")
+except ValueError as error:
+    found["no store"] = str(error)
 bad = lambda masks: masks[:, 0] / 0.0
 try:
     with np.errstate(all="ignore"):
@@ -201,4 +205,6 @@ def test_two_processes(four_devices, tmp_path):
     assert len(first["host"]) == 333
     assert (first["calls"], second["calls"]) == (333, 0)  # the first process asks for all
     assert (first["calls with a store"], second["calls with a store"]) == (333, 0)
+    assert "no regular file" in first["no store"]
+    assert "the first process could not open the store" in second["no store"]
     assert (first["broken"], second["broken"]) == ("KeyError", "RuntimeError")

@@ -75,7 +75,7 @@ def test_of_a_batch_with_nan_the_rest_is_kept(place, path, rng):
         evaluate(value_fn, masks, store=path, batch_size=64)
     assert "run the same again and it continues there" in raised.value.__notes__[0]
     found = read(path)
-    assert len(found.values) == 127
+    assert len(found.values) == (127 if place == "host" else 255)  # with the two batches that were on their way
     assert np.isfinite(found.values).all()
 
 
@@ -127,7 +127,7 @@ def test_a_bare_callable_needs_a_key(path):
     with pytest.raises(ValueError, match="nothing identifies this one: give store_key"):
         explain(Counting(), 12, store=path)
     assert not path.exists()
-    with pytest.raises(ValueError, match="store_key must be a string"):
+    with pytest.raises(ValueError, match="store_key and identity must be strings"):
         explain(Counting(), 12, store=path, store_key=3)
     explain(Counting(), 6, store=path, store_key="f")
     for key, n in (("g", 6), ("f", 5)):

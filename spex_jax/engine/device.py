@@ -10,6 +10,7 @@ import collections
 import functools
 import logging
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,7 +37,10 @@ _WORK_OF_ACCELERATORS = 2.0**45
 _ROWS = {"cpu": 64}
 _ROWS_OF_ACCELERATORS = 8192
 
-_limits: dict[Any, int] = {}  # rows a device that a shared program had memory for
+# Programs of functions that are no pytrees, and the rows a device that a program had memory for.
+_own_programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
+_own_limits: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDictionary()
+_limits: dict[Any, int] = {}
 
 
 def _power_of_two(number: float) -> int:
@@ -116,11 +120,11 @@ class DeviceFunction:
         self.noise = math.nan
         self._value_fn = value_fn
         if jax.tree_util.all_leaves([value_fn.fn]):
-            programs = value_fn.__dict__.setdefault("_programs", {})
+            fn, programs = value_fn.fn, _own_programs.setdefault(value_fn, {})
             if self.mesh not in programs:
-                programs[self.mesh] = _program(lambda _, masks: value_fn.fn(masks), self.mesh)
+                programs[self.mesh] = _program(lambda _, masks: fn(masks), self.mesh)
             self._run, self._fn = programs[self.mesh], ()
-            self._limits: dict[Any, int] = value_fn.__dict__.setdefault("_limits", {})
+            self._limits = _own_limits.setdefault(value_fn, {})
             self._key: Any = self.mesh
         else:
             self._run, self._fn = _shared_program(self.mesh), self._placed()
@@ -163,11 +167,11 @@ class DeviceFunction:
           ValueError: the function does not return one value for each mask.
         """
         most = self._limits.get(self._key, 2**31)
+        needed = 1 << (-(-count // self.devices) - 1).bit_length()
         if given is not None:
-            rows = min(most, -(-given // self.devices))
+            rows = min(most, needed, -(-given // self.devices))
             self._check_shape(self._trace(rows), rows)
             return rows * self.devices
-        needed = 1 << (-(-count // self.devices) - 1).bit_length()
         rows = min(most, needed, _ROWS.get(jax.devices()[0].platform, _ROWS_OF_ACCELERATORS))
         traced = self._trace(rows)
         self._check_shape(traced, rows)
@@ -211,6 +215,10 @@ class DeviceFunction:
         sharding = NamedSharding(self.mesh, P(AXIS))
         return self._run(self._fn, jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__))
 
+    def stop(self) -> None:
+        """Nothing more is to be asked; `answers` ends with what is on its way."""
+        self._stopped = True
+
     def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows and values of one batch after another, while the device works on the next ones.
 
@@ -223,8 +231,9 @@ class DeviceFunction:
         """
         waiting: collections.deque[tuple[slice, jax.Array]] = collections.deque()
         start, first = 0, None
-        while start < len(masks) or waiting:
-            fetching = start >= len(masks) or len(waiting) > _IN_FLIGHT
+        self._stopped = False
+        while (start < len(masks) and not self._stopped) or waiting:
+            fetching = start >= len(masks) or self._stopped or len(waiting) > _IN_FLIGHT
             try:
                 if not fetching:
                     rows = slice(start, min(start + size, len(masks)))

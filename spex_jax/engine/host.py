@@ -32,6 +32,10 @@ def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future:
     return future
 
 
+class _NoAnswer(TimeoutError):
+    """The time limit of this package, not one of the function's own."""
+
+
 class HostFunction:
     """A host value function with what is known of its calls.
 
@@ -61,9 +65,9 @@ class HostFunction:
             try:
                 values = future.result(self.timeout)
             except concurrent.futures.TimeoutError as error:
-                if future.done():
-                    raise  # the function's own
-                raise TimeoutError(
+                if future.done():  # with an answer at the last moment, or an error of this kind of its own
+                    return np.asarray(future.result())
+                raise _NoAnswer(
                     f"the value function gave no answer to {len(batch)} masks within timeout = {self.timeout} s; "
                     "allow more time, or ask fewer masks at once with batch_size"
                 ) from error
@@ -85,14 +89,14 @@ class HostFunction:
         raise AssertionError("unreachable")
 
     def _ask(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[slice, np.ndarray]], Exception | None]:
-        """Values of some rows. A batch that fails is asked in halves, so that one bad mask costs its own value only and
-        is named; what was answered comes back beside the error.
+        """Values of some rows. A batch that fails is asked in halves down to the first mask that does not work, which
+        is named; what was answered before it comes back beside the error.
         """
         count = rows.stop - rows.start
         try:
             values = self._attempts(masks[rows])
         except Exception as error:
-            if isinstance(error, TimeoutError):
+            if isinstance(error, _NoAnswer):
                 return [], error
             if count == 1:
                 removed = np.flatnonzero(~masks[rows.start])
@@ -116,6 +120,10 @@ class HostFunction:
         rest, failure = self._ask(masks, slice(middle, rows.stop))
         return found + rest, failure
 
+    def stop(self) -> None:
+        """Nothing more is to be asked; `answers` ends with what is on its way."""
+        self._stopped = True
+
     def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
         """Rows and values as they come, not in order where there are several workers.
 
@@ -125,9 +133,10 @@ class HostFunction:
           masks: bool [M, n], distinct.
           size: masks of a call.
         """
+        self._stopped = False
         todo = [slice(start, min(start + size, len(masks))) for start in range(0, len(masks), size)][::-1]
         if self.workers == 1:
-            while todo:
+            while todo and not self._stopped:
                 found, failure = self._ask(masks, todo.pop())
                 yield from found
                 if failure is not None:
@@ -136,7 +145,7 @@ class HostFunction:
         running: set[concurrent.futures.Future] = set()
         first_failure: Exception | None = None
         while True:
-            while first_failure is None and len(running) < self.workers and todo:
+            while first_failure is None and not self._stopped and len(running) < self.workers and todo:
                 running.add(_in_thread(functools.partial(self._ask, masks, todo.pop())))
             if not running:
                 break

@@ -3,9 +3,14 @@
 import sys
 import threading
 import time
+import warnings
 from typing import Any
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # a notebook without ipywidgets gets the bar as text
+    from tqdm.auto import tqdm
 
 __all__ = ["Progress"]
 
@@ -26,7 +31,7 @@ class Progress:
     ):
         """Shows nothing where `shown` is false or nothing is left to ask; a total of None is not known."""
         self._total, self._done, self._stored, self._what, self._unit = total, stored, stored, what, unit
-        shown = shown and (total is None or stored < total)
+        shown = shown and sys.stderr is not None and (total is None or stored < total)
         bar = shown and (_in_notebook() or sys.stderr.isatty())
         self._bar: Any = tqdm(total=total, initial=stored, unit=unit, desc=what, leave=False) if bar else None
         self._stop = threading.Event()

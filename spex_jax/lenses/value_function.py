@@ -60,7 +60,7 @@ class ValueFunction:
           timeout: seconds that one call of host code may take; a call that takes longer is left alone (its thread
             cannot be stopped) and counts as failed.
           retries: further attempts after a call of host code failed or took too long. A batch that fails for good is
-            asked in halves, down to the one mask that does not work; all others are answered.
+            asked in halves, down to the first mask that does not work, which the error names.
           backoff: seconds before the second attempt; twice as long before each further one.
 
         Raises:
@@ -73,14 +73,20 @@ class ValueFunction:
             raise ValueError(f"n must be a whole number of at least 1 feature, got {n!r}")
         if width is not None and width < n:
             raise ValueError(f"width must be at least n = {n}, got {width}")
+        if not isinstance(outputs, tuple | list):
+            raise ValueError(f"outputs must be a shape such as () or (3,), got {outputs!r}")
+        for size in outputs:
+            masks_lib.check_whole("each size of outputs", size, 0)
         self.fn, self.n, self.on_device = fn, int(n), on_device
         self.names = check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
         self.details = details or {}
+        if identity is not None and (not isinstance(identity, str) or not identity):
+            raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
         masks_lib.check_whole("workers", workers, 1)
         masks_lib.check_whole("retries", retries, 0)
         if (timeout is not None and not timeout > 0) or not backoff >= 0:
-            raise ValueError(f"timeout and backoff are seconds above 0, got {timeout!r} and {backoff!r}")
+            raise ValueError(f"timeout must be above 0 s and backoff not below 0 s, got {timeout!r} and {backoff!r}")
         if on_device and (workers != 1 or timeout is not None or retries):
             raise ValueError("workers, timeout and retries are for host code; this function runs on the device")
         self.workers, self.timeout, self.retries, self.backoff = int(workers), timeout, int(retries), float(backoff)

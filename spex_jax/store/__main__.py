@@ -76,6 +76,8 @@ def _export(path: pathlib.Path, out: pathlib.Path | None) -> None:
     if found.header is None:
         raise ValueError(f"{str(path)!r} holds no ablations")
     target = path.with_name(path.name + ".npz") if out is None else out
+    if target.suffix != ".npz":
+        raise ValueError(f"--out={target} must end in .npz; a store is never written over")
     with replacing(target) as file:
         np.savez_compressed(
             file,

@@ -9,6 +9,7 @@ by one append, so that a process that dies leaves whole records and at most the 
 
 import dataclasses
 import json
+import math
 import struct
 import zlib
 from typing import Any
@@ -56,7 +57,7 @@ def record(payload: bytes) -> bytes:
 
 def first_bytes(header: dict[str, Any]) -> bytes:
     """What a new file begins with."""
-    return _NAME + b"%d\n" % FORMAT + record(json.dumps(header).encode())
+    return _NAME + b"%d\n" % FORMAT + record(json.dumps(header, default=str).encode())
 
 
 def ablations(packed: np.ndarray, values: np.ndarray) -> bytes:
@@ -118,16 +119,24 @@ def scan(data: Any) -> Scan:
         if _next_record(data, line_end + 1) is not None:
             raise ValueError("has a damaged header, so that nothing says what its ablations belong to")
         return Scan(header=None, records=(), damage=(), end=0)
+    header = json.loads(bytes(data[slice(*first)]))
+    row = -(-header["n"] // 8) + 8 * math.prod(header["outputs"])
     records, damage, offset = [], [], first[1]
     while offset < len(data):
         found = _payload_at(data, offset)
         if found is None:
+            if data[offset : offset + len(_NAME)] == _NAME:
+                raise ValueError("holds two stores, one behind the other; a store can only be continued by a run")
             following = _next_record(data, offset + 1)
             if following is None:
                 break
             damage.append(Damage(offset, following))
             offset = following
         else:
-            records.append(found)
+            (count,) = struct.unpack_from("<I", data, found[0])
+            if found[1] - found[0] != 4 + count * row:
+                damage.append(Damage(offset, found[1]))
+            else:
+                records.append(found)
             offset = found[1]
-    return Scan(header=json.loads(bytes(data[slice(*first)])), records=tuple(records), damage=tuple(damage), end=offset)
+    return Scan(header=header, records=tuple(records), damage=tuple(damage), end=offset)

@@ -32,7 +32,9 @@ def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
     """The file of a value function: `path` itself, or where that is a folder (or ends like one) the file in it that
     bears its identity.
     """
-    given = pathlib.Path(path)
+    if not os.fspath(path):
+        raise ValueError("store must be a path, got an empty one; leave it out for none")
+    given = pathlib.Path(path).expanduser()
     return given / f"{identity[:32]}{SUFFIX}" if given.is_dir() or os.fspath(path).endswith(os.sep) else given
 
 
@@ -89,6 +91,8 @@ def read(path: str | os.PathLike[str]) -> Contents:
       ValueError: it cannot be read, or is no store.
     """
     try:
+        if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
+            raise ValueError("is no regular file")
         with open(path, "rb") as file:
             return _contents(file.fileno())
     except (OSError, ValueError) as error:
@@ -116,10 +120,10 @@ def open_locked(path: pathlib.Path) -> int:
     Raises:
       ValueError: it cannot be written, or is in use.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"cannot use {str(path)!r} as a store: it is no regular file")
     while True:
         try:
+            if path.exists() and not path.is_file():
+                raise ValueError(f"cannot use {str(path)!r} as a store: it is no regular file")
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         except OSError as error:
@@ -212,12 +216,12 @@ class Store:
                 "input, settings or dtype differ. Give another path, or a folder, which holds one file for each"
             )
         if found.torn:
+            os.ftruncate(self._file, found.end)
             warnings.warn(
                 f"the store {str(self.path)!r} ended in the middle of a record, as after a killed run: its last "
                 f"{found.torn} bytes are dropped, {len(found.values)} ablations are there",
                 stacklevel=4,
             )
-            os.ftruncate(self._file, found.end)
         self._end = found.end
         self._packed = [found.packed if found.header else np.zeros((0, -(-self.n // 8)), np.uint8)]
         self._values = [found.values if found.header else np.zeros((0, *self.outputs))]

@@ -1,4 +1,6 @@
+import copy
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,23 @@ def test_the_batch_fits_into_the_memory_that_is_free(monkeypatch):
     assert chosen._memory(chosen._trace(size)) <= 0.8 * taken / 10
     masks = np.random.default_rng(0).integers(0, 2, (100, 8)).astype(bool)
     np.testing.assert_allclose(evaluate(value_fn, masks), 999 * masks[:, 0])
+
+
+def test_a_batch_is_no_larger_than_what_there_is_to_ask():
+    assert DeviceFunction(summed()).batch_size(100, 10**7) == 128
+    assert DeviceFunction(summed()).batch_size(100, 7) == 7
+
+
+def test_a_function_that_was_asked_can_be_pickled_and_copied():
+    value_fn = spex_jax.ValueFunction(module_level, 8, on_device=True, identity="f")
+    masks = masks_lib.all_masks(8)
+    evaluate(value_fn, masks)
+    for other in (pickle.loads(pickle.dumps(value_fn)), copy.deepcopy(value_fn)):
+        np.testing.assert_array_equal(evaluate(other, masks), masks.sum(axis=1))
+
+
+def module_level(masks):
+    return masks.sum(axis=1) * 1.0
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(rng, caplog):

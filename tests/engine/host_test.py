@@ -124,6 +124,34 @@ def test_a_timeout_of_the_function_itself_is_its_own(masks):
         evaluate(value_function(fn, timeout=60), masks)
 
 
+def test_a_timeout_at_one_mask_is_found_like_any_error(masks):
+    def fn(batch):
+        if (~batch).all(axis=1).any():
+            raise TimeoutError("read timed out")
+        return batch.sum(axis=1)
+
+    with pytest.raises(TimeoutError, match="read timed out") as raised:
+        evaluate(value_function(fn), masks[::-1], batch_size=64)
+    assert "removes 8 of 8 features" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_values_that_come_beside_a_nan_are_kept(workers, masks, tmp_path):
+    asked = []
+
+    def fn(batch):
+        asked.append(len(batch))
+        time.sleep(0.05 if batch.any(axis=1).all() else 0)  # so that the others are still on their way
+        return np.where(batch.sum(axis=1) == 0, np.nan, batch.sum(axis=1))
+
+    path = tmp_path / "store"
+    with pytest.raises(ValueError, match="1 of 16 values are not finite") as raised:
+        evaluate(value_function(fn, workers=workers, identity="f"), masks, batch_size=16, store=path)
+    kept = len(read(path).values)
+    assert kept == sum(asked) - 1
+    assert f"{kept} of 256 ablations are in the store" in raised.value.__notes__[0]
+
+
 def test_what_other_workers_were_asked_is_kept(masks, tmp_path):
     first_failed = threading.Event()
 
@@ -144,8 +172,11 @@ def test_what_other_workers_were_asked_is_kept(masks, tmp_path):
     [
         ({"workers": 0}, "workers must be"),
         ({"retries": -1}, "retries must be"),
-        ({"timeout": 0}, "timeout and backoff"),
-        ({"backoff": -1}, "timeout and backoff"),
+        ({"timeout": 0}, "timeout must be above 0 s"),
+        ({"backoff": -1}, "backoff not below 0 s"),
+        ({"identity": ""}, "identity must be"),
+        ({"outputs": 3}, "outputs must be a shape"),
+        ({"outputs": (-1,)}, "each size of outputs"),
         ({"on_device": True, "timeout": 3.0}, "for host code"),
     ],
 )

@@ -65,6 +65,12 @@ def test_a_bar_in_a_notebook(stderr, monkeypatch):
     assert "ablations:" in screen.getvalue()
 
 
+def test_a_process_without_stderr(stderr):
+    stderr(None)
+    with Progress(10) as shown:
+        shown.update(5)
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_evaluate_shows_it(shown, stderr):
     screen = stderr(Terminal())

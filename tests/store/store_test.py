@@ -153,6 +153,29 @@ def test_what_is_no_store_is_left_alone(content, path):
     assert path.read_bytes() == content
 
 
+def test_two_stores_in_one_file_are_refused(filled, tmp_path):
+    path, _, _ = filled
+    joined = tmp_path / "joined"
+    joined.write_bytes(path.read_bytes() * 2)
+    with pytest.raises(ValueError, match="holds two stores, one behind the other"):
+        Store(joined, **OPTIONS)
+
+
+def test_a_record_of_another_shape_is_damage(filled):
+    path, _, _ = filled
+    content = path.read_bytes()
+    path.write_bytes(content + records.record(b"\1\0\0\0xyz") + records.record(b"\0\0\0\0"))
+    assert verify(path) == [f"bytes {len(content)} to {len(content) + 19} are damaged"]
+
+
+def test_paths_from_home_and_empty_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Store("~/deep/f.ablations", **OPTIONS) as store:
+        assert store.path == tmp_path / "deep" / "f.ablations"
+    with pytest.raises(ValueError, match="got an empty one"):
+        Store("", **OPTIONS)
+
+
 def test_two_processes_cannot_write_at_once(filled):
     path, _, _ = filled
     program = (
@@ -254,6 +277,8 @@ def test_the_command_without_a_process_of_its_own(filled, capsys, monkeypatch, t
         np.testing.assert_array_equal(found["masks"], masks)
         np.testing.assert_array_equal(found["values"], values)
         assert str(found["identity"]) == "a" * 64
+    assert main(["export", str(path), f"--out={path}"]) == 2
+    assert "must end in .npz; a store is never written over" in capsys.readouterr().err
     assert main(["repair", str(path)]) == 0
     assert "nothing to repair" in capsys.readouterr().out
     assert main(["info", str(tmp_path / "nothing")]) == 2
