@@ -94,7 +94,7 @@ CASES = {
     "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
     "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
 }
-WITH_A_MODEL = {"lenses.text._logits_of_full"}
+WITH_A_MODEL = {"lenses.text._logits_of_full", "lenses.patches._logits_of_full"}
 
 
 def jitted_functions():
@@ -147,6 +147,21 @@ def test_logits_of_the_whole_text_lower_for_tpu_and_cuda(tiny):
     value_fn = spex_jax.lenses.text(*tiny, "It never fails to impress .")
     function = importlib.import_module("spex_jax.lenses.text")._logits_of_full
     check_lowering(function, value_fn.fn, mask(1, value_fn.width))
+
+
+def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):
+    weights = jnp.asarray(rng.normal(size=(5, 4, 2)), jnp.float32)
+
+    def classify(images):
+        return jnp.einsum("bhwc,hwk->bk", images, weights)
+
+    image = rng.normal(size=(5, 4, 3)).astype("float32")
+    value_fn = spex_jax.lenses.patches(classify, image, grid=2)
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
+    check_lowering(importlib.import_module("spex_jax.lenses.patches")._logits_of_full, value_fn.fn, mask(1, 4))
+    rows = rng.normal(size=(3, 4))
+    value_fn = spex_jax.lenses.tabular(lambda x: x.sum(axis=1), rows[0], rows, removal="marginal", on_device=True)
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
 
 
 def test_every_jitted_function_has_a_case():

@@ -21,17 +21,17 @@ def folder(tmp_path, rng):
     support = np.tril(np.ones((4, 11), bool))
     values = subset_characters(masks, support) @ np.array([1.0, 2.0, 0.7, 0.3])
     np.savez(tmp_path / "game.npz", masks=np.packbits(masks, axis=1), n=11, values=values)
-    (tmp_path / "reference.json").write_text(json.dumps({"game|2": {"proxyspex_r2": 0.5, "lightgbm_r2": 0.6}}))
+    (tmp_path / "reference.json").write_text(json.dumps({"game|1": {"proxyspex_r2": 0.5, "lightgbm_r2": 0.6}}))
     return tmp_path
 
 
 def test_a_folder_of_games(program, folder, tmp_path, capsys):
     out = tmp_path / "result.json"
-    with flagsaver.flagsaver(games=str(folder), proxies=["auto", "trees"], alphas=["2"], out=str(out)):
+    with flagsaver.flagsaver(games=str(folder), proxies=["auto", "trees"], alphas=["1"], out=str(out)):
         program.main()
     result = json.loads(out.read_text())
-    assert [row["alpha"] for row in result["rows"]] == [2]
-    assert [row["budget"] for row in result["rows"]] == [76]
+    assert [row["alpha"] for row in result["rows"]] == [1]
+    assert [row["budget"] for row in result["rows"]] == [38]
     own = result["rows"][0]["proxies"]["auto"]
     assert own["r2"] > 0.9
     assert 0 <= own["coverage"] <= 1
@@ -39,7 +39,7 @@ def test_a_folder_of_games(program, folder, tmp_path, capsys):
     assert (auto["above_published"], auto["compared"]) == (1, 1)
     assert auto["unexplained_ratio"] == pytest.approx(max(1 - own["r2"], 0.01) / 0.5)
     assert auto["mean_loss_to_the_best_other"] < 0.01
-    assert "alpha 2" in capsys.readouterr().out
+    assert "alpha 1" in capsys.readouterr().out
 
 
 def test_coverage(program, rng):

@@ -59,6 +59,7 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
         ({"mesh": "masks"}, "no list of axes and sizes"),
         ({"mesh": "masks=-1,model=-1"}, "only one may be -1"),
         ({"mesh": "masks=-1,model=2"}, "there are 1 devices, which 2 does not divide"),
+        ({"mesh": "masks=3"}, "--mesh=masks=3 does not fit: there are 1 devices, and it asks for 3"),
         ({"mesh": "model=1"}, "one of them must be 'masks'"),
         ({"store": "/dev/full"}, "no regular file"),
         ({"out": "/proc/nowhere"}, "cannot write to the folder --out"),
@@ -75,7 +76,6 @@ def test_bad_values_of_flags(given, message, program, tmp_path):
         (["--bugdet=100"], "Unknown command line flag 'bugdet'. Did you mean: budget ?"),
         (["a review", "--out={out}"], "unexpected argument 'a review'"),
         (["--budget=60", "--out={out}"], "the least that would do is"),
-        (["--mesh=masks=3", "--out={out}"], "--mesh=masks=3 does not fit: there are 1 devices, and it asks for 3"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(arguments, message, tmp_path):

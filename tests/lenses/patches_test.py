@@ -113,8 +113,15 @@ def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, ima
     one, other = patches(model, image, grid=2, target=0), patches(model, image + 1, grid=2, target=1)
     masks, traces = masks_lib.all_masks(4), []
     spex_jax.evaluate(one, masks)
-    jax.monitoring.register_event_duration_secs_listener(lambda event, _, **__: traces.append(event))
-    spex_jax.evaluate(other, masks)
+
+    def listen(event, seconds, **kwargs):
+        traces.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        spex_jax.evaluate(other, masks)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert not [event for event in traces if "backend_compile" in event]
     prints = {fingerprint(value_fn.fn) for value_fn in (one, other, patches(model, image, grid=2, target=0))}
     assert len(prints) == 2

@@ -13,6 +13,9 @@ from spex_jax.lenses.units import assign_tokens, find_units
 TEXT = "Her acting never fails to impress. But the plot, alas, is thin!"
 
 
+forward = jax.jit(lambda model, tokens, attention: model(tokens, attention))
+
+
 def pieces(text, units):
     return [text[start:end] for start, end in find_units(text, units, [])]
 
@@ -73,7 +76,7 @@ def test_values_are_those_of_a_text_masked_by_hand(units, tiny, rng):
     for mask, value in zip(masks, found, strict=True):
         removed = set(np.flatnonzero(~mask))
         ids = [tokenizer.mask_token_id if u in removed else i for i, u in zip(encoded["input_ids"], unit, strict=True)]
-        logits = model(jnp.array([ids]), jnp.ones((1, len(ids)), bool))
+        logits = forward(model, jnp.array([ids]), jnp.ones((1, len(ids)), bool))
         assert value == pytest.approx(float(logits[0, 1]), abs=1e-4)
     assert value_fn.names == tuple(TEXT[start:end] for start, end in value_fn.details["spans"])
 
@@ -89,7 +92,7 @@ def test_a_removed_unit_has_no_influence(tiny, rng):
     np.testing.assert_allclose(*values, atol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 300])
+@pytest.mark.parametrize("batch_size", [1, 7, 300])
 def test_values_do_not_depend_on_the_batch(batch_size, tiny, rng):
     value_fn = lenses.text(*tiny, TEXT, value="margin")
     masks = rng.integers(0, 2, (70, value_fn.n)).astype(bool)

@@ -13,7 +13,7 @@ def test_the_search_scores_extensions_exactly(front, rng):
     masks = oracle.all_masks(n)
     weights = rng.normal(size=rows).astype(np.float32)
     log_w = np.log(rng.uniform(0.2, 0.9, (2, n))).astype(np.float32)
-    support, found, prior = grow(
+    grown = grow(
         signs(masks),
         weights,
         np.ones(n, bool),
@@ -23,9 +23,10 @@ def test_the_search_scores_extensions_exactly(front, rng):
         max_degree=3,
         front=front,
     )
+    support, found, prior = map(np.asarray, grown)
     for degree in range(3):
         real = prior[degree] > 0
-        sets = np.asarray(support[degree])[real]
+        sets = support[degree][real]
         assert (sets.sum(axis=1) == degree + 1).all()
         assert len(np.unique(sets, axis=0)) == len(sets)
         expected = np.exp(log_w @ sets.T).sum(axis=0)
@@ -36,8 +37,15 @@ def test_the_search_scores_extensions_exactly(front, rng):
             assert len(sets) == [6, 15, 20][degree]
 
 
-@pytest.mark.parametrize("n", [8, 22])
-def test_reading_a_function_that_can_be_asked(n, rng):
+@pytest.fixture
+def few_answers(monkeypatch):
+    """Answers enough for sums of few terms without noise, and n = 16 as one of many features."""
+    monkeypatch.setattr("spex_jax.proxyspex.extract._ANSWERS", 2**14)
+    monkeypatch.setattr("spex_jax.proxyspex.extract._MOST_COMPLETE", 15)
+
+
+@pytest.mark.parametrize("n", [8, 16])
+def test_reading_a_function_that_can_be_asked(n, rng, few_answers):
     support = np.zeros((12, n), bool)
     for row, size in zip(support, [1, 1, 1, 2, 2, 2, 3, 3, 1, 2, 4, 1], strict=True):
         row[:size] = True
@@ -52,7 +60,7 @@ def test_reading_a_function_that_can_be_asked(n, rng):
     def ask(x):
         return 0.7 + (1 - 2 * ((x[:, :n] < 0).astype(np.float32) @ parts.T.astype(np.float32) % 2)) @ coefficients
 
-    found, values = read_answers(ask, n, 32, jax.random.key(0), max_degree=4)
+    found, values = read_answers(ask, n, 16, jax.random.key(0), max_degree=4)
     expected = {tuple(np.flatnonzero(row)): value for row, value in zip(parts, coefficients, strict=True)}
     got = {tuple(np.flatnonzero(row)): value for row, value in zip(found, values, strict=True)}
     assert got[()] == pytest.approx(0.7, abs=0.05)
@@ -69,8 +77,10 @@ def test_energy_cut():
     assert energy_cut(np.zeros(0), None).tolist() == []
 
 
-def test_spex_finds_what_no_hierarchy_announces(rng):
-    n = 60
+def test_spex_finds_what_no_hierarchy_announces(rng, monkeypatch):
+    # A design of the sizes of decode_test.py, whose program this shares.
+    monkeypatch.setattr("spex_jax.proxyspex.extract._ANSWERS", 2**13)
+    n = 64
     sets = np.zeros((8, n), bool)
     for row, size in zip(sets, [1, 1, 2, 3, 3, 4, 4, 4], strict=True):
         row[rng.choice(n, size, replace=False)] = True
@@ -90,7 +100,7 @@ def test_spex_finds_what_no_hierarchy_announces(rng):
     assert found["spex"][bytes(np.zeros(n, bool))] == pytest.approx(0.7, abs=1e-3)
 
 
-def test_spex_of_a_constant():
+def test_spex_of_a_constant(few_answers):
     support, values = read_answers(lambda x: 0 * x[:, 0] + 3, 30, 32, jax.random.key(0), max_degree=4, extract="spex")
     assert not support.any()
     np.testing.assert_allclose(values, [3.0])

@@ -38,7 +38,7 @@ def test_recovers_a_sparse_function(proxy, n, degree, least, rng):
 
 @pytest.mark.parametrize("proxy", ["auto", "mlp"])  # walsh_gp, trees and linear are parts of auto
 def test_identical_values_give_identical_fits(proxy, rng):
-    masks, values, _, _ = planted(10, 100, rng)
+    masks, values, _, _ = planted(8, 60, rng)
     first, second = (proxyspex.fit(masks.copy(), values.copy(), proxy=proxy, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first.support, second.support)
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
@@ -46,7 +46,7 @@ def test_identical_values_give_identical_fits(proxy, rng):
 
 @pytest.mark.parametrize("proxy", ["auto", "mlp"])
 def test_a_shift_and_a_scale_pass_through(proxy, rng):
-    masks, values, held_out, _ = planted(10, 120, rng)
+    masks, values, held_out, _ = planted(8, 60, rng)
     plain = proxyspex.fit(masks, values, proxy=proxy)(held_out)
     moved = proxyspex.fit(masks, -1e6 * values + 3e7, proxy=proxy)(held_out)
     np.testing.assert_allclose((moved - 3e7) / -1e6, plain, atol=0.02 * plain.std())
@@ -110,7 +110,7 @@ def test_poor_tables_do_no_harm(proxy, case, rng):
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_noise_comes_out_nearly_constant(proxy, rng):
-    masks = np.unique(rng.integers(0, 2, (120, 12)).astype(bool), axis=0)
+    masks = np.unique(rng.integers(0, 2, (60, 12)).astype(bool), axis=0)
     spectrum = proxyspex.fit(masks, rng.normal(size=len(masks)), proxy=proxy)
     assert np.square(spectrum.coefficients[1:]).sum() < 0.2
 
@@ -127,13 +127,13 @@ def test_what_happens_often_is_no_outlier(rng):
     masks = rng.permutation(oracle.all_masks(10))[:400]
     values = 1000.0 * masks[:, :6].all(axis=1) + rng.normal(size=400)  # one row in 64
     assert (values > 900).sum() > 2
-    proxyspex.fit(masks, values, proxy="trees")  # no warning
+    np.testing.assert_array_equal(limit_outliers(values), values)  # and no warning
 
 
 def test_duplicates_are_averaged_and_their_noise_reported(rng):
-    masks, values, _, _ = planted(9, 80, rng)
+    masks, values, _, _ = planted(9, 60, rng)
     twice, both = np.concatenate([masks, masks]), np.concatenate([values + 1, values - 1])
-    with pytest.warns(UserWarning, match="80 masks were given several times with different values") as caught:
+    with pytest.warns(UserWarning, match="60 masks were given several times with different values") as caught:
         averaged = proxyspex.fit(twice, both)
     assert "deviation 1.41" in str(caught[0].message)
     np.testing.assert_allclose(averaged.coefficients, proxyspex.fit(masks, values).coefficients, rtol=1e-4, atol=1e-5)
@@ -143,14 +143,14 @@ def test_duplicates_are_averaged_and_their_noise_reported(rng):
 
 @pytest.mark.parametrize("max_terms", [1, 2, 30])
 def test_max_terms_counts_the_constant(max_terms, rng):
-    masks, values, _, _ = planted(12, 120, rng)
+    masks, values, _, _ = planted(12, 60, rng)
     spectrum = proxyspex.fit(masks, values, max_terms=max_terms)
     assert len(spectrum) == max_terms
     assert spectrum.coefficients[0] == pytest.approx(values.mean(), abs=1)
 
 
 def test_max_degree_bounds_the_terms(rng):
-    masks, values, _, _ = planted(12, 120, rng)
+    masks, values, _, _ = planted(24, 300, rng)
     assert proxyspex.fit(masks, values, max_degree=2).support.sum(axis=1).max() == 2
     assert proxyspex.fit(masks, values, max_degree=2, proxy="trees").support.sum(axis=1).max() == 2
 

@@ -23,7 +23,7 @@ def greedy_by_hand(masks, values, terms, max_degree):
     return chosen, residual
 
 
-@pytest.mark.parametrize("max_degree", [1, 2, 3])
+@pytest.mark.parametrize("max_degree", [1, 3])
 def test_the_pursuit_is_the_textbook_one(max_degree, rng):
     masks, values, _, _ = planted(8, 90, rng, terms=10)
     values = values - values.mean()

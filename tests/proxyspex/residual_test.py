@@ -7,7 +7,7 @@ from spex_jax.metrics import r2_score
 
 @pytest.fixture(scope="module")
 def made():
-    return spex.design(40, 1500, max_degree=4)
+    return spex.design(24, 504, max_degree=3)  # the sizes of a test of explain, so that it compiles nothing new
 
 
 def smooth(masks):
@@ -23,7 +23,7 @@ def hidden(masks):
 
 
 def test_the_smooth_part_by_the_proxy_and_the_rest_decoded(made, rng):
-    test = rng.integers(0, 2, (2000, 40)).astype(bool)
+    test = rng.integers(0, 2, (2000, 24)).astype(bool)
     values, truth = smooth(made.masks) + hidden(made.masks), smooth(test) + hidden(test)
     both = r2_score(truth, proxyspex.fit_and_decode(made, values)(test))
     proxy = r2_score(truth, proxyspex.fit(made.masks, values, proxy="walsh_gp")(test))

@@ -1,11 +1,14 @@
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spex_jax.proxyspex import screening
 from spex_jax.walsh import signs, subset_characters
+
+choose = jax.jit(screening.choose, static_argnames=("degree", "count"))
 
 
 def rows_of(sets, n):
@@ -22,7 +25,7 @@ def test_chooses_the_largest_of_all_candidates(degree, rng):
     pool = [(1, 4, 6), (0, 2, 3)] if degree >= 3 else []
     sets = np.concatenate([rows_of(known, n), np.zeros((2, n), bool)])
     characters = np.concatenate([subset_characters(masks, rows_of(known, n)), np.zeros((rows, 2))], axis=1)
-    chosen, columns, size = screening.choose(
+    chosen, columns, size = choose(
         residual.astype(np.float32),
         signs(masks),
         np.ones(n, bool),

@@ -53,7 +53,7 @@ def test_the_generator_is_that_of_galois(known):
     assert format(code.generator, "x") == known["generator"]
 
 
-@pytest.mark.parametrize(("n", "t"), [(1, 1), (4, 1), (9, 2), (8, 3)])
+@pytest.mark.parametrize(("n", "t"), [(1, 1), (4, 1), (20, 2), (8, 3)])
 def test_every_pattern_of_at_most_t_errors(n, t):
     code = bch(n, t)
     length, cases = code.checks + n, []
@@ -73,7 +73,7 @@ def test_every_pattern_of_at_most_t_errors(n, t):
         assert wrong == sum(p < code.checks for p in case)
 
 
-@pytest.mark.parametrize(("n", "t"), [(64, 5), (1000, 4), (10_000, 8)])
+@pytest.mark.parametrize(("n", "t"), [(64, 5), (10_000, 8)])
 def test_random_patterns_of_large_codes(n, t, rng):
     code = bch(n, t)
     for weight in (t, t + 1):
@@ -91,13 +91,13 @@ def test_random_patterns_of_large_codes(n, t, rng):
                 assert not members.any()
 
 
-@pytest.mark.parametrize(("n", "t"), [(8, 3), (20, 2)])
-def test_random_words_are_decoded_or_not_by_their_distance(n, t, rng):
+@pytest.mark.parametrize(("n", "t", "count"), [(8, 3, 2048), (20, 2, 466)])  # as many words as patterns above
+def test_random_words_are_decoded_or_not_by_their_distance(n, t, count, rng):
     """Against every set: found if and only if some set of at most t members and errors together explains the word."""
     code = bch(n, t)
     near = [c for weight in range(t + 1) for c in itertools.combinations(range(n), weight)]
     parities = np.array([word_of(code, c, []) for c in near])
-    words = rng.integers(0, 2, (300, code.checks)).astype(bool)
+    words = rng.integers(0, 2, (count, code.checks)).astype(bool)
     sets, errors, found = decode_all(code, words)
     for word, members, wrong, ok in zip(words, sets, errors, found, strict=True):
         weights = (parities ^ word).sum(axis=1) + np.array([len(c) for c in near])

@@ -86,7 +86,7 @@ def test_signs_tell_sets_apart(made):
     np.testing.assert_array_equal(same(at, at), np.eye(len(sets), dtype=bool))
 
 
-@pytest.mark.parametrize(("n", "budget"), [(9, 400), (30, 1500), (200, 1300)])
+@pytest.mark.parametrize(("n", "budget"), [(9, 400), (200, 1300)])
 def test_the_single_and_the_pair_that_stand_out_are_found(n, budget, rng):
     design = spex.design(n, budget, max_degree=2, seed=1)
     sets = np.zeros((2, n), bool)

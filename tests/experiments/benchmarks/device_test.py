@@ -66,10 +66,10 @@ def test_fit(program, tmp_path, monkeypatch):
 def test_decode(program, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_DEGREE", 1)  # the simplest program of all
     out = tmp_path / "device.json"
-    with flagsaver.flagsaver(toy=True, parts=["decode"], designs=["23:200"], terms=4, out=str(out)):
+    with flagsaver.flagsaver(toy=True, parts=["decode"], designs=["8:120"], terms=4, out=str(out)):
         program.main()
     (row,) = json.loads(out.read_text())["decode"]
-    assert (row["n"], row["budget"], row["terms"]) == (23, 200, 4)
+    assert (row["n"], row["budget"], row["terms"]) == (8, 120, 4)
     assert row["recall"] == row["precision"] == 1
     assert row["seconds"] > 0
     assert all(np.isfinite(number) and number >= 0 for number in numbers(row))
