@@ -93,7 +93,7 @@ def overhead() -> list[dict[str, float]]:
             jax.device_get(found)
 
         def engine(store: str | None = None, value_fn: ValueFunction = value_fn, masks: np.ndarray = masks) -> None:
-            evaluate(value_fn, masks, store=store, progress=False)
+            evaluate(value_fn, masks, batch_size=_BATCH, store=store, progress=False)
 
         def stored(engine: Any = engine) -> None:
             with tempfile.TemporaryDirectory() as folder:
