@@ -251,7 +251,8 @@ def faults() -> dict[str, Any]:
                 continue
             acknowledged = _numbers(place / "acknowledged")
             whole = read(place / "store") if (place / "store").exists() else None
-            there = set(whole.packed.astype(np.int64) @ [256, 1]) if whole is not None else set()
+            begun = whole is not None and whole.header is not None  # or it was killed before
+            there = set(whole.packed.astype(np.int64) @ [256, 1]) if begun else set()
             counts["lost"] += len(set(acknowledged) - there)
             stored.append(len(there))
             before = len(_numbers(place / "asked"))
