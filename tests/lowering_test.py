@@ -8,6 +8,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import pytest
+from models.directories import write_model
 
 import spex_jax
 from spex_jax.lenses.values import VALUES
@@ -94,7 +95,7 @@ CASES = {
     "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
     "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
 }
-WITH_A_MODEL = {"lenses.text._logits_of_full", "lenses.patches._logits_of_full"}
+WITH_A_MODEL = {"lenses.text._logits_of_full", "lenses.patches._logits_of_full", "models.decoder._continue"}
 
 
 def jitted_functions():
@@ -147,6 +148,13 @@ def test_logits_of_the_whole_text_lower_for_tpu_and_cuda(tiny):
     value_fn = spex_jax.lenses.text(*tiny, "It never fails to impress .")
     function = importlib.import_module("spex_jax.lenses.text")._logits_of_full
     check_lowering(function, value_fn.fn, mask(1, value_fn.width))
+
+
+@pytest.mark.parametrize("name", ["llama3", "gemma3", "gpt2"])
+def test_answers_lower_for_tpu_and_cuda(name, tmp_path):
+    model, _ = spex_jax.models.load(write_model(tmp_path, name))
+    generate = importlib.import_module("spex_jax.models.decoder")._continue
+    check_lowering(generate, model, whole(16), whole(), whole(2), most=4)
 
 
 def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):

@@ -1,5 +1,18 @@
-"""Models that ship with the package."""
+"""Models: the one that ships with the package, and those of Hugging Face directories."""
 
+from spex_jax.models.decoder import Decoder, DecoderConfig, generate
+from spex_jax.models.encoder import Encoder, EncoderConfig
+from spex_jax.models.huggingface import load
 from spex_jax.models.tiny import TextClassifier, WordPieceTokenizer, tiny
 
-__all__ = ["TextClassifier", "WordPieceTokenizer", "tiny"]
+__all__ = [
+    "Decoder",
+    "DecoderConfig",
+    "Encoder",
+    "EncoderConfig",
+    "TextClassifier",
+    "WordPieceTokenizer",
+    "generate",
+    "load",
+    "tiny",
+]

@@ -1,0 +1,139 @@
+"""What encoders and decoders are made of: products with weights, norms, activations, rotary positions, attention.
+
+In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, H query heads, G heads of
+keys and values (grouped-query attention: H is a multiple of G), A the width of a head.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["ACTIVATIONS", "Params", "Rope", "attend", "layer_norm", "linear", "precision_of", "rms_norm", "rotate"]
+
+Params = Mapping[str, Any]
+_HIDDEN = -1e9  # added to scores: exp of it is exactly 0 in float32, and a row without any key stays free of NaN
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def precision_of(x: jax.Array) -> jax.lax.Precision | None:
+    """The precision of products: on GPU and TPU the default rounds float32 factors to tf32 or bf16, which would be
+    noise in every value.
+    """
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+
+def linear(params: Params, x: jax.Array) -> jax.Array:
+    """x [..., D] times weight [out, D] (as PyTorch keeps it), plus bias [out] where there is one -> [..., out]."""
+    weight = params["weight"]
+    y = jnp.einsum("...d,od->...o", x, weight, precision=precision_of(x))
+    return y + params["bias"] if "bias" in params else y
+
+
+def rms_norm(params: Params, x: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
+    """x [..., D] over its root mean square (Zhang and Sennrich 2019), times weight + offset; computed in float32."""
+    wide = x.astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * scale * (params["weight"].astype(jnp.float32) + offset)).astype(x.dtype)
+
+
+def layer_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
+    """Layer norm (Ba et al. 2016) of x [..., D] with weight and bias; computed in float32."""
+    wide = x.astype(jnp.float32)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    return (centred * scale * params["weight"] + params["bias"]).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rope:
+    """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), with the scalings of Llama 3.1 and Gemma 3.
+
+    Attributes:
+      theta: base of the wavelengths.
+      factor: positions are divided by it; with `low_frequency` only at long wavelengths.
+      low_frequency, high_frequency, original_length: of Llama 3.1 (Grattafiori et al. 2024,
+        https://arxiv.org/abs/2407.21783): wavelengths over original_length / low_frequency are scaled, those under
+        original_length / high_frequency are not, those between are interpolated.
+    """
+
+    theta: float = 10_000.0
+    factor: float = 1.0
+    low_frequency: float | None = None
+    high_frequency: float | None = None
+    original_length: int | None = None
+
+    def frequencies(self, width: int) -> np.ndarray:
+        """Radians a position of each pair of dimensions, float64 [width / 2]."""
+        plain = self.theta ** (-np.arange(0, width, 2) / width)
+        if self.low_frequency is None or self.high_frequency is None or self.original_length is None:
+            return plain / self.factor
+        turns = self.original_length * plain / (2 * math.pi)
+        smooth = np.clip((turns - self.low_frequency) / (self.high_frequency - self.low_frequency), 0.0, 1.0)
+        return plain * ((1 - smooth) / self.factor + smooth)
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotates the pairs (i, i + A/2) of x [B, L, H, A] by angles float32 [B, L, A/2]; computed in float32."""
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    visible: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None = None,
+    shared: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+    """Multi-head attention; scores and their softmax in float32.
+
+    Keys that all rows share stay without a row axis: their scores are one product with the queries of all rows, and one
+    softmax runs over both parts. (A merge of two softmaxes by their log-sum-exp is the same function with more steps.)
+
+    Args:
+      q: [B, L, H, A].
+      k, v: [B, K, G, A].
+      visible: bool [B, L, K], which keys each query sees.
+      scale: of the scores.
+      softcap: scores s become softcap * tanh(s / softcap) (Gemma 2).
+      shared: keys and values [P, G, A] of a common prefix and which of them each query sees, bool [B, L, P].
+
+    Returns:
+      [B, L, H, A].
+    """
+    groups = k.shape[2]
+    q = q.reshape(*q.shape[:2], groups, -1, q.shape[-1])
+    precision = precision_of(q)
+
+    def masked(scores: jax.Array, seen: jax.Array) -> jax.Array:
+        scores = scores * scale
+        if softcap is not None:
+            scores = softcap * jnp.tanh(scores / softcap)
+        return scores + jnp.where(seen, 0.0, _HIDDEN)[:, None, None]
+
+    wide = {"precision": precision, "preferred_element_type": jnp.float32}
+    scores = masked(jnp.einsum("blghd,bkgd->bghlk", q, k, **wide), visible)
+    if shared is not None:
+        before = masked(jnp.einsum("blghd,pgd->bghlp", q, shared[0], **wide), shared[2])
+        scores = jnp.concatenate([before, scores], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    start = 0 if shared is None else shared[0].shape[0]
+    mixed = jnp.einsum("bghlk,bkgd->blghd", weights[..., start:], v, precision=precision)
+    if shared is not None:
+        mixed += jnp.einsum("bghlp,pgd->blghd", weights[..., :start], shared[1], precision=precision)
+    return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])

@@ -1,0 +1,311 @@
+"""Causal language models: Llama, Qwen, Mistral, GPT-2 and Gemma from one static config.
+
+In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, N layers, G heads of keys and
+values, A the width of a head, P positions of a shared prefix, K read-outs of a row, V the vocabulary.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.models.blocks import ACTIVATIONS, Params, Rope, attend, layer_norm, linear, precision_of, rms_norm, rotate
+from spex_jax.models.encoder import check_tokens, one_text_a_row
+
+__all__ = ["Decoder", "DecoderConfig", "KeyValues", "generate"]
+
+_NO_WINDOW = 2**30
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes and kinds; hashable, so that it can be a static argument of jit. Whether there are biases, norms of queries
+    and keys, norms after the blocks or a head of its own is seen from the weights.
+
+    Attributes:
+      norm: "rms" or "layer".
+      norm_offset: what is added to the weights of RMS norms (Gemma: 1).
+      ropes: kinds of rotary positions; none where the positions are learned (GPT-2).
+      rope_of_layer: which of them each layer uses; all the first where empty.
+      windows: how many positions back each layer sees, itself included, 0 for all; all where empty.
+      attention_softcap, logit_softcap: see `blocks.attend`.
+      embedding_scale: of the embedded tokens.
+    """
+
+    vocab_size: int
+    dim: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    hidden_dim: int
+    max_length: int
+    attention_scale: float
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    norm_offset: float = 0.0
+    activation: str = "silu"
+    ropes: tuple[Rope, ...] = (Rope(),)
+    rope_of_layer: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()
+    attention_softcap: float | None = None
+    logit_softcap: float | None = None
+    embedding_scale: float = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyValues:
+    """Keys and values [N, P, G, A] of tokens that all rows share, and their positions int32 [P] (queries at earlier
+    positions do not see them).
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    positions: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A causal language model as a pytree: `params` are its leaves, everything else is static."""
+
+    params: Params
+    config: DecoderConfig = dataclasses.field(metadata={"static": True})
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a prompt with its answer."""
+        return self.config.max_length
+
+    def states(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        branches: jax.Array | None = None,
+        *,
+        read: jax.Array | None = None,
+        prefix: KeyValues | None = None,
+    ) -> jax.Array:
+        """Hidden states after the last norm, of rows that hold several texts.
+
+        Args:
+          tokens, positions, segments: int32 [B, L]; a token sees the tokens of its own segment at positions up to its
+            own. Segment -1 is padding.
+          branches: int32 [B, L]; tokens of branch 0 are seen by all of their segment, those of another branch by their
+            own branch only: several continuations of one prompt.
+          read: int32 [B, K], the places of the row that are asked for; all where None. The last layer computes keys and
+            values everywhere and the rest only there.
+          prefix: of all rows.
+
+        Returns:
+          [B, K, D], or [B, L, D].
+        """
+        c = self.config
+        x = self._embed(tokens, positions)
+        visible = _visible(positions, segments, branches)
+        place = _Place(positions, visible, self._angles(positions))
+        if read is None:
+            x, _ = self._run(x, place, c.num_layers, prefix)
+        else:
+            x, _ = self._run(x, place, c.num_layers - 1, prefix)
+            rows = jnp.arange(len(read))[:, None]
+            chosen = _Place(positions[rows, read], visible[rows, read], place.angles[:, rows, read])
+            x, _ = self._block(c.num_layers - 1, x, place, prefix, x[rows, read], chosen)
+        return self._norm(self.params["norm"], x)
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """Logits float32 [..., V] of states [..., D]."""
+        head = self.params.get("head", self.params["embedding"])
+        logits = jnp.einsum(
+            "...d,vd->...v", states, head, precision=precision_of(states), preferred_element_type=jnp.float32
+        )
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def prefix(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None = None) -> KeyValues:
+        """Keys and values of tokens int32 [P] at positions int32 [P], after those of an earlier prefix if any."""
+        _, found = self._extend(tokens[None], positions[None], prefix)
+        return found
+
+    def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits of the next token after every position.
+
+        Args:
+          tokens: int32 [B, L], with L at most `max_length`.
+          attention_mask: bool or int [B, L], nonzero at real tokens. Positions with 0 have no influence on others.
+
+        Returns:
+          float32 [B, L, V].
+
+        Raises:
+          ValueError: see `check_tokens`.
+        """
+        check_tokens(tokens, attention_mask, self.max_length)
+        return self.logits(self.states(tokens, *one_text_a_row(attention_mask)))
+
+    def _extend(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None) -> tuple[jax.Array, KeyValues]:
+        """States [1, L, D] of one row and its keys and values."""
+        visible = _visible(positions, jnp.zeros_like(tokens), None)
+        place = _Place(positions, visible, self._angles(positions))
+        x, (keys, values) = self._run(self._embed(tokens, positions), place, self.config.num_layers, prefix)
+        found = KeyValues(keys=keys[:, 0], values=values[:, 0], positions=positions[0])
+        return self._norm(self.params["norm"], x), found
+
+    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        x = self.params["embedding"][tokens]
+        x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
+        return x + self.params["positions"][positions] if "positions" in self.params else x
+
+    def _norm(self, params: Params, x: jax.Array) -> jax.Array:
+        c = self.config
+        if c.norm == "layer":
+            return layer_norm(params, x, c.norm_eps)
+        return rms_norm(params, x, c.norm_eps, c.norm_offset)
+
+    def _angles(self, positions: jax.Array) -> jax.Array:
+        """Of the rotations, float32 [kinds, B, L, A/2]."""
+        width = self.config.head_dim
+        frequencies = np.stack([r.frequencies(width) for r in self.config.ropes] or [np.zeros(width // 2)])
+        return positions[None, :, :, None] * jnp.asarray(frequencies, jnp.float32)[:, None, None, :]
+
+    def _run(self, x: jax.Array, place: "_Place", layers: int, prefix: KeyValues | None) -> Any:
+        """The first layers, scanned; also the keys and values of all of them [N, B, L, G, A]."""
+
+        def step(x: jax.Array, index: jax.Array) -> Any:
+            return self._block(index, x, place, prefix, x, place)
+
+        return jax.lax.scan(step, x, jnp.arange(layers))
+
+    def _block(
+        self,
+        index: Any,
+        x: jax.Array,
+        place: "_Place",
+        prefix: KeyValues | None,
+        queries: jax.Array,
+        at: "_Place",
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """Layer `index` for the states `queries` at places `at`, with keys and values of all states x [B, L, D]."""
+        c = self.config
+        # One layer of the stacked weights by its number: a slice of all but the last layer would copy them.
+        layer = jax.tree.map(
+            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), self.params["layers"]
+        )
+        kind = jnp.asarray(c.rope_of_layer, jnp.int32)[index] if c.rope_of_layer else 0
+        with jax.named_scope("attention"):
+            normed = self._norm(layer["norm_attention"], x)
+            asking = normed if queries is x else self._norm(layer["norm_attention"], queries)
+            q = linear(layer["query"], asking).reshape(*asking.shape[:2], c.num_heads, c.head_dim)
+            k, v = (
+                linear(layer[name], normed).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
+                for name in ("key", "value")
+            )
+            if "norm_query" in layer:
+                q, k = self._norm(layer["norm_query"], q), self._norm(layer["norm_key"], k)
+            if c.ropes:
+                q, k = rotate(q, at.angles[kind]), rotate(k, place.angles[kind])
+            visible, shared = at.visible, None
+            if prefix is not None:
+                keys, values = prefix.keys[index], prefix.values[index]
+                shared = (keys, values, prefix.positions <= at.positions[..., None])
+            if c.windows:
+                window = jnp.asarray([w or _NO_WINDOW for w in c.windows], jnp.int32)[index]
+                visible &= at.positions[:, :, None] - place.positions[:, None, :] < window
+                if prefix is not None and shared is not None:
+                    shared = (*shared[:2], shared[2] & (at.positions[..., None] - prefix.positions < window))
+            mixed = attend(
+                q, k, v, visible, scale=c.attention_scale, softcap=c.attention_softcap, shared=shared
+            ).reshape(*queries.shape[:2], -1)
+            queries = queries + self._after(layer, "norm_attention_after", linear(layer["output"], mixed))
+        with jax.named_scope("mlp"):
+            normed = self._norm(layer["norm_mlp"], queries)
+            hidden = ACTIVATIONS[c.activation](linear(layer["gate" if "gate" in layer else "up"], normed))
+            if "gate" in layer:
+                hidden = hidden * linear(layer["up"], normed)
+            queries = queries + self._after(layer, "norm_mlp_after", linear(layer["down"], hidden))
+        return queries, (k, v)
+
+    def _after(self, layer: Params, name: str, x: jax.Array) -> jax.Array:
+        return self._norm(layer[name], x) if name in layer else x
+
+
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Where states are: positions int32 [B, L], visible bool [B, L, keys], angles float32 [kinds, B, L, A/2]."""
+
+    positions: jax.Array
+    visible: jax.Array
+    angles: jax.Array
+
+
+def _visible(positions: jax.Array, segments: jax.Array, branches: jax.Array | None) -> jax.Array:
+    """Bool [B, L, L]: which keys a query sees."""
+    visible = (segments[:, :, None] == segments[:, None, :]) & (positions[:, :, None] >= positions[:, None, :])
+    if branches is not None:
+        visible &= (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
+    return visible
+
+
+@functools.partial(jax.jit, static_argnames="most")
+def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.Array, *, most: int) -> jax.Array:
+    """Greedy continuation int32 [most] of tokens [L], of which `length` are real; -1 after the first of `stops`."""
+    size = len(tokens)
+    places = jnp.arange(size)
+    # What is padding, or not yet written, stands at a position that no query reaches.
+    states, cache = model._extend(tokens[None], places[None], None)
+    room = ((0, 0), (0, most), (0, 0), (0, 0))
+    cache = KeyValues(
+        keys=jnp.pad(cache.keys, room),
+        values=jnp.pad(cache.values, room),
+        positions=jnp.pad(jnp.where(places < length, places, _NO_WINDOW), (0, most), constant_values=_NO_WINDOW),
+    )
+    first = model.logits(states[0, length - 1]).argmax()
+
+    def unfinished(state: Any) -> jax.Array:
+        step, token, _, _ = state
+        return (step < most) & ~jnp.isin(token, stops)
+
+    def advance(state: Any) -> Any:
+        step, token, found, cache = state
+        found = found.at[step].set(token)
+        position = length + step
+        states, new = model._extend(token[None, None], position[None, None], cache)
+        cache = jax.tree.map(
+            lambda whole, part, axis: jax.lax.dynamic_update_slice_in_dim(whole, part, size + step, axis),
+            cache,
+            new,
+            KeyValues(keys=1, values=1, positions=0),  # type: ignore[arg-type]
+        )
+        return step + 1, model.logits(states[0, 0]).argmax().astype(jnp.int32), found, cache
+
+    empty = jnp.full(most, -1, jnp.int32)
+    return jax.lax.while_loop(unfinished, advance, (jnp.int32(0), first.astype(jnp.int32), empty, cache))[2]
+
+
+def generate(model: Decoder, tokens: Any, *, most: int, stops: tuple[int, ...] = ()) -> list[int]:
+    """Greedy answer to a prompt, with the keys and values of what was read kept.
+
+    Args:
+      model: a decoder.
+      tokens: ids of the prompt.
+      most: tokens of the answer at most.
+      stops: ids that end it; they are not part of the answer.
+
+    Raises:
+      ValueError: an empty prompt, or one with no room for an answer in the model's context.
+    """
+    ids = np.asarray(tokens, np.int32)
+    if not len(ids):
+        raise ValueError("the prompt has no tokens; begin it with the tokenizer's BOS token")
+    if len(ids) >= model.max_length:
+        raise ValueError(f"the prompt has {len(ids)} tokens, which leaves no room in a context of {model.max_length}")
+    most = min(most, model.max_length - len(ids))
+    padded = np.pad(ids, (0, min(-len(ids) % 64, model.max_length - len(ids))))
+    stop = np.array(stops or (-1,), np.int32)
+    found = np.asarray(_continue(model, padded, np.int32(len(ids)), stop, most=most))
+    return [int(token) for token in found if token >= 0]

@@ -1,0 +1,158 @@
+"""Encoders with a classification head: BERT, DistilBERT and sentence encoders such as MiniLM, from one static config.
+
+In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, S texts of a row, C classes.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.models.blocks import ACTIVATIONS, Params, attend, layer_norm, linear
+
+__all__ = ["Encoder", "EncoderConfig", "check_tokens", "one_text_a_row", "pooled"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Sizes and kinds; hashable, so that it can be a static argument of jit.
+
+    Attributes:
+      pooling: what the head reads: "first" token's or the "mean" hidden state.
+      head_activation: after the head's dense layer, where the head has one: "tanh" (BERT), "relu" (DistilBERT).
+    """
+
+    vocab_size: int
+    dim: int
+    num_layers: int
+    num_heads: int
+    hidden_dim: int
+    max_length: int
+    norm_eps: float = 1e-12
+    activation: str = "gelu"
+    pooling: str = "first"
+    head_activation: str = "tanh"
+
+
+def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int) -> None:
+    """Raises ValueError: tokens is no [B, L] of an integer type, the shapes differ, or L is over `max_length`."""
+    if tokens.ndim != 2:
+        raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]; for one text pass tokens[None].")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens has dtype {tokens.dtype}, expected an integer type; pass the tokenizer's input_ids.")
+    if attention_mask.shape != tokens.shape:
+        raise ValueError(
+            f"attention_mask has shape {attention_mask.shape}, expected that of tokens, {tokens.shape}; "
+            "pad both to the same length."
+        )
+    if tokens.shape[1] > max_length:
+        raise ValueError(
+            f"tokens has {tokens.shape[1]} positions, expected at most max_length={max_length}; "
+            "shorten the text or call the tokenizer with truncation=True."
+        )
+
+
+def one_text_a_row(attention_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Positions and segments int32 [B, L] of rows that hold one text each, as `classify` wants them."""
+    positions = jnp.broadcast_to(jnp.arange(attention_mask.shape[1]), attention_mask.shape)
+    return positions, jnp.where(attention_mask.astype(bool), 0, -1)
+
+
+def pooled(x: jax.Array, segments: jax.Array, slots: int, pooling: str) -> jax.Array:
+    """The "mean" or "first" of the states x [B, L, D] of each text -> [B, slots, D]; zero for one without tokens."""
+    member = segments[:, None, :] == jnp.arange(slots)[:, None]  # [B, S, L]
+    if pooling == "first":
+        member &= jnp.cumsum(member, axis=-1) == 1
+    weight = member.astype(x.dtype)
+    total = jnp.einsum("bsl,bld->bsd", weight, x, precision=jax.lax.Precision.HIGHEST)
+    return total / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """An encoder as a pytree: `params` are its leaves, everything else is static.
+
+    Post-norm blocks (Devlin et al. 2018, https://arxiv.org/abs/1810.04805), scanned over the stacked weights of
+    the layers.
+    """
+
+    params: Params
+    config: EncoderConfig = dataclasses.field(metadata={"static": True})
+    class_names: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens of a text."""
+        return self.config.max_length
+
+    def with_head(self, weight: Any, bias: Any, class_names: tuple[str, ...] = ()) -> "Encoder":
+        """The same encoder with logits = weight [C, D] · pooled state + bias [C]."""
+        weight, bias = jnp.asarray(weight), jnp.asarray(bias)
+        if weight.ndim != 2 or weight.shape[1] != self.config.dim or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"weight and bias must have the shapes (classes, {self.config.dim}) and (classes,), "
+                f"got {weight.shape} and {bias.shape}"
+            )
+        if class_names and len(class_names) != len(weight):
+            raise ValueError(f"there are {len(weight)} classes and {len(class_names)} class_names: {class_names}")
+        dtype = self.params["norm"]["weight"].dtype
+        head = {"classes": {"weight": weight.astype(dtype), "bias": bias.astype(dtype)}}
+        return dataclasses.replace(self, params={**self.params, "head": head}, class_names=tuple(class_names))
+
+    def states(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+        """Hidden states [B, L, D] of rows that hold several texts: a token sees those of its own segment."""
+        c, params = self.config, self.params
+        x = params["embedding"][tokens] + params["positions"][positions]
+        x = layer_norm(params["norm"], x, c.norm_eps)
+        visible = segments[:, :, None] == segments[:, None, :]
+        activation, scale = ACTIVATIONS[c.activation], (c.dim // c.num_heads) ** -0.5
+
+        def block(x: jax.Array, layer: Params) -> tuple[jax.Array, None]:
+            heads = (*x.shape[:2], c.num_heads, -1)
+            with jax.named_scope("attention"):
+                q, k, v = (linear(layer[name], x).reshape(heads) for name in ("query", "key", "value"))
+                attended = attend(q, k, v, visible, scale=scale).reshape(x.shape)
+                x = layer_norm(layer["norm_attention"], x + linear(layer["output"], attended), c.norm_eps)
+            with jax.named_scope("mlp"):
+                hidden = linear(layer["down"], activation(linear(layer["up"], x)))
+                return layer_norm(layer["norm_mlp"], x + hidden, c.norm_eps), None
+
+        return jax.lax.scan(block, x, params["layers"])[0]
+
+    def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
+        """Logits of several texts a row.
+
+        Args:
+          tokens, positions, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are
+            padding.
+          slots: S.
+
+        Returns:
+          float32 [B, S, C]; of an encoder without a head its pooled states [B, S, D].
+        """
+        x = pooled(self.states(tokens, positions, segments), segments, slots, self.config.pooling)
+        head = self.params.get("head", {})
+        if "dense" in head:
+            x = linear(head["dense"], x)
+            x = jnp.tanh(x) if self.config.head_activation == "tanh" else ACTIVATIONS[self.config.head_activation](x)
+        if "classes" in head:
+            x = linear(head["classes"], x)
+        return x.astype(jnp.float32)
+
+    def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+        """Logits of every class.
+
+        Args:
+          tokens: int32 [B, L], with L at most `max_length`.
+          attention_mask: bool or int [B, L], nonzero at real tokens. Positions with 0 have no influence.
+
+        Returns:
+          float32 [B, C], in the order of `class_names`; of an encoder without a head its pooled states [B, D].
+
+        Raises:
+          ValueError: see `check_tokens`.
+        """
+        check_tokens(tokens, attention_mask, self.max_length)
+        return self.classify(tokens, *one_text_a_row(attention_mask), slots=1)[:, 0]

@@ -1,0 +1,110 @@
+"""Models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, read without PyTorch."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.models.architectures import ARCHITECTURES, class_names
+from spex_jax.models.decoder import Decoder, DecoderConfig
+from spex_jax.models.encoder import Encoder
+from spex_jax.models.weights import Checkpoint, place_tree
+
+__all__ = ["load"]
+
+_DTYPES = ("float32", "bfloat16")
+
+
+def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
+    """The architecture and what config.json says of it."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json"
+        )
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} has no config.json; give the directory of a Hugging Face model") from None
+    except ValueError as error:
+        raise ValueError(f"cannot read {path}: {error}; the file is damaged: download it again") from error
+    names = config.get("architectures") or [f"none (model_type {config.get('model_type')!r})"]
+    if names[0] not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {names[0]} in {path}; models.load knows {', '.join(ARCHITECTURES)}")
+    # Models of text and pictures keep the language model's settings apart.
+    return names[0], {**config, **config["text_config"]} if "text_config" in config else config
+
+
+def _tokenizer(folder: pathlib.Path, vocab_size: int) -> Any:
+    """The fast tokenizer.
+
+    Raises:
+      ValueError: there is none, or it has ids beyond the embedding.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError("models.load needs transformers for tokenizers; pip install 'spex-jax[hf]'") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+    except Exception as error:  # transformers raises what its many readers raise
+        raise ValueError(f"cannot read the tokenizer of {folder}: {error}; it needs tokenizer.json") from error
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= vocab_size:
+        raise ValueError(
+            f"the tokenizer of {folder} has ids up to {largest} and the model embeds {vocab_size} tokens; they do not "
+            "belong together"
+        )
+    return tokenizer
+
+
+def load(
+    path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
+) -> tuple[Encoder | Decoder, Any]:
+    """A model and its tokenizer from a Hugging Face directory.
+
+    Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT and
+    DistilBERT an `Encoder`, with their classification head or, without one, with the mean of the hidden states as
+    output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
+
+    Args:
+      path: of the directory.
+      dtype: "float32" or "bfloat16"; None keeps bfloat16 files as they are and makes everything else float32.
+      mesh: with an axis "model", over which heads, hidden units and vocabulary are divided, and an axis "masks" for the
+        engine: jax.make_mesh((1, 8), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2). None is the
+        first device.
+
+    Raises:
+      ValueError: an unknown architecture, files that are missing or damaged, tensors that are missing or do not fit
+        config.json, a tokenizer that does not fit the model.
+      ImportError: the extra `hf` is not installed.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if mesh is not None and not {"model", "masks"} <= set(mesh.axis_names):
+        raise ValueError(f"the mesh must have the axes 'masks' and 'model', got {mesh.axis_names}")
+    folder = pathlib.Path(path).expanduser()
+    architecture, config = _config(folder)
+    with Checkpoint(folder) as checkpoint:
+        try:
+            c, tree = ARCHITECTURES[architecture](checkpoint, config, 1 if mesh is None else mesh.shape["model"])
+        except KeyError as error:
+            raise ValueError(f"config.json of {folder} lacks {error}, which {architecture} needs") from error
+        tokenizer = _tokenizer(folder, c.vocab_size)
+        if dtype is None:
+            dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
+        params = place_tree(checkpoint, tree, dtype, mesh)
+    if isinstance(c, DecoderConfig):
+        return Decoder(params=params, config=c), tokenizer
+    pooling = folder / "1_Pooling" / "config.json"  # of a sentence encoder
+    if "head" not in params and pooling.is_file():
+        first = json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_cls_token", False)
+        c = dataclasses.replace(c, pooling="first" if first else "mean")
+    if "types" in params:  # every token is of the first type
+        params["positions"] = jnp.asarray(params["positions"] + params.pop("types")[0])
+    return Encoder(params=params, config=c, class_names=class_names(config) if "head" in params else ()), tokenizer

@@ -1,0 +1,178 @@
+"""Weights in safetensors files, read by memory map straight onto their devices."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+__all__ = ["Checkpoint", "Stored", "place_tree"]
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Where a parameter is: tensors of the files, one for each layer where `stacked`.
+
+    Attributes:
+      names: of the tensors.
+      shape: what one of them must have, once transposed and cut.
+      stacked: whether the parameter has an axis of layers in front.
+      transposed: the files keep [in, out] (GPT-2).
+      part: from where to where in the first axis, of a tensor that holds several parameters.
+      split: the axis (of one tensor) that a "model" axis of a mesh divides; None: whole on every device.
+    """
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    stacked: bool = False
+    transposed: bool = False
+    part: tuple[int, int] | None = None
+    split: int | None = None
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        """The parameter's shape."""
+        return (len(self.names), *self.shape) if self.stacked else self.shape
+
+
+class Checkpoint:
+    """The tensors of a Hugging Face directory: one safetensors file, or several with an index. A context manager."""
+
+    def __init__(self, folder: pathlib.Path):
+        """Opens the files; nothing is read yet.
+
+        Raises:
+          ValueError: no weights, an index that is damaged or names a missing file, a truncated file.
+          ImportError: safetensors is not installed.
+        """
+        try:
+            from safetensors import SafetensorError, safe_open
+        except ImportError as error:
+            raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
+        self._stack = contextlib.ExitStack()
+        self._tensors: dict[str, Any] = {}
+        with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
+            for path in _files(folder):
+                try:
+                    file = opening.enter_context(safe_open(path, framework="numpy"))
+                except (SafetensorError, OSError) as error:
+                    raise ValueError(
+                        f"cannot read {path}: {error}; the file is damaged or cut short: download it again"
+                    ) from error
+                self._tensors.update(dict.fromkeys(file.keys(), file))
+            self._stack = opening.pop_all()
+
+    def __enter__(self) -> "Checkpoint":
+        """The checkpoint itself."""
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Closes the files."""
+        self._stack.close()
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is such a tensor."""
+        return name in self._tensors
+
+    @property
+    def names(self) -> list[str]:
+        """Of all tensors."""
+        return sorted(self._tensors)
+
+    def is_bfloat16(self, name: str) -> bool:
+        """Whether a tensor is stored as bfloat16."""
+        return self._tensors[name].get_slice(name).get_dtype() == "BF16"
+
+    def check(self, stored: Sequence[Stored]) -> None:
+        """Raises ValueError that names the tensors that are missing or of another shape than the config says."""
+        names = [name for parameter in stored for name in parameter.names]
+        missing = [name for name in names if name not in self]
+        if missing:
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            raise ValueError(f"the weights lack {', '.join(missing[:5])}{more}; the directory is incomplete")
+        for parameter in stored:
+            for name in parameter.names:
+                found = tuple(self._tensors[name].get_slice(name).get_shape())
+                turned = found[::-1] if parameter.transposed else found
+                if turned and parameter.part is not None:
+                    turned = (len(range(turned[0])[slice(*parameter.part)]), *turned[1:])
+                if turned != parameter.shape:
+                    raise ValueError(
+                        f"the tensor {name} has shape {found}, and config.json asks for {parameter.shape} of it; "
+                        "weights and config.json do not belong together"
+                    )
+
+    def _read(self, parameter: Stored, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A part of one tensor, as the parameter has it."""
+        start = 0 if parameter.part is None else parameter.part[0]
+        first, *others = (slice(*axis.indices(size)) for axis, size in zip(index, parameter.shape, strict=True))
+        wanted = (slice(first.start + start, first.stop + start), *others)
+        tensor = self._tensors[name].get_slice(name)
+        if parameter.transposed and len(wanted) == 2:
+            return np.asarray(tensor[wanted[1], wanted[0]]).T
+        return np.asarray(tensor[wanted])
+
+    def place(self, parameter: Stored, dtype: Any, mesh: jax.sharding.Mesh | None) -> jax.Array:
+        """The parameter on its devices, each of which reads its own part of the files; one part is in host memory at a
+        time.
+        """
+        shape = parameter.full_shape
+        sharding: Any = SingleDeviceSharding(jax.devices()[0])
+        if mesh is not None:
+            axes: list[str | None] = [None] * len(shape)
+            if parameter.split is not None:
+                axes[parameter.split + parameter.stacked] = "model"
+            sharding = NamedSharding(mesh, P(*axes))
+        parts: dict[str, np.ndarray] = {}
+        arrays = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            key = str(index)
+            if key not in parts:
+                parts = {key: self._part(parameter, index, dtype)}
+            arrays.append(jax.block_until_ready(jax.device_put(parts[key], device)))
+        return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+    def _part(self, parameter: Stored, index: tuple[slice, ...], dtype: Any) -> np.ndarray:
+        if not parameter.stacked:
+            return np.ascontiguousarray(self._read(parameter, parameter.names[0], index).astype(dtype))
+        layers = parameter.names[index[0]]
+        sizes = [len(range(size)[axis]) for axis, size in zip(index[1:], parameter.shape, strict=True)]
+        part = np.empty((len(layers), *sizes), dtype)
+        for row, name in zip(part, layers, strict=True):
+            row[...] = self._read(parameter, name, index[1:])
+        return part
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    index = folder / _INDEX
+    if index.exists():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"cannot read {index}: {error!r}; the file is damaged: download it again") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ValueError(f"{index} names {', '.join(missing)}, which {folder} lacks; download the missing files")
+        return [folder / name for name in names]
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    others = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
+    found = f"; it has {', '.join(others[:3])}: convert them to safetensors" if others else ""
+    raise ValueError(f"{folder} has no weights, neither {_SINGLE} nor {_INDEX}{found}")
+
+
+def place_tree(checkpoint: Checkpoint, tree: Any, dtype: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    """A tree of `Stored` as arrays."""
+    leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Stored))
+    checkpoint.check(leaves)
+    placed = [checkpoint.place(leaf, jnp.dtype(dtype), mesh) for leaf in leaves]
+    return jax.tree_util.tree_unflatten(structure, placed)
