@@ -47,7 +47,8 @@ import tiny_teacher
 from absl import flags
 
 from spex_jax import runtime
-from spex_jax.models.tiny import DATA_FOLDER, Encoder, EncoderConfig, TextClassifier, WordPieceTokenizer
+from spex_jax.models.encoder import one_text_a_row
+from spex_jax.models.tiny import DATA_FOLDER, TextClassifier, TinyConfig, TinyEncoder, WordPieceTokenizer
 
 _DATA = flags.DEFINE_string("data", os.environ.get("SPEX_JAX_DATA"), "Folder with sst2/ and rt_polarity/.")
 _TEACHER = flags.DEFINE_string(
@@ -141,10 +142,10 @@ def word_texts(
     return texts
 
 
-def initial_params(config: EncoderConfig, table: np.ndarray, key: jax.Array) -> dict[str, Any]:
+def initial_params(config: TinyConfig, table: np.ndarray, key: jax.Array) -> dict[str, Any]:
     """Random weights, with the leading principal components of the teacher's word embeddings as token embeddings."""
     tokens = jnp.zeros((1, 8), jnp.int32)
-    params = dict(Encoder(config).init(key, tokens, tokens)["params"])
+    params = dict(TinyEncoder(config).init(key, tokens, *one_text_a_row(tokens))["params"])
     centred = table - table.mean(axis=0)
     _, directions = np.linalg.eigh(centred.T @ centred)
     embedding = centred @ directions[:, ::-1][:, : config.embedding_dim]
@@ -156,7 +157,7 @@ def initial_params(config: EncoderConfig, table: np.ndarray, key: jax.Array) -> 
 
 def train_student(
     params: dict[str, Any],
-    config: EncoderConfig,
+    config: TinyConfig,
     texts: Sequence[np.ndarray],
     targets: np.ndarray,
     *,
@@ -179,10 +180,10 @@ def train_student(
         optax.adamw(schedule, b2=0.98, weight_decay=0.02),
         optax.masked(optax.scale(EMBEDDING_RATE), slow),
     )
-    module = Encoder(config, dropout=dropout)
+    module = TinyEncoder(config, dropout=dropout)
 
     def loss(params: Any, tokens: jax.Array, mask: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
-        logits = module.apply({"params": params}, tokens, mask, rngs={"dropout": key})
+        logits = module.apply({"params": params}, tokens, *one_text_a_row(mask), rngs={"dropout": key})[:, 0]
         margin = logits[:, 1] - logits[:, 0]
         # The cross-entropy alone leaves large margins free; their differences are what users look at.
         return (
@@ -349,7 +350,7 @@ def main() -> None:
         texts, targets = np.split(pool["tokens"], np.cumsum(pool["lengths"])[:-1]), pool["margins"]
     print(f"pool: {len(texts)} texts, {sum(map(len, texts))} tokens, {time.time() - start:.0f} s", flush=True)
 
-    config = EncoderConfig(vocab_size=tokenizer.vocab_size, embedding_dim=EMBEDDING_DIM)
+    config = TinyConfig(vocab_size=tokenizer.vocab_size, embedding_dim=EMBEDDING_DIM)
 
     def classifier(params: Any) -> TextClassifier:
         return TextClassifier(params=params, config=config, class_names=CLASS_NAMES, max_length=MAX_LENGTH)

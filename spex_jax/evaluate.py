@@ -153,7 +153,7 @@ class Engine:
                     except ValueError as error:  # what is on its way is paid for, and kept
                         failure = failure or error
                         self.function.stop()
-                    shown.update(rows.stop - rows.start)
+                    shown.update(len(rows))
             if failure is not None:
                 raise failure
         except BaseException as error:
@@ -166,27 +166,28 @@ class Engine:
         noise = self.function.noise if isinstance(self.function, DeviceFunction) else math.nan
         return Answers(values=values[inverse], asked=len(todo), stored=int(known.sum()), noise=noise)
 
-    def _answers(self, masks: np.ndarray, size: int) -> Generator[tuple[slice, np.ndarray], None, None]:
+    def _answers(self, masks: np.ndarray, size: int) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         if self._on_device or jax.process_count() == 1:
             yield from self.function.answers(masks, size)
             return
         # A host function in a run of several processes is asked by the first alone, which tells the others.
         source = self.function.answers(masks, size) if jax.process_index() == 0 else None
         while True:
-            rows, values, failure = slice(0, 0), np.zeros((0, *self._outputs)), None
+            rows, values, failure = np.arange(0), np.zeros((0, *self._outputs)), None
             if source is not None:
                 try:
                     rows, values = next(source, (rows, values))
                     values = np.asarray(values, np.float64)
                 except Exception as error:
                     failure = error
-            start, stop, failed = _from_first_process(np.array([rows.start, rows.stop, failure is not None]))
+            count, failed = _from_first_process(np.array([len(rows), failure is not None]))
             if failed:
                 raise failure or RuntimeError("the value function failed in the first process; see its error")
-            if start == stop:
+            if not count:
                 return
-            values = values if source is not None else np.zeros((stop - start, *self._outputs))
-            yield slice(int(start), int(stop)), _from_first_process(values)
+            if source is None:
+                rows, values = np.zeros(count, rows.dtype), np.zeros((count, *self._outputs))
+            yield _from_first_process(rows), _from_first_process(values)
 
     def _keep(self, masks: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Checked values, after they went into the store; of a batch with some that are not finite, the others."""

@@ -29,7 +29,7 @@ ALLOWED = {
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
     "models": set(),
-    "lenses": {"masks", "interactions", "evaluate", "models"},
+    "lenses": {"masks", "interactions", "engine", "evaluate", "identity", "models"},
     "explain": {*MATHEMATICS, *LEAVES, "methods", "explanation", "evaluate", "invariance", "lenses"},
     "corpus": {"explain", "explanation", "evaluate", "engine", "lenses", "version"},
     "runtime": LEAVES,

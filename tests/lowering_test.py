@@ -95,7 +95,13 @@ CASES = {
     "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
     "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
 }
-WITH_A_MODEL = {"lenses.text._logits_of_full", "lenses.patches._logits_of_full", "models.decoder._continue"}
+WITH_A_MODEL = {
+    "lenses.text._logits_of_full",
+    "lenses.text._prefix",
+    "lenses.text._shape_of_logits",
+    "lenses.patches._logits_of_full",
+    "models.decoder._continue",
+}
 
 
 def jitted_functions():
@@ -151,10 +157,17 @@ def test_logits_of_the_whole_text_lower_for_tpu_and_cuda(tiny):
 
 
 @pytest.mark.parametrize("name", ["llama3", "gemma3", "gpt2"])
-def test_answers_lower_for_tpu_and_cuda(name, tmp_path):
-    model, _ = spex_jax.models.load(write_model(tmp_path, name))
+def test_prompts_and_answers_lower_for_tpu_and_cuda(name, tmp_path):
+    model, tokenizer = spex_jax.models.load(write_model(tmp_path, name))
     generate = importlib.import_module("spex_jax.models.decoder")._continue
     check_lowering(generate, model, whole(16), whole(), whole(2), most=4)
+    text = "a b c d e f g h i j k l m n o p q r s t u v"
+    value_fn = spex_jax.lenses.text(model, tokenizer, text, within="s t u v", target="a b", removal="delete")
+    slots = value_fn.packing.slots
+    check_lowering(jax.jit(lambda fn, *batch: fn(*batch)), value_fn.fn, mask(2, slots, 16), mask(2, slots))
+    lens = importlib.import_module("spex_jax.lenses.text")
+    check_lowering(lens._prefix, model, whole(16))
+    check_lowering(lens._shape_of_logits, model, whole(1, 16), mask(1, 16))
 
 
 def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):

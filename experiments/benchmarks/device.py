@@ -29,7 +29,8 @@ from absl import flags
 from spex_jax import Spectrum, ValueFunction, lenses, masks, models, proxyspex, spex
 from spex_jax.engine.work import matmul_flops
 from spex_jax.metrics import r2_score
-from spex_jax.models.tiny import Encoder, EncoderConfig, TextClassifier
+from spex_jax.models.encoder import one_text_a_row
+from spex_jax.models.tiny import TextClassifier, TinyConfig, TinyEncoder
 from spex_jax.runtime import run_program, save_result, seed
 
 PARTS = ("ceilings", "forward", "fit", "decode")
@@ -146,7 +147,7 @@ def larger_model() -> ValueFunction:
     """The text lens on an encoder with random weights; every word of its text is a token."""
     tokenizer = models.tiny()[1]
     dim, tokens = _size(_DIM), _size(_TOKENS)
-    config = EncoderConfig(
+    config = TinyConfig(
         vocab_size=len(tokenizer),
         embedding_dim=dim,
         dim=dim,
@@ -155,7 +156,7 @@ def larger_model() -> ValueFunction:
         num_heads=_size(_HEADS),
     )
     example = jnp.zeros((1, tokens), jnp.int32)
-    params = jax.jit(Encoder(config).init)(jax.random.key(0), example, example)["params"]
+    params = jax.jit(TinyEncoder(config).init)(jax.random.key(0), example, *one_text_a_row(example))["params"]
     model = TextClassifier(params=params, config=config, class_names=("0", "1"), max_length=tokens)
     return lenses.text(model, tokenizer, " ".join(["film"] * (tokens - 2)), value="margin")
 

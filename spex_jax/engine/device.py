@@ -3,7 +3,7 @@
 A batch of B masks goes to D devices as B / D rows each (`jax.shard_map` over the mesh axis "masks"), so that every
 device runs the program that one device would. What else is on the mesh, such as an axis over which a model shards its
 own weights, is left to the compiler. In a run of several processes all of them call with the same masks and get all
-values.
+values. A function with a `packing` gets rows that hold several masks.
 """
 
 import collections
@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from spex_jax import masks as masks_lib
 from spex_jax.engine.memory import free_bytes, out_of_memory
+from spex_jax.engine.packing import Packing
 from spex_jax.engine.work import matmul_flops
 from spex_jax.memo import ArrayMemo
 
@@ -48,8 +49,8 @@ def _power_of_two(number: float) -> int:
     return 1 << (max(1, int(number)).bit_length() - 1)
 
 
-def _apply(fn: Callable[[jax.Array], jax.Array], masks: jax.Array) -> jax.Array:
-    return fn(masks)
+def _apply(fn: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:
+    return fn(*batch)
 
 
 @functools.cache
@@ -60,9 +61,13 @@ def _shared_program(mesh: jax.sharding.Mesh | None) -> Any:
 def _program(apply: Callable[..., jax.Array], mesh: jax.sharding.Mesh | None) -> Any:
     if mesh is None:
         return jax.jit(apply)
-    split = jax.shard_map(
-        apply, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), axis_names={AXIS}, check_vma=False
-    )
+
+    def split(fn: Any, *batch: jax.Array) -> jax.Array:
+        specs = (P(), *(P(AXIS) for _ in batch))
+        return jax.shard_map(apply, mesh=mesh, in_specs=specs, out_specs=P(AXIS), axis_names={AXIS}, check_vma=False)(
+            fn, *batch
+        )
+
     return jax.jit(split, out_shardings=NamedSharding(mesh, P()))
 
 
@@ -119,10 +124,12 @@ class DeviceFunction:
         self.devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
         self.noise = math.nan
         self._value_fn = value_fn
+        self._packing: Packing | None = getattr(value_fn, "packing", None)
+        self._per_row = 1 if self._packing is None else self._packing.per_row
         if jax.tree_util.all_leaves([value_fn.fn]):
             fn, programs = value_fn.fn, _own_programs.setdefault(value_fn, {})
             if self.mesh not in programs:
-                programs[self.mesh] = _program(lambda _, masks: fn(masks), self.mesh)
+                programs[self.mesh] = _program(lambda _, *batch: fn(*batch), self.mesh)
             self._run, self._fn = programs[self.mesh], ()
             self._limits = _own_limits.setdefault(value_fn, {})
             self._key: Any = self.mesh
@@ -131,7 +138,8 @@ class DeviceFunction:
             leaves, structure = jax.tree_util.tree_flatten(self._fn)
             shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
             self._limits = _limits
-            self._key = (structure, shapes, value_fn.width, self.mesh)
+            slots = 1 if self._packing is None else self._packing.slots
+            self._key = (structure, shapes, value_fn.width, slots, self.mesh)
 
     def _placed(self) -> Any:
         """The function with its arrays on the mesh."""
@@ -147,8 +155,12 @@ class DeviceFunction:
 
     def _trace(self, rows: int) -> Any:
         sharding = None if self.mesh is None else NamedSharding(self.mesh, P(AXIS))
-        shape = (rows * self.devices, self._value_fn.width)
-        return self._run.trace(self._fn, jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding))
+        size, width = rows * self.devices, self._value_fn.width
+        shapes: list[tuple[int, ...]] = [(size, width)]
+        if self._packing is not None:
+            shapes = [(size, self._packing.slots, width), (size, self._packing.slots)]
+        batch = [jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding) for shape in shapes]
+        return self._run.trace(self._fn, *batch)
 
     def _rows_by_work(self, traced: Any, rows: int) -> int:
         """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
@@ -161,17 +173,17 @@ class DeviceFunction:
         """Masks of one batch, compiled: `given`, or by the program's work and the memory that it needs.
 
         It depends on the program, the devices and the next power of two of `count` alone, so that the same run has
-        the same batches, unless memory is short.
+        the same batches, unless memory is short. Where rows hold several masks it counts those that they usually hold.
 
         Raises:
           ValueError: the function does not return one value for each mask.
         """
-        most = self._limits.get(self._key, 2**31)
-        needed = 1 << (-(-count // self.devices) - 1).bit_length()
+        most, together = self._limits.get(self._key, 2**31), self.devices * self._per_row
+        needed = 1 << (-(-count // together) - 1).bit_length()
         if given is not None:
-            rows = min(most, needed, -(-given // self.devices))
+            rows = min(most, needed, -(-given // together))
             self._check_shape(self._trace(rows), rows)
-            return rows * self.devices
+            return min(given, rows * together) if self._packing is not None else rows * together
         rows = min(most, needed, _ROWS.get(jax.devices()[0].platform, _ROWS_OF_ACCELERATORS))
         traced = self._trace(rows)
         self._check_shape(traced, rows)
@@ -185,7 +197,7 @@ class DeviceFunction:
             traced = self._trace(rows)
         if jax.process_count() > 1:  # one answer for all processes, or their batches would not meet
             rows = int(multihost_utils.broadcast_one_to_all(np.int32(rows)))
-        return rows * self.devices
+        return rows * together
 
     @staticmethod
     def _memory(traced: Any) -> float:
@@ -202,64 +214,77 @@ class DeviceFunction:
 
     def _check_shape(self, traced: Any, rows: int) -> None:
         size, found = rows * self.devices, traced.out_info
-        expected = (size, *self._value_fn.outputs)
+        places = (size,) if self._packing is None else (size, self._packing.slots)
+        expected = (*places, *self._value_fn.outputs)
         if not hasattr(found, "shape") or tuple(found.shape) != expected:
             raise ValueError(
                 f"the value function returned shape {getattr(found, 'shape', type(found).__name__)} for masks "
-                f"{(size, self._value_fn.width)}; expected {expected}, one value for each mask"
+                f"{(*places, self._value_fn.width)}; expected {expected}, one value for each mask"
             )
 
-    def _dispatch(self, batch: np.ndarray) -> jax.Array:
+    def _dispatch(self, masks: np.ndarray, members: np.ndarray) -> jax.Array:
+        """Starts the batch whose places hold the masks of these numbers, int [size, slots], -1 where none."""
+        batch = [masks_lib.pad_features(masks[members.reshape(-1)], self._value_fn.width)]
+        if self._packing is not None:
+            batch = [batch[0].reshape(*members.shape, -1), members >= 0]
         if self.mesh is None:
-            return self._run(self._fn, batch)
+            return self._run(self._fn, *batch)
         sharding = NamedSharding(self.mesh, P(AXIS))
-        return self._run(self._fn, jax.make_array_from_callback(batch.shape, sharding, batch.__getitem__))
+        return self._run(
+            self._fn, *(jax.make_array_from_callback(part.shape, sharding, part.__getitem__) for part in batch)
+        )
 
     def stop(self) -> None:
         """Nothing more is to be asked; `answers` ends with what is on its way."""
         self._stopped = True
 
-    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Rows and values of one batch after another, while the device works on the next ones.
+    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers of masks and their values, one batch after another, while the device works on the next ones.
 
-        The last batch is filled up with the first masks, whose second values give `noise`. A batch that the device
+        The last batch is filled up with the first rows, whose second values give `noise`. A batch that the device
         has no memory for is asked again in halves, and so is everything after it.
 
         Args:
           masks: bool [M, n], distinct.
           size: of a batch, from `batch_size`.
         """
+        table = np.arange(len(masks))[:, None] if self._packing is None else self._packing.rows(masks, size)
+        rows_of_batch = -(-size // (self.devices * self._per_row)) * self.devices
         waiting: collections.deque[tuple[slice, jax.Array]] = collections.deque()
         start, first = 0, None
         self._stopped = False
-        while (start < len(masks) and not self._stopped) or waiting:
-            fetching = start >= len(masks) or self._stopped or len(waiting) > _IN_FLIGHT
+        while (start < len(table) and not self._stopped) or waiting:
+            fetching = start >= len(table) or self._stopped or len(waiting) > _IN_FLIGHT
             try:
                 if not fetching:
-                    rows = slice(start, min(start + size, len(masks)))
-                    chosen = np.arange(start, start + size)
-                    chosen[rows.stop - start :] = np.arange(size - (rows.stop - start)) % len(masks)
-                    waiting.append((rows, self._dispatch(masks_lib.pad_features(masks[chosen], self._value_fn.width))))
+                    rows = slice(start, min(start + rows_of_batch, len(table)))
+                    chosen = np.arange(start, start + rows_of_batch)
+                    chosen[rows.stop - start :] = np.arange(rows_of_batch - (rows.stop - start)) % len(table)
+                    waiting.append((rows, self._dispatch(masks, table[chosen])))
                     start = rows.stop
                     continue
                 rows, pending = waiting[0]
                 values = np.asarray(pending)
             except jax.errors.JaxRuntimeError as error:
-                rows_of_device = size // self.devices // 2
+                rows_of_device = rows_of_batch // self.devices // 2
                 if not out_of_memory(error) or not rows_of_device or jax.process_count() > 1:
                     raise
                 if fetching:
                     start, first = waiting[0][0].start, None
                     waiting.clear()
                 self._limits[self._key] = rows_of_device
-                size = rows_of_device * self.devices
-                logging.getLogger("spex_jax").warning("out of memory: batches of %d masks from here on", size)
+                rows_of_batch = rows_of_device * self.devices
+                logging.getLogger("spex_jax").warning(
+                    "out of memory: batches of %d masks from here on", rows_of_batch * self._per_row
+                )
                 continue
             waiting.popleft()
+            values = values.reshape(len(values), table.shape[1], *self._value_fn.outputs)
             count = rows.stop - rows.start
             first = values if first is None and rows.start == 0 else first
-            again = min(len(values) - count, len(first) if first is not None else 0, len(masks))
+            again = min(len(values) - count, len(first) if first is not None else 0, len(table))
             if again > 0 and first is not None:
                 change = np.abs(values[count : count + again].astype(np.float64) - first[:again])
-                self.noise = float(np.nan_to_num(change).max())
-            yield rows, values[:count]
+                self.noise = float(np.nan_to_num(change[table[:again] >= 0]).max())
+            used = table[rows] >= 0
+            yield table[rows][used], values[:count][used]

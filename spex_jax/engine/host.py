@@ -88,9 +88,9 @@ class HostFunction:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _ask(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[slice, np.ndarray]], Exception | None]:
-        """Values of some rows. A batch that fails is asked in halves down to the first mask that does not work, which
-        is named; what was answered before it comes back beside the error.
+    def _ask(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
+        """Numbers and values of some rows. A batch that fails is asked in halves down to the first mask that does not
+        work, which is named; what was answered before it comes back beside the error.
         """
         count = rows.stop - rows.start
         try:
@@ -108,7 +108,7 @@ class HostFunction:
                 return [], error
         else:
             if values.shape == (count, *self._outputs):
-                return [(rows, values)], None
+                return [(np.arange(rows.start, rows.stop), values)], None
             return [], ValueError(
                 f"the value function returned shape {values.shape} for masks {masks[rows].shape}; "
                 f"expected {(count, *self._outputs)}, one value for each mask"
@@ -124,8 +124,8 @@ class HostFunction:
         """Nothing more is to be asked; `answers` ends with what is on its way."""
         self._stopped = True
 
-    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Rows and values as they come, not in order where there are several workers.
+    def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Numbers of masks and their values as they come, not in order where there are several workers.
 
         An error is raised after what other workers were asked has come.
 

@@ -154,7 +154,7 @@ def patches(
     full = np.asarray(_logits_of_full(fn, np.ones((1, len(names)), np.bool_)), np.float32)
     if full.ndim != 2 or full.shape[0] != 1:
         raise ValueError(f"apply_fn must give logits of shape [B, classes]; for one picture it gave {full.shape}")
-    chosen, against, classes = choose_classes(apply_fn, full[0], target, contrast)
+    chosen, against, classes = choose_classes(apply_fn, full[0], value, target, contrast)
     fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
     return ValueFunction(
         fn,

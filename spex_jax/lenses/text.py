@@ -1,169 +1,275 @@
-"""The text lens: which units of a text act together in a classifier's decision."""
+"""The text lens: which units of a text or a conversation act together in what a model says."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.lenses.units import UNITS, assign_tokens, find_units
+from spex_jax.engine.packing import Packing
+from spex_jax.lenses import layout
+from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
+from spex_jax.lenses.answers import Answer, answer_of, own_answer
+from spex_jax.lenses.layout import BUCKET, Template, rounded
+from spex_jax.lenses.prompt import Prompt, read_prompt
+from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction
-from spex_jax.lenses.values import check_value, choose_classes, watched
+from spex_jax.lenses.values import check_value, choose_classes
+from spex_jax.models.decoder import Decoder
 
 __all__ = ["REMOVALS", "text"]
 
-REMOVALS = ("mask",)
-_BUCKET = 16  # tokens and units are padded to multiples, so that texts of similar length share one program
 
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "tokens", "attention", "unit", "mask_id", "target", "contrast"],
-    meta_fields=["value"],
-)
-@dataclasses.dataclass(frozen=True)
-class _MaskedText:
-    """Masks [B, width] -> values [B]: a pytree, so that all texts of one padded shape share a program.
-
-    tokens int32 [L], attention bool [L], unit int32 [L] (-1: always kept), target and contrast int32 [].
-    """
-
-    model: Callable[[jax.Array, jax.Array], jax.Array]
-    tokens: jax.Array
-    attention: jax.Array
-    unit: jax.Array
-    mask_id: jax.Array
-    target: jax.Array
-    contrast: jax.Array
-    value: str
-
-    def logits(self, masks: jax.Array) -> jax.Array:
-        """Class logits [B, C] of the text with the units that are not kept replaced by the mask token."""
-        kept = (self.unit < 0) | masks[:, jnp.maximum(self.unit, 0)]
-        tokens = jnp.where(kept, self.tokens, self.mask_id)
-        attention = jnp.broadcast_to(self.attention, tokens.shape)
-        return self.model(tokens, attention)
-
-    def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values float32 [B]."""
-        return watched(self.logits(masks), self.value, self.target, self.contrast)
+@jax.jit
+def _logits_of_full(fn: AblatedClass, *batch: jax.Array) -> jax.Array:
+    return fn.logits(*batch)
 
 
 @jax.jit
-def _logits_of_full(fn: _MaskedText, masks: jax.Array) -> jax.Array:
-    return fn.logits(masks)
+def _shape_of_logits(model: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+    return model(tokens, attention_mask)
 
 
-def _pad(array: np.ndarray, length: int, fill: int) -> np.ndarray:
-    return np.pad(array, (0, length - len(array)), constant_values=fill)
-
-
-def _encode(tokenizer: Any, content: str) -> tuple[list[int], list[tuple[int, int]]]:
-    try:
-        encoded = tokenizer(content, return_offsets_mapping=True)
-    except (NotImplementedError, TypeError) as error:
+def _is_causal(model: Any) -> bool:
+    """Whether a model gives logits [B, L, V] rather than [B, C]."""
+    if isinstance(model, Decoder) or hasattr(model, "classify"):
+        return isinstance(model, Decoder)
+    tokens = jax.ShapeDtypeStruct((1, BUCKET), jnp.int32)
+    found = _shape_of_logits.eval_shape(model, tokens, jax.ShapeDtypeStruct((1, BUCKET), jnp.bool_))
+    if not hasattr(found, "ndim") or found.ndim not in (2, 3):
         raise ValueError(
-            f"the tokenizer {type(tokenizer).__name__} gives no character offsets; use a fast tokenizer "
-            "(transformers.AutoTokenizer with use_fast=True)"
-        ) from error
-    return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+            "the model must give logits [B, C] (a classifier) or [B, L, V] (a language model); for tokens "
+            f"{(1, BUCKET)} it gave {getattr(found, 'shape', type(found).__name__)}"
+        )
+    return found.ndim == 3
 
 
-def _mask_token(tokenizer: Any) -> int:
-    for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
-        token = getattr(tokenizer, name, None)
-        if token is not None:
-            return int(token)
-    raise ValueError("removal 'mask' needs a tokenizer with a mask, pad or unk token; this one has none")
+def _template(
+    tokens: Tokens, n: int, *, kind: str, move: bool, start: int, width: int, slots: int | None
+) -> tuple[Template, Packing | None]:
+    """The padded template, and how its masks share rows."""
+    length = rounded(len(tokens.tokens))
+    packing = None
+    if kind == "packed":
+        packing = layout.pack(tokens.unit, tokens.when, n, width=width, slots=slots)
+    made = layout.template_of(
+        **tokens.arrays,
+        start=start,
+        kind=kind,
+        capacity=length if packing is None else packing.capacity,
+        move=move,
+        length=length,
+    )
+    return made, packing
+
+
+def _padded(values: Sequence[float], dtype: type) -> jax.Array:
+    """To a power of two, so that answers of similar length share one program."""
+    size = 1 << (len(values) - 1).bit_length()
+    return jnp.asarray(np.pad(np.asarray(values, dtype), (0, size - len(values))))
 
 
 def text(
     model: Any,
     tokenizer: Any,
-    text_or_messages: str,
+    text_or_messages: str | Sequence[Mapping[str, str]],
     *,
-    units: str = "word",
+    units: Any = "word",
     removal: str = "mask",
-    target: int | str | None = None,
-    contrast: int | str | None = None,
+    target: Any = None,
+    contrast: Any = None,
     value: str = "logprob",
+    within: Any = None,
+    protect: Sequence[str] = ("system",),
+    replacement: str | Sequence[str] | None = None,
+    max_new_tokens: int = 32,
+    share_prefix: bool = True,
 ) -> ValueFunction:
-    """Value function of a text: its units are kept or removed, the model's answer is the value.
+    """Value function of a text or a conversation: its units are kept or removed, what the model says is the value.
+
+    The answer of a language model is read in the same pass as the prompt (teacher forcing); of its logits only those
+    that are asked for are computed.
 
     Args:
-      model: a pure JAX function, model(tokens int32 [B, L], attention_mask bool [B, L]) -> class logits [B, C]. One
-        that is a registered pytree, as `spex_jax.models.tiny()` is, shares its compiled program between texts.
-      tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping) and mask_token_id.
-      text_or_messages: the text.
-      units: "token", "word" (a run between white space, with its punctuation) or "sentence".
-      removal: "mask": every token of a removed unit becomes the tokenizer's mask token (else its pad or unk token);
-        positions stay.
-      target: class number or name; None is the class that the whole text gets.
-      contrast: the class that "logit_diff" subtracts; for that value only.
+      model: a pure JAX function, model(tokens int32 [B, L], attention_mask bool [B, L]) -> class logits [B, C], or the
+        next token's logits [B, L, V] of a causal language model. One that is a registered pytree, as all of
+        `spex_jax.models` are, shares its compiled program between texts.
+      tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
+      text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
+        messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
+        writes is always kept.
+      units: "token", "word" (a run between white space, with its punctuation), "sentence", "line", "paragraph",
+        "turn" (a message), "document" (each text of `within`), a compiled regular expression, or spans
+        [(start, end), ...] of the text.
+      removal: what becomes of a removed unit. "mask": every token becomes the tokenizer's mask token (else its pad or
+        unk token). "attention": no other position sees it, in any layer, and nothing is read from it; the others keep
+        their positions. "delete": the text is shorter. "replace": `replacement` stands in its place.
+      target: of a classifier, the class's number or name; None is the class that the whole text gets. Of a language
+        model, an answer (a text, a token id, or a list of them); None is the model's own greedy answer.
+      contrast: the class or answer that "logit_diff" subtracts; for that value only.
       value: of the target class y, "logit" z_y, "margin" z_y - logsumexp of the others, "logprob" log softmax, or
-        "logit_diff" z_y - z_contrast.
+        "logit_diff" z_y - z_contrast; of answers of several tokens see `values.value_of_answers`.
+      within: the parts of the text in which units may be, strings that occur once or spans; a retrieved context, say.
+      protect: roles of messages that are always kept.
+      replacement: of "replace": a text, or one for each unit.
+      max_new_tokens: the most tokens of the model's own answer.
+      share_prefix: compute what stands before the first unit once for all masks (a `Decoder`).
 
     Raises:
-      ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class.
+      ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class
+        or has no tokens, spans that overlap or leave the text, a unit with no tokens.
     """
-    for name, given, known in (("units", units, UNITS), ("removal", removal, REMOVALS)):
-        if given not in known:
-            raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
-    if not isinstance(text_or_messages, str):
-        raise ValueError(f"the text lens explains a string, got {type(text_or_messages).__name__}")
+    if removal not in REMOVALS:
+        raise ValueError(f"unknown removal {removal!r}; expected one of {', '.join(REMOVALS)}")
+    if (replacement is not None) != (removal == "replace"):
+        raise ValueError(f"removal 'replace' needs replacement=, and only it does; got removal {removal!r}")
     check_value(value, contrast)
     if not callable(model):
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
-    content = text_or_messages
-    ids, offsets = _encode(tokenizer, content)
-    spans = find_units(content, units, offsets)
-    unit = assign_tokens(offsets, spans)
-    present = np.unique(unit[unit >= 0])  # a unit of invisible characters may have no token, and so no influence
-    if not len(present):
-        raise ValueError(f"the text has no {units}s to remove: {content!r:.60}")
-    unit = np.where(unit >= 0, np.searchsorted(present, unit), -1)
-    spans = [spans[position] for position in present]
+    shared = jax.tree_util.Partial(model) if jax.tree_util.all_leaves([model]) else model
+    causal = _is_causal(shared)
+    begin = getattr(tokenizer, "bos_token_id", None) if causal else None
+    prompt = read_prompt(tokenizer, text_or_messages, units=units, within=within, protect=tuple(protect), begin=begin)
     context = min(getattr(model, "max_length", 10**9), getattr(tokenizer, "model_max_length", None) or 10**9)
-    if len(ids) > context:
+    if len(prompt.ids) + causal > context:
         raise ValueError(
-            f"the text has {len(ids)} tokens and the model's context is {context}; "
+            f"the text has {len(prompt.ids)} tokens and the model's context is {context}; "
             "shorten the text, or use a model with a longer context"
         )
+    tokens, in_place = removable(tokenizer, prompt, removal, replacement)
+    if causal and not in_place and not (prompt.unit < 0).any():
+        raise ValueError(
+            f"with removal {removal!r} and everything removed nothing is left that the model could answer to: the "
+            "tokenizer has no BOS token; keep a part of the text by within=, use messages, or removal='mask'"
+        )
+    knows_segments = (causal and isinstance(model, Decoder)) or hasattr(model, "classify")
+    kind = "in_place" if in_place else "hidden" if removal == "attention" and not knows_segments else "packed"
+    options = {
+        "kind": kind,
+        "move": removal != "attention",
+        "width": getattr(getattr(model, "config", None), "dim", 256),
+        "slots": None if knows_segments else 1,
+    }
+    if causal:
+        answers = [_answer(model, tokenizer, prompt, target, "target", context, max_new_tokens)]
+        if contrast is not None:
+            answers.append(_answer(model, tokenizer, prompt, contrast, "contrast", context, max_new_tokens))
+        made: Any = _of_answers(shared, prompt, tokens, answers, value, share_prefix, options)
+    else:
+        made = _of_classes(shared, model, prompt, tokens, value, target, contrast, options)
+    fn, packing, chosen = made
+    return ValueFunction(
+        fn,
+        prompt.n,
+        names=prompt.names,
+        on_device=True,
+        width=-(-prompt.n // BUCKET) * BUCKET,
+        packing=packing,
+        details={
+            "text": prompt.text,
+            "spans": [list(span) for span in prompt.spans],
+            "units": prompt.noun,
+            "removal": removal,
+            "value": value,
+            **chosen,
+        },
+    )
 
-    length = min(-(-len(ids) // _BUCKET) * _BUCKET, context)
-    fn = _MaskedText(
-        model=jax.tree_util.Partial(model) if jax.tree_util.all_leaves([model]) else model,
-        tokens=jnp.asarray(_pad(np.array(ids, np.int32), length, getattr(tokenizer, "pad_token_id", None) or 0)),
-        attention=jnp.asarray(_pad(np.ones(len(ids), np.bool_), length, False)),
-        unit=jnp.asarray(_pad(unit.astype(np.int32), length, -1)),
-        mask_id=jnp.asarray(_mask_token(tokenizer), jnp.int32),
+
+def _answer(
+    model: Any, tokenizer: Any, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
+) -> Answer:
+    """A given answer, or the model's own where None.
+
+    Raises:
+      ValueError: see `answer_of` and `own_answer`; an answer that does not fit into the context.
+    """
+    if given is None:
+        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}")
+        return own_answer(model, tokenizer, prompt, max_new_tokens, context)
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or len(tokenizer)
+    answer = answer_of(tokenizer, prompt, given, vocabulary, role)
+    if len(prompt.ids) + len(answer.ids) > context:
+        raise ValueError(
+            f"the prompt has {len(prompt.ids)} tokens, the {role} {len(answer.ids)}, and the model's context is "
+            f"{context}; shorten them, or use a model with a longer context"
+        )
+    return answer
+
+
+def _of_answers(
+    model: Any,
+    prompt: Prompt,
+    tokens: Tokens,
+    answers: list[Answer],
+    value: str,
+    share_prefix: bool,
+    options: dict[str, Any],
+) -> tuple[AblatedAnswer, Packing | None, dict[str, Any]]:
+    """The value function of one answer, or of two of which one is subtracted."""
+    sources: list[int] = []
+    first = int(np.flatnonzero(tokens.unit >= 0)[0])
+    # One token before the first unit stays, so that something is there to be read when all units are removed.
+    start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, Decoder) else 0
+    prefix_tokens = prefix = None
+    if start:
+        prefix_tokens = jnp.asarray(prompt.ids[:start])
+        prefix = _prefix(model, prefix_tokens)
+        body = tokens[start:]
+        tokens = dataclasses.replace(body, position=body.position - start)
+    for branch, answer in enumerate(answers, start=1):
+        sources += [-1, *range(len(tokens.tokens), len(tokens.tokens) + len(answer.ids) - 1)]
+        tokens = tokens.then(always(answer.ids[:-1], branch))
+    template, packing = _template(tokens, prompt.n, start=start, **options)
+    signs = [sign for sign, answer in zip((1.0, -1.0), answers, strict=False) for _ in answer.ids]
+    fn = AblatedAnswer(
+        model=model,
+        template=template,
+        prefix_tokens=prefix_tokens,
+        prefix=prefix,
+        sources=_padded(sources, np.int32),
+        tokens=_padded([token for answer in answers for token in answer.ids], np.int32),
+        weight=_padded(signs, np.float32),
+        value=value,
+    )
+    shown = [answer.text for answer in answers]
+    return fn, packing, {"target": shown[0], "contrast": shown[1] if len(shown) > 1 else None}
+
+
+@jax.jit
+def _prefix(model: Decoder, tokens: jax.Array) -> Any:
+    return model.prefix(tokens, jnp.arange(len(tokens)))
+
+
+def _of_classes(
+    shared: Any,
+    model: Any,
+    prompt: Prompt,
+    tokens: Tokens,
+    value: str,
+    target: Any,
+    contrast: Any,
+    options: dict[str, Any],
+) -> tuple[AblatedClass, Packing | None, dict[str, Any]]:
+    """The value function of a class."""
+    template, packing = _template(tokens, prompt.n, start=0, **options)
+    fn = AblatedClass(
+        model=shared,
+        template=template,
         target=jnp.asarray(0, jnp.int32),
         contrast=jnp.asarray(0, jnp.int32),
         value=value,
     )
-    width = -(-len(spans) // _BUCKET) * _BUCKET
-    full = np.asarray(_logits_of_full(fn, np.ones((1, width), np.bool_)), np.float32)
-    if full.ndim != 2:
-        raise ValueError(
-            f"the text lens needs a classifier, logits of shape [B, C]; the model gave {full.shape} for one text"
-        )
-    chosen, against, classes = choose_classes(model, full[0], target, contrast)
+    width = -(-prompt.n // BUCKET) * BUCKET
+    batch = [np.ones((1, width), np.bool_)]
+    if packing is not None:
+        used = np.arange(packing.slots)[None] == 0
+        batch = [np.ones((1, packing.slots, width), np.bool_), used]
+    full = np.asarray(_logits_of_full(fn, *batch), np.float32)[0, 0]
+    chosen, against, classes = choose_classes(model, full, value, target, contrast)
     fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
-    return ValueFunction(
-        fn,
-        len(spans),
-        names=[content[start:end] for start, end in spans],
-        on_device=True,
-        width=width,
-        details={
-            "text": content,
-            "spans": [list(span) for span in spans],
-            "units": units,
-            "removal": removal,
-            "value": value,
-            **classes,
-        },
-    )
+    return fn, packing, classes

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.engine.packing import Packing
 from spex_jax.interactions import check_names
 
 __all__ = ["ValueFunction"]
@@ -23,13 +24,14 @@ class ValueFunction:
       outputs: the shape of one value, () for a scalar.
       identity: what makes two value functions the same, None where unknown.
       width: columns of the masks that reach a device function; those from n on are padding, True, and must not matter.
+      packing: how several masks share a row of a device function, None where each has its own.
       details: what a report may show, such as the text and the spans of its units.
       workers, timeout, retries, backoff: how host code is called; see the arguments.
     """
 
     def __init__(
         self,
-        fn: Callable[[Any], Any],
+        fn: Callable[..., Any],
         n: int,
         *,
         names: Sequence[str] | None = None,
@@ -37,6 +39,7 @@ class ValueFunction:
         identity: str | None = None,
         outputs: tuple[int, ...] = (),
         width: int | None = None,
+        packing: Packing | None = None,
         details: dict[str, Any] | None = None,
         workers: int = 1,
         timeout: float | None = None,
@@ -55,6 +58,7 @@ class ValueFunction:
           identity: a string that differs for any two functions with different values.
           outputs: shape of one value.
           width: see above; None is n.
+          packing: for a device function that answers rows of several masks; see `engine.packing.Packing`.
           details: JSON-like information for reports.
           workers: calls of host code that may run at once, each in a thread.
           timeout: seconds that one call of host code may take; a call that takes longer is left alone (its thread
@@ -80,7 +84,7 @@ class ValueFunction:
         self.fn, self.n, self.on_device = fn, int(n), on_device
         self.names = check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
-        self.details = details or {}
+        self.packing, self.details = packing, details or {}
         if identity is not None and (not isinstance(identity, str) or not identity):
             raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
         masks_lib.check_whole("workers", workers, 1)
@@ -97,7 +101,14 @@ class ValueFunction:
         """
         masks = masks_lib.check_masks(masks, self.n)
         if self.on_device:
-            return np.asarray(jax.device_get(self.fn(masks_lib.pad_features(masks, self.width))), np.float64)
+            padded = masks_lib.pad_features(masks, self.width)
+            if self.packing is None:
+                return np.asarray(jax.device_get(self.fn(padded)), np.float64)
+            rows = self.packing.rows(masks)
+            found = np.asarray(jax.device_get(self.fn(padded[rows], rows >= 0)), np.float64)
+            values = np.empty((len(masks), *self.outputs))
+            values[rows[rows >= 0]] = found[rows >= 0]
+            return values
         return masks_lib.check_values(self.fn(masks), masks, self.outputs)
 
     def describe(self) -> str:

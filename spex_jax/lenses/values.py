@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["VALUES", "check_value", "choose_classes", "watched"]
+__all__ = ["VALUES", "check_value", "choose_classes", "logit_and_margin", "value_of_answers", "watched"]
 
 VALUES = ("logit", "margin", "logprob", "logit_diff")
 
@@ -33,19 +33,24 @@ def _class_index(names: Sequence[str], given: Any, classes: int, role: str) -> i
     return int(given)
 
 
-def choose_classes(model: Any, logits: np.ndarray, target: Any, contrast: Any) -> tuple[int, int, dict[str, Any]]:
+def choose_classes(
+    model: Any, logits: np.ndarray, value: str, target: Any, contrast: Any
+) -> tuple[int, int, dict[str, Any]]:
     """Numbers of the target and contrast class, and their names for reports.
 
     Args:
       model: whose `class_names`, where it has them, may be given instead of numbers.
       logits: [C], of the whole input.
+      value: one of VALUES.
       target: number or name; None is the class of the largest logit.
       contrast: number, name or None.
 
     Raises:
-      ValueError: no such class, or the same one twice.
+      ValueError: no such class, the same one twice, or a model with one output and a value that needs more.
     """
     names = tuple(getattr(model, "class_names", ()))
+    if len(logits) == 1 and value != "logit":
+        raise ValueError(f"the model has one output, of which value {value!r} says nothing; use value='logit'")
     chosen = int(logits.argmax()) if target is None else _class_index(names, target, len(logits), "target")
     against = 0 if contrast is None else _class_index(names, contrast, len(logits), "contrast")
     if contrast is not None and against == chosen:
@@ -55,17 +60,48 @@ def choose_classes(model: Any, logits: np.ndarray, target: Any, contrast: Any) -
 
 
 def watched(logits: jax.Array, value: str, target: jax.Array, contrast: jax.Array) -> jax.Array:
-    """Values float32 [B] of class logits [B, C]: of the target class y, "logit" z_y, "margin" z_y - logsumexp of the
-    others, "logprob" log softmax, or "logit_diff" z_y - z_contrast.
+    """Values float32 [...] of class logits [..., C]: of the target class y, "logit" z_y, "margin" z_y - logsumexp of
+    the others, "logprob" log softmax, or "logit_diff" z_y - z_contrast.
     """
     logits = logits.astype(jnp.float32)
-    chosen = logits[:, target]
-    if value == "logit":
-        return chosen
     if value == "logit_diff":
-        return chosen - logits[:, contrast]
-    # From the logits, never from log_softmax: there log p rounds to 0 from a gap of about 17 and the margin becomes
-    # infinite.
-    others = jnp.where(jnp.arange(logits.shape[1]) == target, -jnp.inf, logits)
-    margin = chosen - jax.nn.logsumexp(others, axis=1)
+        return logits[..., target] - logits[..., contrast]
+    logit, margin = logit_and_margin(logits, jnp.broadcast_to(target, logits.shape[:-1]))
+    if value == "logit":
+        return logit
     return margin if value == "margin" else -jax.nn.softplus(-margin)
+
+
+def logit_and_margin(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of logits [..., C] and targets int32 [...]: z_y, and z_y - logsumexp of the others, float32 [...].
+
+    From the logits, never from log_softmax: there log p rounds to 0 from a gap of about 17 and the margin becomes
+    infinite.
+    """
+    logits = logits.astype(jnp.float32)
+    is_target = jnp.arange(logits.shape[-1]) == target[..., None]
+    logit = jnp.where(is_target, logits, 0.0).sum(axis=-1)
+    return logit, logit - jax.nn.logsumexp(jnp.where(is_target, -jnp.inf, logits), axis=-1)
+
+
+def value_of_answers(value: str, logit: jax.Array, margin: jax.Array, weight: jax.Array) -> jax.Array:
+    """Values [...] of answers of several tokens.
+
+    Args:
+      value: "logprob" the log-probability of the target's tokens in turn; "margin" log p - log(1 - p) of the same p
+        (ContextCite's, Cohen-Wang et al. 2024, https://arxiv.org/abs/2409.00729, section 3); "logit" the sum of the
+        tokens' logits; "logit_diff" the log-probability of the target less that of the contrast, which for one token
+        each is the difference of their logits.
+      logit, margin: of each token, float32 [..., K].
+      weight: float32 [K], 1 for tokens of the target, -1 for those of the contrast, 0 for padding.
+    """
+    if value == "logit":
+        return (weight * logit).sum(axis=-1)
+    total = -(weight * jax.nn.softplus(-margin)).sum(axis=-1)
+    if value != "margin":
+        return total
+    # 1 - p = 1 - product(1 - q) of the tokens' chances q of being another; where all are tiny, their sum, whose
+    # logarithm has no underflow.
+    tiny = jax.nn.logsumexp(jnp.where(weight > 0, -jax.nn.softplus(margin), -jnp.inf), axis=-1)
+    other = jnp.where(total > -1e-6, tiny, jnp.log(-jnp.expm1(jnp.minimum(total, -1e-7))))
+    return total - other

@@ -94,8 +94,9 @@ class Decoder:
         """Hidden states after the last norm, of rows that hold several texts.
 
         Args:
-          tokens, positions, segments: int32 [B, L]; a token sees the tokens of its own segment at positions up to its
-            own. Segment -1 is padding.
+          tokens, segments: int32 [B, L]; a token sees the tokens of its own segment at positions up to its own. Segment
+            -1 is padding.
+          positions: int32 [B, L], or [L] where all rows have the same.
           branches: int32 [B, L]; tokens of branch 0 are seen by all of their segment, those of another branch by their
             own branch only: several continuations of one prompt.
           read: int32 [B, K], the places of the row that are asked for; all where None. The last layer computes keys and
@@ -106,6 +107,7 @@ class Decoder:
           [B, K, D], or [B, L, D].
         """
         c = self.config
+        positions = jnp.broadcast_to(positions, tokens.shape)
         x = self._embed(tokens, positions)
         visible = _visible(positions, segments, branches)
         place = _Place(positions, visible, self._angles(positions))
@@ -146,7 +148,8 @@ class Decoder:
           ValueError: see `check_tokens`.
         """
         check_tokens(tokens, attention_mask, self.max_length)
-        return self.logits(self.states(tokens, *one_text_a_row(attention_mask)))
+        positions, segments = one_text_a_row(attention_mask)
+        return self.logits(self.states(tokens, positions, segments))
 
     def _extend(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None) -> tuple[jax.Array, KeyValues]:
         """States [1, L, D] of one row and its keys and values."""

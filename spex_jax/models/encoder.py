@@ -54,9 +54,8 @@ def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int) 
 
 
 def one_text_a_row(attention_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Positions and segments int32 [B, L] of rows that hold one text each, as `classify` wants them."""
-    positions = jnp.broadcast_to(jnp.arange(attention_mask.shape[1]), attention_mask.shape)
-    return positions, jnp.where(attention_mask.astype(bool), 0, -1)
+    """Positions int32 [L] and segments int32 [B, L] of rows that hold one text each, as `classify` wants them."""
+    return jnp.arange(attention_mask.shape[1]), jnp.where(attention_mask.astype(bool), 0, -1)
 
 
 def pooled(x: jax.Array, segments: jax.Array, slots: int, pooling: str) -> jax.Array:
@@ -88,8 +87,21 @@ class Encoder:
         return self.config.max_length
 
     def with_head(self, weight: Any, bias: Any, class_names: tuple[str, ...] = ()) -> "Encoder":
-        """The same encoder with logits = weight [C, D] · pooled state + bias [C]."""
+        """The same encoder with a linear head on its pooled state.
+
+        Args:
+          weight: [C, D]; or [D] of a logistic regression, whose second class has the logit weight · state + bias and
+            whose first has 0.
+          bias: [C], or a number.
+          class_names: C names.
+
+        Raises:
+          ValueError: shapes that do not fit.
+        """
         weight, bias = jnp.asarray(weight), jnp.asarray(bias)
+        if weight.ndim == 1:
+            weight = jnp.stack([jnp.zeros_like(weight), weight])
+            bias = jnp.stack([jnp.zeros_like(bias.reshape(())), bias.reshape(())])
         if weight.ndim != 2 or weight.shape[1] != self.config.dim or bias.shape != weight.shape[:1]:
             raise ValueError(
                 f"weight and bias must have the shapes (classes, {self.config.dim}) and (classes,), "
@@ -125,8 +137,8 @@ class Encoder:
         """Logits of several texts a row.
 
         Args:
-          tokens, positions, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are
-            padding.
+          tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
+          positions: int32 [B, L], or [L] where all rows have the same.
           slots: S.
 
         Returns:

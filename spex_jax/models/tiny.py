@@ -20,14 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.models.encoder import check_tokens, one_text_a_row, pooled
+
 DATA_FOLDER = pathlib.Path(__file__).parent / "tiny_data"
 
 Params = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Sizes of an `Encoder`; hashable, so that it can be a static argument of jit."""
+class TinyConfig:
+    """Sizes of a `TinyEncoder`; hashable, so that it can be a static argument of jit."""
 
     vocab_size: int
     embedding_dim: int = 64
@@ -39,38 +41,35 @@ class EncoderConfig:
     num_classes: int = 2
 
 
-class Encoder(nn.Module):
-    """tokens int32 [B, L] and attention_mask [B, L] -> logits float32 [B, num_classes], without regard to padding."""
+class TinyEncoder(nn.Module):
+    """Tokens int32 [B, L] -> logits float32 [B, slots, num_classes] of several texts a row, see `TextClassifier`."""
 
-    config: EncoderConfig
+    config: TinyConfig
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """One logit per class; see the class for the shapes."""
+    def __call__(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int = 1) -> jax.Array:
+        """Logits; positions int32 [L] or [B, L], segments int32 [B, L] as in `TextClassifier.classify`."""
         c = self.config
-        valid = attention_mask.astype(bool)
         drop = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)
         x = nn.Embed(c.vocab_size, c.embedding_dim, name="embedding")(tokens)
         x = nn.LayerNorm(name="norm_embedding")(_dense(c.dim, "projection")(x))
         x = drop(x)
 
-        positions = jnp.arange(tokens.shape[1])
-        distance = jnp.clip(positions[None, :] - positions[:, None], -c.max_distance, c.max_distance) + c.max_distance
+        between = positions[..., None, :] - positions[..., :, None]
+        distance = jnp.clip(between, -c.max_distance, c.max_distance) + c.max_distance
+        # A finite bias keeps a fully padded row free of NaN; exp(-1e9) is exactly zero in float32 otherwise.
+        hidden = jnp.where(segments[:, None, :] == segments[:, :, None], 0.0, -1e9)
         for i in range(c.num_layers):
             with jax.named_scope(f"layer_{i}"):
                 table = self.param(f"distance_bias_{i}", nn.initializers.zeros, (c.num_heads, 2 * c.max_distance + 1))
-                # A finite bias keeps a fully padded row free of NaN; exp(-1e9) is exactly zero in float32 otherwise.
-                bias = table[:, distance] + jnp.where(valid, 0.0, -1e9)[:, None, None, :]
+                bias = table[:, distance] if positions.ndim == 1 else table[:, distance].swapaxes(0, 1)
                 q, k, v = (_dense(c.dim, f"{name}_{i}")(x) for name in ("query", "key", "value"))
-                attended = _dense(c.dim, f"output_{i}")(_attend(q, k, v, bias, c.num_heads))
-                x = nn.LayerNorm(name=f"norm_attention_{i}")(x + drop(attended))
-                hidden = nn.gelu(_dense(c.hidden_dim, f"up_{i}")(x))
-                x = nn.LayerNorm(name=f"norm_mlp_{i}")(x + drop(_dense(c.dim, f"down_{i}")(hidden)))
-
-        weight = valid[..., None].astype(x.dtype)
-        pooled = (x * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1.0)
-        return _dense(c.num_classes, "head")(drop(pooled)).astype(jnp.float32)
+                attended = _attend(q, k, v, bias + hidden[:, None], c.num_heads)
+                x = nn.LayerNorm(name=f"norm_attention_{i}")(x + drop(_dense(c.dim, f"output_{i}")(attended)))
+                up = nn.gelu(_dense(c.hidden_dim, f"up_{i}")(x))
+                x = nn.LayerNorm(name=f"norm_mlp_{i}")(x + drop(_dense(c.dim, f"down_{i}")(up)))
+        return _dense(c.num_classes, "head")(drop(pooled(x, segments, slots, "mean"))).astype(jnp.float32)
 
 
 def _dense(features: int, name: str) -> nn.Dense:
@@ -98,7 +97,7 @@ class TextClassifier:
     """
 
     params: Params
-    config: EncoderConfig = dataclasses.field(metadata={"static": True})
+    config: TinyConfig = dataclasses.field(metadata={"static": True})
     class_names: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     max_length: int = dataclasses.field(metadata={"static": True})
 
@@ -120,23 +119,23 @@ class TextClassifier:
         Raises:
           ValueError: tokens is not of rank 2 or not of an integer type, the shapes differ, or L is over `max_length`.
         """
-        if tokens.ndim != 2:
-            raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]; for one text pass tokens[None].")
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(
-                f"tokens has dtype {tokens.dtype}, expected an integer type; pass the tokenizer's input_ids."
-            )
-        if attention_mask.shape != tokens.shape:
-            raise ValueError(
-                f"attention_mask has shape {attention_mask.shape}, expected that of tokens, {tokens.shape}; "
-                "pad both to the same length."
-            )
-        if tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"tokens has {tokens.shape[1]} positions, expected at most max_length={self.max_length}; "
-                "shorten the text or call the tokenizer with truncation=True."
-            )
-        return Encoder(self.config).apply({"params": self.params}, tokens, attention_mask)  # type: ignore[return-value]
+        check_tokens(tokens, attention_mask, self.max_length)
+        positions, segments = one_text_a_row(attention_mask)
+        return self.classify(tokens, positions, segments, 1)[:, 0]
+
+    def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
+        """Logits of several texts a row; see `Encoder.classify`.
+
+        Args:
+          tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
+          positions: int32 [B, L], or [L] where all rows have the same.
+          slots: S.
+
+        Returns:
+          float32 [B, S, num_classes].
+        """
+        found: Any = TinyEncoder(self.config).apply({"params": self.params}, tokens, positions, segments, slots)
+        return found
 
 
 # "is", "n't"; "it", "'s"; "can", "not": the Penn Treebank's splits, so that "isn't" and the treebank's "is n't" are
@@ -315,7 +314,7 @@ def tiny() -> tuple[TextClassifier, WordPieceTokenizer]:
     `tiny_data/provenance.json` has the recipe and the scores.
     """
     provenance = json.loads((DATA_FOLDER / "provenance.json").read_text(encoding="utf-8"))
-    config = EncoderConfig(**provenance["config"])
+    config = TinyConfig(**provenance["config"])
     params: dict[str, Any] = {}
     with np.load(DATA_FOLDER / "weights.npz") as arrays:
         for name in arrays.files:

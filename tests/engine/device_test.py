@@ -123,7 +123,7 @@ def test_free_places_of_the_last_batch_measure_the_noise(count, size, rng):
 
     for fn, expected in ((lambda m: m.sum(axis=1) * 1.0, 0.0), (place_matters, 0.5)):
         function = DeviceFunction(spex_jax.ValueFunction(fn, 12, on_device=True))
-        rows = np.concatenate([np.arange(rows.start, rows.stop) for rows, _ in function.answers(masks, size)])
+        rows = np.concatenate([rows for rows, _ in function.answers(masks, size)])
         np.testing.assert_array_equal(rows, np.arange(count))
         assert math.isnan(function.noise) if count % size == 0 else function.noise == expected
 

@@ -1,9 +1,12 @@
+import json
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from absl.testing import flagsaver
+from models.directories import write_model
 
 import spex_jax
 
@@ -34,6 +37,42 @@ def test_writes_the_ranking_the_page_and_the_data(source, program, tmp_path, cap
     assert loaded == spex_jax.Explanation.load(tmp_path / "out" / "explanation").interactions("SII")
 
 
+def test_a_language_model_of_ones_own(program, tmp_path, capsys):
+    folder = write_model(tmp_path / "model", "llama3")
+    chat = [{"role": "system", "content": "a b"}, {"role": "user", "content": "c d. e f"}]
+    (tmp_path / "chat.json").write_text(json.dumps(chat))
+    given = {"model": str(folder), "out": str(tmp_path / "out")}
+
+    def run(**flags):
+        with flagsaver.flagsaver(**given, **flags):
+            program.main()
+        return capsys.readouterr().out
+
+    printed = run(messages_file=str(tmp_path / "chat.json"), removal="delete", max_new_tokens=3)
+    assert "4 words, removal 'delete'" in printed
+    assert "assistant" in (tmp_path / "out" / "report.html").read_text()
+    printed = run(text="a b c d", pattern="[b-d]", target="e", contrast="f", value="logit_diff", removal="attention")
+    assert "logit_diff of 'e'" in printed
+    assert "3 phrases, removal 'attention'" in printed
+    with pytest.raises(ValueError, match="--head is for encoders"):
+        run(head=str(tmp_path / "head.npz"))
+
+
+def test_an_encoder_with_a_head_of_ones_own(program, tmp_path, capsys):
+    folder = write_model(tmp_path / "model", "bert")
+    np.savez(tmp_path / "head.npz", w=np.linspace(-1, 1, 24), b=0.1)
+    given = {"model": str(folder), "text": "a b c", "out": str(tmp_path / "out")}
+    with flagsaver.flagsaver(**given, head=str(tmp_path / "head.npz")):
+        program.main()
+    assert "3 words, removal 'mask'" in capsys.readouterr().out
+    for head, message in (
+        (tmp_path / "none.npz", "cannot read --head"),
+        (folder / "config.json", "cannot read --head"),
+    ):
+        with flagsaver.flagsaver(**given, head=str(head)), pytest.raises(ValueError, match=message):
+            program.main()
+
+
 def test_a_store_and_a_dry_run(program, tmp_path, capsys):
     def run(**given):
         with flagsaver.flagsaver(
@@ -56,6 +95,11 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
     [
         ({"text_file": "/no/such/file"}, "cannot read --text_file"),
         ({"text": "a", "text_file": "b"}, "give one"),
+        ({"text": "a", "messages_file": "b"}, "give one"),
+        ({"messages_file": "/no/such/file"}, "cannot read --messages_file"),
+        ({"pattern": "("}, "is no regular expression"),
+        ({"dtype": "float32"}, "--dtype is for a model of one's own; give --model too"),
+        ({"model": "/no/such/folder"}, "is no directory"),
         ({"mesh": "masks"}, "no list of axes and sizes"),
         ({"mesh": "masks=-1,model=-1"}, "only one may be -1"),
         ({"mesh": "masks=-1,model=2"}, "there are 1 devices, which 2 does not divide"),

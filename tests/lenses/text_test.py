@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models.directories import write_model
 
 import spex_jax
 from spex_jax import evaluate, lenses
@@ -17,7 +18,7 @@ forward = jax.jit(lambda model, tokens, attention: model(tokens, attention))
 
 
 def pieces(text, units):
-    return [text[start:end] for start, end in find_units(text, units, [])]
+    return [text[start:end] for start, end in find_units(text, units, [], [(0, len(text))])]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_sentences(text, expected):
 
 def test_units_cover_every_letter_once():
     for units in ("word", "sentence"):
-        spans = find_units(TEXT, units, [])
+        spans = find_units(TEXT, units, [], [(0, len(TEXT))])
         covered = "".join(TEXT[start:end] for start, end in spans)
         assert covered.replace(" ", "") == TEXT.replace(" ", "")
         assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
@@ -90,6 +91,71 @@ def test_a_removed_unit_has_no_influence(tiny, rng):
         for word in ("fails", "tries")
     ]
     np.testing.assert_allclose(*values, atol=1e-6)
+
+
+def edited(encoded, unit, mask, removal, stand_in):
+    """Ids, and which of them are seen, of a text edited by hand."""
+    kept = [u < 0 or mask[u] for u in unit]
+    ids = encoded["input_ids"]
+    if removal == "attention":
+        return ids, kept
+    if removal == "delete":
+        ids = [token for token, k in zip(ids, kept, strict=True) if k]
+        return ids, [True] * len(ids)
+    found, seen = [], set()
+    for token, k, u in zip(ids, kept, unit, strict=True):
+        found += [token] if k else [] if u in seen else stand_in
+        seen |= set() if k else {u}
+    return found, [True] * len(found)
+
+
+@pytest.mark.parametrize("removal", ["attention", "delete", "replace"])
+@pytest.mark.parametrize("kind", ["tiny", "bert", "distilbert", "any"])
+def test_values_are_those_of_texts_edited_by_hand(kind, removal, tiny, rng, tmp_path):
+    text, stand_in_text = "q w e r t y u i o p", "a b"
+    model, tokenizer = tiny
+    if kind in ("bert", "distilbert"):
+        name = {"bert": "bert_classifier"}.get(kind, kind)
+        model, tokenizer = spex_jax.models.load(write_model(tmp_path, name))
+    if kind in ("tiny", "any"):
+        text, stand_in_text = TEXT, "of course"
+    called = model if kind != "any" else lambda tokens, attention: model(tokens, attention)
+    options = {"replacement": stand_in_text} if removal == "replace" else {}
+    value_fn = lenses.text(called, tokenizer, text, removal=removal, value="logit", target=1, **options)
+    masks = rng.integers(0, 2, (12, value_fn.n)).astype(bool)
+    masks[0], masks[1] = True, False
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details["spans"]])
+    stand_in = tokenizer(stand_in_text, add_special_tokens=False)["input_ids"]
+    expected = []
+    for mask in masks:
+        ids, seen = edited(encoded, unit, mask, removal, stand_in)
+        padded, attention = np.zeros((1, 48), np.int32), np.zeros((1, 48), bool)
+        padded[0, : len(ids)], attention[0, : len(ids)] = ids, seen
+        expected.append(float(forward(model, padded, attention)[0, 1]))
+    np.testing.assert_allclose(evaluate(value_fn, masks, progress=False), expected, atol=1e-4)
+    np.testing.assert_allclose(evaluate(value_fn, masks, batch_size=1, progress=False), expected, atol=1e-4)
+
+
+def test_replacements_of_the_same_length_stay_in_place(tiny, rng):
+    words = ["Her", "acting", "never", "fails"]
+    others = ["His", "play", "always", "wins"]
+    value_fn = lenses.text(*tiny, " ".join(words), removal="replace", replacement=others, value="logit", target=0)
+    assert value_fn.packing is None
+    for mask in np.eye(4, dtype=bool):
+        chosen = [word if keep else other for word, other, keep in zip(words, others, mask, strict=True)]
+        ids = np.array([tiny[1](" ".join(chosen))["input_ids"]])
+        expected = float(forward(tiny[0], ids, np.ones(ids.shape, bool))[0, 0])
+        assert evaluate(value_fn, mask[None], progress=False)[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_model_with_one_output(tiny):
+    def score(tokens, attention_mask):
+        return (tokens * attention_mask).sum(axis=1, keepdims=True) / 1000.0
+
+    assert lenses.text(score, tiny[1], "a b", value="logit").details["target"] == "0"
+    with pytest.raises(ValueError, match="one output, of which value 'margin' says nothing"):
+        lenses.text(score, tiny[1], "a b", value="margin")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 300])
@@ -149,15 +215,15 @@ def test_the_target_is_the_class_of_the_whole_text(tiny):
     [
         ("", {}, "no words to remove"),
         (" \n", {"units": "sentence"}, "no sentences to remove"),
-        ("a b", {"units": "line"}, "unknown units 'line'; expected one of token, word, sentence"),
-        ("a b", {"removal": "delete"}, "unknown removal 'delete'; expected one of mask"),
+        ("a b", {"units": "stanza"}, "unknown units 'stanza'; expected one of token, word, sentence, line"),
+        ("a b", {"removal": "drop"}, "unknown removal 'drop'; expected one of mask, attention, delete, replace"),
         ("a b", {"value": "loss"}, "unknown value 'loss'"),
         ("a b", {"target": "neutral"}, "class names are: negative, positive"),
         ("a b", {"target": 2}, "from 0 to 1, got 2"),
         ("a b", {"contrast": 0}, "only it does"),
         ("a b", {"value": "logit_diff"}, "needs contrast"),
         ("a b", {"value": "logit_diff", "target": 1, "contrast": 1}, "same class"),
-        (["a"], {}, "explains a string, got list"),
+        ({"a"}, {}, "explains a string or a list of messages, got set"),
         ("word " * 400, {}, "tokens and the model's context is"),
     ],
 )
@@ -173,8 +239,8 @@ def test_tokenizers_and_models_that_do_not_fit(tiny):
 
     with pytest.raises(ValueError, match="no character offsets; use a fast tokenizer"):
         lenses.text(tiny[0], Slow(), "a b")
-    with pytest.raises(ValueError, match="needs a classifier"):
-        lenses.text(lambda tokens, attention: jnp.zeros((*tokens.shape, 7)), tiny[1], "a b")
+    with pytest.raises(ValueError, match=r"must give logits \[B, C\] .* it gave \(1, 16, 7, 2\)"):
+        lenses.text(lambda tokens, attention: jnp.zeros((*tokens.shape, 7, 2)), tiny[1], "a b")
 
 
 def test_texts_of_similar_length_share_a_program(tiny):
@@ -191,4 +257,4 @@ def test_texts_of_similar_length_share_a_program(tiny):
     for text in ("not a bad film at all", "a film that never ends well"):
         value_fn = lenses.text(Counting(inner=tiny[0]), tiny[1], text)
         evaluate(value_fn, np.ones((1, value_fn.n), bool), batch_size=4)
-    assert len(traces) == 2  # one for the whole text, one for the batches
+    assert len(traces) == 3  # what kind of model it is, the whole text, and the batches

@@ -154,6 +154,8 @@ def test_a_head_of_ones_own(tmp_path):
     found = model.with_head(weight, bias, ("no", "yes"))
     np.testing.assert_allclose(found(tokens, attention), states @ weight.T + bias, atol=1e-5)
     assert found.class_names == ("no", "yes")
+    logistic = model.with_head(weight[0], 0.5)
+    np.testing.assert_allclose(logistic(tokens, attention), [[0, states.sum() + 0.5]], atol=1e-5)
     with pytest.raises(ValueError, match=r"shapes \(classes, 24\)"):
         model.with_head(weight[:, :3], bias)
     with pytest.raises(ValueError, match="2 classes and 1 class_names"):

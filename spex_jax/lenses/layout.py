@@ -1,0 +1,200 @@
+"""Masks become rows of tokens, on the device.
+
+In the shape descriptions, B denotes rows, S texts of a row, L tokens of the template, R places of a row.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.engine.packing import Packing
+
+__all__ = ["Rows", "Template", "pack", "template_of"]
+
+BUCKET = 16  # lengths are rounded up to multiples, so that texts of similar length share one program
+_PROMPT = 0  # branch of the prompt; answers are branches 1 and 2
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["tokens", "stand_in", "unit", "when", "branch", "position", "start"],
+    meta_fields=["kind", "capacity", "move"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Template:
+    """All tokens that a row may hold, and when they are there.
+
+    Attributes:
+      tokens: int32 [L].
+      stand_in: int32 [L], what a token becomes when it is removed ("in_place").
+      unit: int32 [L], -1 where always kept.
+      when: bool [L], whether a token is there when its unit is kept, or when it is removed (given replacements).
+      branch: int32 [L], 0 for the prompt, 1 and 2 for answers, -1 for padding.
+      position: int32 [L], of the whole text; of an answer's tokens the distance from the end of the prompt.
+      start: int32 [], positions before the template: a prefix that is computed apart.
+      kind: "in_place": removed tokens become their stand-ins; "hidden": they stay where they are, in no segment;
+        "packed": what is there moves together, several texts to a row.
+      capacity: R.
+      move: whether positions close up ("packed").
+    """
+
+    tokens: jax.Array
+    stand_in: jax.Array
+    unit: jax.Array
+    when: jax.Array
+    branch: jax.Array
+    position: jax.Array
+    start: jax.Array
+    kind: str
+    capacity: int
+    move: bool
+
+    def present(self, masks: jax.Array, used: jax.Array) -> jax.Array:
+        """Which tokens each text has, bool [B, S, L], of masks bool [B, S, width]."""
+        kept = masks[..., jnp.maximum(self.unit, 0)] == self.when
+        return ((self.unit < 0) | kept) & (self.branch >= 0) & used[..., None]
+
+    def rows(self, masks: jax.Array, used: jax.Array) -> "Rows":
+        """Lays out masks bool [B, S, width], of which `used` bool [B, S] are there."""
+        present = self.present(masks, used)
+        if self.kind == "packed":
+            return self._packed(present)
+        shape = present[:, 0].shape
+        places = jnp.broadcast_to(jnp.arange(shape[1]), present.shape)
+        there = (self.branch >= 0) if self.kind == "in_place" else present[:, 0]
+        tokens = jnp.where(present[:, 0], self.tokens, self.stand_in) if self.kind == "in_place" else self.tokens
+        return Rows(
+            tokens=jnp.broadcast_to(tokens, shape),
+            positions=self.start + self._whole(),
+            segments=jnp.broadcast_to(jnp.where(there, 0, -1), shape),
+            branches=jnp.broadcast_to(jnp.maximum(self.branch, 0), shape),
+            places=places,
+            present=present if self.kind == "hidden" else jnp.broadcast_to(self.branch >= 0, present.shape),
+        )
+
+    def _whole(self) -> jax.Array:
+        """Positions int32 [L] with nothing removed."""
+        end = jnp.where(self.branch == _PROMPT, self.position + 1, 0).max()
+        return jnp.where(self.branch > _PROMPT, end + self.position, self.position)
+
+    def _packed(self, present: jax.Array) -> "Rows":
+        count, slots = present.shape[:2]
+        flat = present.reshape(count, -1)
+        places = jnp.where(flat, jnp.cumsum(flat, axis=1) - 1, self.capacity)  # what is absent falls off the row
+
+        def scatter(values: jax.Array, fill: int) -> jax.Array:
+            empty = jnp.full((count, self.capacity), fill, jnp.int32)
+            values = jnp.broadcast_to(values, present.shape).reshape(count, -1)
+            return empty.at[jnp.arange(count)[:, None], places].set(values, mode="drop")
+
+        if self.move:
+            prompt = present & (self.branch == _PROMPT)
+            own = jnp.where(self.branch > _PROMPT, prompt.sum(-1, keepdims=True) + self.position, prompt.cumsum(-1) - 1)
+        else:
+            own = jnp.broadcast_to(self._whole(), present.shape)
+        return Rows(
+            tokens=scatter(self.tokens, 0),
+            positions=scatter(self.start + own, 0),
+            segments=scatter(jnp.arange(slots)[:, None], -1),
+            branches=scatter(jnp.maximum(self.branch, 0), 0),
+            places=places.reshape(present.shape),
+            present=present,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows as models want them.
+
+    Attributes:
+      tokens, segments, branches: int32 [B, R].
+      positions: int32 [B, R], or [R] where all rows have the same.
+      places: int32 [B, S, L], where in its row each token of the template is.
+      present: bool [B, S, L], whether it is.
+    """
+
+    tokens: jax.Array
+    positions: jax.Array
+    segments: jax.Array
+    branches: jax.Array
+    places: jax.Array
+    present: jax.Array
+
+    def read(self, sources: jax.Array, branch: jax.Array) -> jax.Array:
+        """Places int32 [B, S, K] of tokens of the template, -1 for the last one of the prompt that is there."""
+        order = jnp.arange(self.present.shape[-1])
+        last = jnp.where(self.present & (branch == _PROMPT), order, 0).max(axis=-1, keepdims=True)  # [B, S, 1]
+        chosen = jnp.where(sources < 0, last, sources)
+        # A slot that is not used has its tokens nowhere: any place of the row will do.
+        return jnp.minimum(jnp.take_along_axis(self.places, chosen, axis=-1), self.tokens.shape[1] - 1)
+
+
+def rounded(length: int) -> int:
+    """A length up to which to pad."""
+    bucket = BUCKET if length <= 16 * BUCKET else 4 * BUCKET
+    return -(-length // bucket) * bucket
+
+
+def template_of(
+    *,
+    tokens: np.ndarray,
+    stand_in: np.ndarray,
+    unit: np.ndarray,
+    when: np.ndarray,
+    branch: np.ndarray,
+    position: np.ndarray,
+    start: int,
+    kind: str,
+    capacity: int,
+    move: bool,
+    length: int,
+) -> Template:
+    """A template padded to `length`."""
+
+    def padded(values: np.ndarray, fill: int, dtype: type = np.int32) -> jax.Array:
+        return jnp.asarray(np.pad(values, (0, length - len(values)), constant_values=fill).astype(dtype))
+
+    return Template(
+        tokens=padded(tokens, 0),
+        stand_in=padded(stand_in, 0),
+        unit=padded(unit, -1),
+        when=padded(when, True, np.bool_),
+        branch=padded(branch, -1),
+        position=padded(position, 0),
+        start=jnp.asarray(start, jnp.int32),
+        kind=kind,
+        capacity=capacity,
+        move=move,
+    )
+
+
+def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, slots: int | None = None) -> Packing:
+    """How long the rows are, and how many texts they hold, so that uniform masks cost least.
+
+    The cost of a row of R places is taken as R (1 + R / 6 width): products with weights, and attention within the row.
+
+    Args:
+      unit, when: int [L] and bool [L] of the template's tokens.
+      n: units.
+      width: of the model.
+      slots: texts of a row; as many as usually fit where None.
+    """
+    kept = np.bincount(unit[(unit >= 0) & when], minlength=n)
+    removed = np.bincount(unit[(unit >= 0) & ~when], minlength=n)
+    fixed = int((unit < 0).sum())
+    longest = fixed + int(np.maximum(kept, removed).sum())
+    masks = np.random.default_rng(0).integers(0, 2, (512, n)).astype(np.bool_)
+    best, least = None, np.inf
+    middle = max(1.0, fixed + (kept.sum() + removed.sum()) / 2)
+    sizes = sorted({rounded(longest + add * BUCKET) for add in range(0, 2 + int(3 * middle) // BUCKET)})
+    for capacity in [rounded(longest)] if slots == 1 else sizes:
+        most = slots or 1 << int(np.ceil(np.log2(max(2.0, 1.5 * capacity / middle))))
+        tried = Packing(capacity, most, fixed, kept, removed)
+        cost = len(tried.rows(masks)) * capacity * (1 + capacity / (6 * width))
+        if cost < least:
+            best, least = tried, cost
+    assert best is not None
+    return best

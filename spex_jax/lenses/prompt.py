@@ -1,0 +1,219 @@
+"""Texts and conversations as tokens: which of them may be removed, and what they are called."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.lenses.units import Span, assign_tokens, check_spans, find_units
+
+__all__ = ["Prompt", "encode", "read_prompt"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A text as its model reads it.
+
+    Attributes:
+      text: as rendered by the chat template, or as given.
+      ids: int32 [L].
+      offsets: span of every token in the text, (0, 0) for added ones.
+      unit: int32 [L], the unit that a token belongs to, -1 for tokens that are always kept.
+      spans, names: of the units.
+      noun: what a unit is called.
+      chat: whether a template rendered it.
+    """
+
+    text: str
+    ids: np.ndarray
+    offsets: list[Span]
+    unit: np.ndarray
+    spans: list[Span]
+    names: list[str]
+    noun: str
+    chat: bool
+
+    @property
+    def n(self) -> int:
+        """The number of units."""
+        return len(self.spans)
+
+
+def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
+    """Ids and spans of a text's tokens; `special` adds the tokenizer's own ones.
+
+    Raises:
+      ValueError: the tokenizer gives no offsets.
+    """
+    options = {} if special else {"add_special_tokens": False}
+    try:
+        encoded = tokenizer(text, return_offsets_mapping=True, **options)
+    except (NotImplementedError, TypeError) as error:
+        raise ValueError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets; use a fast tokenizer "
+            "(transformers.AutoTokenizer with use_fast=True)"
+        ) from error
+    return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
+
+
+def _check_messages(messages: Sequence[Any]) -> None:
+    if not messages:
+        raise ValueError("the conversation has no messages; give at least one")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise ValueError(f'message {number} must be {{"role": ..., "content": ...}}, got {message!r:.80}')
+        if not isinstance(message["content"], str):
+            raise ValueError(
+                f"the content of message {number} must be a string, got {type(message['content']).__name__}; "
+                "pictures and tool calls are not supported"
+            )
+
+
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[Span]]:
+    """A conversation as its chat template writes it, and where the content of every message is.
+
+    The template is run twice, the second time with contents that occur nowhere else: what stands between them is the
+    template's. A template that looks into the contents is searched for them instead.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError("the tokenizer has no chat template; give a text instead of messages")
+
+    def rendered(contents: Sequence[str]) -> str:
+        given = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
+        try:
+            return tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+        except ImportError as error:
+            raise ImportError("chat templates need jinja2; pip install 'spex-jax[hf]'") from error
+        except Exception as error:  # what a template raises is its own
+            raise ValueError(f"the chat template refuses these messages: {error}") from error
+
+    contents = [message["content"] for message in messages]
+    text = rendered(contents)
+    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
+    template = re.split("|".join(marks), rendered(marks))
+    if len(template) == len(messages) + 1:
+        for chosen in (contents, [content.strip() for content in contents]):
+            pieces = [piece for pair in zip(template, [*chosen, ""], strict=True) for piece in pair]
+            if "".join(pieces) == text:
+                ends = np.cumsum([len(piece) for piece in pieces])
+                return text, [(int(ends[2 * i]), int(ends[2 * i + 1])) for i in range(len(messages))]
+    spans, cursor = [], 0
+    for number, content in enumerate(contents):
+        start = text.find(content.strip(), cursor)
+        if start < 0:
+            raise ValueError(
+                f"the chat template changes the text of message {number}, so that its words cannot be found in the "
+                "prompt; render the conversation yourself and give the text with within="
+            )
+        cursor = start + len(content.strip())
+        spans.append((start, cursor))
+    return text, spans
+
+
+def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
+    """The parts of `ranges` in which units may be: strings that occur once, or spans."""
+    parts = [given] if isinstance(given, str) else list(given)
+    if not parts:
+        raise ValueError("within= is empty; give the text, or the texts, whose units may be removed")
+    if not all(isinstance(part, str) for part in parts):
+        return check_spans(parts, len(text), "within=")
+    found = []
+    for part in parts:
+        places = [
+            start + match.start()
+            for start, end in ranges
+            for match in (re.finditer(f"(?={re.escape(part)})", text[start:end]) if part.strip() else ())
+        ]
+        if len(places) != 1:
+            raise ValueError(
+                f"{part!r:.60} of within= occurs {len(places)} times in the removable text; "
+                "give parts that occur once, or spans"
+            )
+        found.append((places[0], places[0] + len(part)))
+    return check_spans(found, len(text), "within=")
+
+
+def read_prompt(
+    tokenizer: Any,
+    text_or_messages: Any,
+    *,
+    units: Any,
+    within: Any,
+    protect: Sequence[str],
+    begin: int | None,
+) -> Prompt:
+    """Renders and tokenises a text or a conversation, and finds its units.
+
+    Args:
+      tokenizer: a fast tokenizer.
+      text_or_messages: a text, or messages [{"role", "content"}].
+      units: see `lenses.text`.
+      within: the parts of the text in which units may be; everything where None.
+      protect: roles of messages that are always kept.
+      begin: the token that a text must begin with; it is added where the tokenizer does not (None: nothing is).
+
+    Raises:
+      ValueError: no text, no units, units without tokens, or options that do not fit.
+    """
+    chat = not isinstance(text_or_messages, str)
+    labels: list[str] = []
+    if chat:
+        if not isinstance(text_or_messages, Sequence):
+            raise ValueError(
+                f"the text lens explains a string or a list of messages, got {type(text_or_messages).__name__}"
+            )
+        _check_messages(text_or_messages)
+        text, turns = _render(tokenizer, text_or_messages)
+        open_turns = [
+            (span, message["role"])
+            for span, message in zip(turns, text_or_messages, strict=True)
+            if message["role"] not in protect
+        ]
+        ranges, labels = [span for span, _ in open_turns], [role for _, role in open_turns]
+    else:
+        text, ranges = text_or_messages, [(0, len(text_or_messages))]
+    if within is not None:
+        ranges = _within(text, within, ranges)
+    elif units == "document":
+        raise ValueError("units='document' needs within=, a list with the text of each document")
+    if units == "turn" and (not chat or within is not None):
+        raise ValueError("units='turn' needs messages, and no within=")
+    ids, offsets = encode(tokenizer, text, special=not chat)
+    if begin is not None and not chat and (not ids or ids[0] != begin):
+        ids, offsets = [begin, *ids], [(0, 0), *offsets]
+
+    given = not isinstance(units, str | re.Pattern)
+    noun = units if isinstance(units, str) else "phrase"
+    if given:
+        if chat:
+            raise ValueError("spans count the characters of a text; for messages give a regex or within= instead")
+        spans = check_spans(units, len(text), "units=")
+    else:
+        spans = find_units(text, units, offsets, ranges)
+    unit = assign_tokens(offsets, spans)
+    present = np.unique(unit[unit >= 0])
+    if len(present) < len(spans) and (given or noun == "phrase"):
+        missing = spans[min(set(range(len(spans))) - set(present.tolist()))]
+        raise ValueError(
+            f"the unit {text[slice(*missing)]!r:.60} at {missing} has no token of its own: it is part of a token that "
+            "belongs to another unit, or invisible to the tokenizer"
+        )
+    if not len(present):  # units of invisible characters have no token, and so no influence
+        raise ValueError(f"the text has no {noun}s to remove: {text!r:.60}")
+    unit = np.where(unit >= 0, np.searchsorted(present, unit), -1).astype(np.int32)
+    spans = [spans[position] for position in present]
+    names = [text[start:end] for start, end in spans]
+    if noun == "turn":
+        names = [f"{labels[ranges.index(span)]}: {name}" for span, name in zip(spans, names, strict=True)]
+    return Prompt(
+        text=text,
+        ids=np.asarray(ids, np.int32),
+        offsets=offsets,
+        unit=unit,
+        spans=spans,
+        names=names,
+        noun=noun,
+        chat=chat,
+    )
