@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from spex_jax import masks as masks_lib
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.packing import Packing
-from spex_jax.engine.work import matmul_flops
+from spex_jax.engine.work import largest_product, matmul_flops
 from spex_jax.memo import ArrayMemo
 
 __all__ = ["AXIS", "DeviceFunction"]
@@ -32,11 +32,12 @@ AXIS = "masks"  # the mesh axis over which masks are split
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 _MEMORY_SHARE = 0.8  # of a device's free memory that a batch may take
 # Work of a batch on one device, in floating-point operations, and its most rows: large enough that the dispatch of a
-# batch costs nothing beside it, small enough that a killed run loses little. On a CPU larger batches leave the caches.
+# batch costs nothing beside it, small enough that a killed run loses little. On a CPU larger products leave the caches.
 _WORK = {"cpu": 2.0**34}
 _WORK_OF_ACCELERATORS = 2.0**45
 _ROWS = {"cpu": 64}
 _ROWS_OF_ACCELERATORS = 8192
+_PRODUCT = {"cpu": 2**22}  # bytes of the largest product of a batch
 
 # Programs of functions that are no pytrees, and the rows a device that a program had memory for.
 _own_programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
@@ -165,9 +166,11 @@ class DeviceFunction:
     def _rows_by_work(self, traced: Any, rows: int) -> int:
         """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
         parts = 1 if self.mesh is None else self.mesh.size // self.devices  # devices that share the work of a row
-        flops = matmul_flops(traced.jaxpr) / parts
-        work = _WORK.get(jax.devices()[0].platform, _WORK_OF_ACCELERATORS)
-        return rows if flops <= work else _power_of_two(rows * work / flops)
+        platform = jax.devices()[0].platform
+        most = _WORK.get(platform, _WORK_OF_ACCELERATORS) / max(matmul_flops(traced.jaxpr) / parts, 1)
+        if platform in _PRODUCT:
+            most = min(most, _PRODUCT[platform] / max(largest_product(traced.jaxpr) / parts, 1))
+        return rows if most >= 1 else _power_of_two(rows * most)
 
     def batch_size(self, count: int, given: int | None = None) -> int:
         """Masks of one batch, compiled: `given`, or by the program's work and the memory that it needs.
@@ -210,7 +213,12 @@ class DeviceFunction:
             raise
         if analysis is None:
             return 0.0
-        return float(analysis.temp_size_in_bytes + (1 + _IN_FLIGHT) * analysis.output_size_in_bytes)
+        taken = float(analysis.temp_size_in_bytes + (1 + _IN_FLIGHT) * analysis.output_size_in_bytes)
+        if (
+            jax.devices()[0].platform == "cpu"
+        ):  # where a product copies its larger factor, which the analysis leaves out
+            taken += largest_product(traced.jaxpr)
+        return taken
 
     def _check_shape(self, traced: Any, rows: int) -> None:
         size, found = rows * self.devices, traced.out_info

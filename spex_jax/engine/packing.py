@@ -31,7 +31,7 @@ class Packing:
     def per_row(self) -> int:
         """Masks that a row holds where half of the features are kept."""
         middle = self.fixed + (self.kept + self.removed).sum() / 2
-        return max(1, min(self.slots, int(self.capacity / max(middle, 1))))
+        return max(1, min(self.slots, round(self.capacity / max(middle, 1))))
 
     def lengths(self, masks: np.ndarray) -> np.ndarray:
         """Places that each of masks bool [M, n] takes, int [M]."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["matmul_flops"]
+__all__ = ["largest_product", "matmul_flops"]
 
 
 def matmul_flops(jaxpr: Any) -> int:
@@ -28,6 +28,17 @@ def matmul_flops(jaxpr: Any) -> int:
         times = params["length"] if name == "scan" else 1
         total += times * sum(matmul_flops(inner) for inner in _inner(params.values()))
     return total
+
+
+def largest_product(jaxpr: Any) -> int:
+    """Bytes of the largest result of a matrix product or convolution of a jaxpr."""
+    largest = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            out = equation.outvars[0].aval
+            largest = max(largest, out.size * out.dtype.itemsize)
+        largest = max([largest, *(largest_product(inner) for inner in _inner(equation.params.values()))])
+    return largest
 
 
 def _inner(values: Any) -> Iterator[Any]:

@@ -102,8 +102,9 @@ def attend(
 ) -> jax.Array:
     """Multi-head attention; scores and their softmax in float32.
 
-    Keys that all rows share stay without a row axis: their scores are one product with the queries of all rows, and one
-    softmax runs over both parts. (A merge of two softmaxes by their log-sum-exp is the same function with more steps.)
+    Keys that all rows share stay without a row axis: their scores are one product with the queries of all rows. One
+    softmax runs over both parts, with their common maximum and sum (the merge by log-sum-exp of flash decoding, Dao et
+    al. 2023), so that neither keys nor scores are ever concatenated.
 
     Args:
       q: [B, L, H, A].
@@ -117,23 +118,38 @@ def attend(
       [B, L, H, A].
     """
     groups = k.shape[2]
-    q = q.reshape(*q.shape[:2], groups, -1, q.shape[-1])
-    precision = precision_of(q)
+    wide = {"precision": precision_of(q), "preferred_element_type": jnp.float32}
+    q = jnp.moveaxis(q.reshape(*q.shape[:2], groups, -1, q.shape[-1]), 1, 3)  # [B, G, H / G, L, A]
 
     def masked(scores: jax.Array, seen: jax.Array) -> jax.Array:
         scores = scores * scale
         if softcap is not None:
             scores = softcap * jnp.tanh(scores / softcap)
-        return scores + jnp.where(seen, 0.0, _HIDDEN)[:, None, None]
+        return scores + jnp.where(seen, 0.0, _HIDDEN)
 
-    wide = {"precision": precision, "preferred_element_type": jnp.float32}
-    scores = masked(jnp.einsum("blghd,bkgd->bghlk", q, k, **wide), visible)
-    if shared is not None:
-        before = masked(jnp.einsum("blghd,pgd->bghlp", q, shared[0], **wide), shared[2])
-        scores = jnp.concatenate([before, scores], axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    start = 0 if shared is None else shared[0].shape[0]
-    mixed = jnp.einsum("bghlk,bkgd->blghd", weights[..., start:], v, precision=precision)
-    if shared is not None:
-        mixed += jnp.einsum("bghlp,pgd->blghd", weights[..., :start], shared[1], precision=precision)
+    def weighted(scores: jax.Array, largest: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+        weights = jnp.exp(scores - largest)
+        return weights.sum(axis=-1, keepdims=True), jnp.matmul(weights.astype(v.dtype), values, **wide)
+
+    # Small arrays are transposed and repeated, so that the scores come out of their product as they are needed.
+    k, v = (_repeated(jnp.moveaxis(x, 1, 2), q.shape) for x in (k, v))  # [B, G, H / G, K, A]
+    scores = masked(jnp.einsum("bghld,bghkd->bghlk", q, k, **wide), visible[:, None, None])
+    largest = scores.max(axis=-1, keepdims=True)
+    if shared is None:
+        total, mixed = weighted(scores, largest, v)
+    else:
+        keys, values = (_repeated(x.swapaxes(0, 1), q.shape[1:]) for x in shared[:2])  # [G, H / G, P, A]
+        asking = jnp.moveaxis(q, 0, 2)  # [G, H / G, B, L, A]
+        before = masked(jnp.einsum("ghbld,ghpd->ghblp", asking, keys, **wide), shared[2])
+        largest = jnp.maximum(largest, jnp.moveaxis(before.max(axis=-1, keepdims=True), 2, 0))
+        total, mixed = weighted(scores, largest, v)
+        parts = weighted(before, jnp.moveaxis(largest, 0, 2), values[:, :, None])
+        total, mixed = (own + jnp.moveaxis(part, 2, 0) for own, part in zip((total, mixed), parts, strict=True))
+    # Divided by their sum only after the product with the values, which is smaller than the scores.
+    mixed = jnp.moveaxis((mixed / total).astype(v.dtype), 3, 1)  # [B, L, G, H / G, A]
     return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])
+
+
+def _repeated(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Keys or values [..., G, K, A] for every query head of their group, [..., G, H / G, K, A]."""
+    return jnp.broadcast_to(x[..., None, :, :], (*shape[:-2], *x.shape[-2:]))

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from spex_jax.engine.work import matmul_flops
+from spex_jax.engine.work import largest_product, matmul_flops
 
 
 def flops(function, *arguments):
@@ -43,3 +43,15 @@ def test_loops_and_branches():
 
     assert flops(scanned, x) == 7 * 2 * 4**3
     assert flops(branches, x) == 2 * 4**3
+
+
+def test_the_largest_product():
+    def function(x, w):
+        def step(x, _):
+            return jnp.tanh((x @ w) @ w.T), None
+
+        return jax.lax.scan(step, x, length=3)[0].sum()
+
+    x, w = jnp.ones((8, 16)), jnp.ones((16, 32))
+    assert largest_product(jax.make_jaxpr(function)(x, w).jaxpr) == 8 * 32 * 4
+    assert largest_product(jax.make_jaxpr(jnp.tanh)(x).jaxpr) == 0
