@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from models.directories import write_model
 
 import spex_jax
 
@@ -59,6 +60,29 @@ found["mesh of the model"] = [placed.devices, dict(placed.mesh.shape), placed.me
 found["sharded"] = spex_jax.evaluate(sharded, asked(333)).tolist()
 kernel = placed._fn.model.params["up_0"]["kernel"]
 found["parts of a kernel"] = [len({str(shard.index) for shard in kernel.addressable_shards}), list(kernel.shape)]
+
+llama, words = spex_jax.models.load(sys.argv[1], mesh=mesh)
+alone, _ = spex_jax.models.load(sys.argv[1])
+layers = llama.params["layers"]
+parts = {name: layers[name]["weight"] for name in ("query", "key", "output", "down", "norm_mlp")}
+parts["embedding"] = llama.params["embedding"]
+found["parts of a decoder"] = {
+    name: [len({str(shard.index) for shard in part.addressable_shards}), list(part.addressable_shards[0].data.shape)]
+    for name, part in parts.items()
+}
+PROMPT = "a b c d e f g h i j k l m n o p q r s t u v w"
+for removal in ("mask", "delete"):
+    for name, model_of in (("sharded", llama), ("alone", alone)):
+        prompt = spex_jax.lenses.text(
+            model_of, words, PROMPT, within="s t u v", removal=removal, target="x y", share_prefix=removal == "mask"
+        )
+        masks = np.unpackbits(np.arange(16, dtype=np.uint8)[:, None], axis=1)[:, 4:].astype(bool)
+        where = mesh if name == "sharded" else one
+        found[f"{removal} {name}"] = spex_jax.evaluate(prompt, masks, mesh=where).tolist()
+    found[f"mesh {removal}"] = DeviceFunction(
+        spex_jax.lenses.text(llama, words, PROMPT, removal=removal, target="x")
+    ).mesh == mesh
+found["answers"] = [spex_jax.models.generate(model_of, [1, 7, 9], most=5) for model_of in (llama, alone)]
 
 weights = jnp.arange(11.0)
 closure = spex_jax.ValueFunction(lambda masks: masks @ weights, 11, on_device=True)
@@ -145,8 +169,9 @@ def result(process, seconds=240):
 
 
 @pytest.fixture(scope="module")
-def four_devices():
-    return result(start("import jax\n" + ONE_PROCESS))
+def four_devices(tmp_path_factory):
+    folder = write_model(tmp_path_factory.mktemp("llama"), "llama3")
+    return result(start("import jax\n" + ONE_PROCESS, str(folder)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 90, 333])
@@ -166,6 +191,24 @@ def test_a_model_that_is_sharded_by_its_own_rules(four_devices):
     assert four_devices["mesh of the model"] == [2, {"masks": 2, "model": 2}, True]
     assert four_devices["parts of a kernel"] == [2, [128, 512]]
     np.testing.assert_allclose(four_devices["sharded"], four_devices["one 333"], atol=1e-4)
+
+
+def test_a_decoder_divided_over_devices(four_devices):
+    assert four_devices["parts of a decoder"] == {
+        "query": [2, [3, 12, 24]],
+        "key": [2, [3, 6, 24]],
+        "output": [2, [3, 24, 12]],
+        "down": [2, [3, 24, 18]],
+        "norm_mlp": [1, [3, 24]],
+        "embedding": [2, [20, 24]],
+    }
+    for removal in ("mask", "delete"):
+        assert four_devices[f"mesh {removal}"]
+        values = four_devices[f"{removal} alone"]
+        assert np.ptp(values) > 0.01
+        np.testing.assert_allclose(four_devices[f"{removal} sharded"], values, atol=1e-4)
+    sharded, alone = four_devices["answers"]
+    assert sharded == alone
 
 
 def test_functions_that_are_no_pytrees(four_devices):

@@ -161,7 +161,7 @@ def prefix() -> dict[str, Any]:
     """A story that the model tells itself, its first half fixed: with the prefix shared and not."""
     model, tokenizer = load(_DECODER)
     story = models.generate(model, [tokenizer.bos_token_id], most=3 * model.max_length // 4)
-    text = tokenizer.decode(story)
+    text = tokenizer.decode(story[:-1])
     cut = text.index(" ", len(text) // 2) + 1
     calls: dict[str, Callable[[], Any]] = {}
     values: dict[str, np.ndarray] = {}
@@ -169,7 +169,7 @@ def prefix() -> dict[str, Any]:
     for removal in ("mask", "attention", "delete"):
         for share in (True, False):
             value_fn = lenses.text(
-                model, tokenizer, text, removal=removal, target=" The end.", within=text[cut:], share_prefix=share
+                model, tokenizer, text, removal=removal, target=story[-1], within=[(cut, len(text))], share_prefix=share
             )
             masks = masks_lib.uniform(value_fn.n, count, np.random.default_rng(0))
             name = f"{removal} {'shared' if share else 'not shared'}"

@@ -186,9 +186,17 @@ def read_prompt(
 
     given = not isinstance(units, str | re.Pattern)
     noun = units if isinstance(units, str) else "phrase"
-    if given:
-        if chat:
-            raise ValueError("spans count the characters of a text; for messages give a regex or within= instead")
+    if given and chat:
+        if len(ranges) != 1 or within is not None:
+            raise ValueError(
+                "spans count the characters of a text, or of the only message that is not protected; here "
+                f"{len(ranges)} are not: give a regex or within= instead, or protect= roles"
+            )
+        content = next(m["content"] for m in text_or_messages if m["role"] not in protect)
+        start = ranges[0][0] - content.find(text[slice(*ranges[0])])  # a template may strip the content
+        inside = check_spans(units, len(content), "units=")
+        spans = check_spans([(start + left, start + right) for left, right in inside], len(text), "units=")
+    elif given:
         spans = check_spans(units, len(text), "units=")
     else:
         spans = find_units(text, units, offsets, ranges)

@@ -102,7 +102,7 @@ def text(
         writes is always kept.
       units: "token", "word" (a run between white space, with its punctuation), "sentence", "line", "paragraph",
         "turn" (a message), "document" (each text of `within`), a compiled regular expression, or spans
-        [(start, end), ...] of the text.
+        [(start, end), ...] of the text, or of the one message that is not protected.
       removal: what becomes of a removed unit. "mask": every token becomes the tokenizer's mask token (else its pad or
         unk token). "attention": no other position sees it, in any layer, and nothing is read from it; the others keep
         their positions. "delete": the text is shorter. "replace": `replacement` stands in its place.

@@ -93,3 +93,13 @@ def test_a_first_token_is_added_where_it_is_missing(tokenizer):
         assert prompt.ids.tolist() == [1, 6, 7]
         assert prompt.unit.tolist() == [-1, 0, 1]
     assert read(bare, "a b").ids.tolist() == [6, 7]
+
+
+@pytest.mark.parametrize("name", ["as it is", "stripped"])
+def test_spans_of_the_only_message(name, tokenizer):
+    tokenizer.chat_template = TEMPLATES[name]
+    chat = [{"role": "system", "content": "a b"}, {"role": "user", "content": "  c d e "}]
+    prompt = read(tokenizer, chat, units=[(2, 3), (4, 7)])
+    assert prompt.names == ["c", "d e"]
+    with pytest.raises(ValueError, match=r"the span \(6, 12\) of units= is empty or leaves the text"):
+        read(tokenizer, chat, units=[(6, 12)])

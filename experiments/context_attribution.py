@@ -1,0 +1,271 @@
+"""Which sentences or documents of a retrieved context made a language model answer as it did.
+
+Questions are HotpotQA's (Yang et al. 2018, https://arxiv.org/abs/1809.09600), whose supporting facts say which
+sentences an answer needs: mostly two, in two documents, that help together. The context is ablated; the value is the
+log-odds log p - log(1 - p) of the whole answer, as in ContextCite (Cohen-Wang et al. 2024,
+https://arxiv.org/abs/2409.00729), and so are the measures: LDS, the rank correlation of predicted and measured values
+on masks that no fit saw, and the drop of the answer's log-probability when the k parts with the largest Shapley values
+are removed. Beside them: held-out R2, and the recall of the supporting facts among as many first parts. "lasso" is
+ContextCite's own method, a first-order LASSO on the same ablations. Questions that do not fit into the model's context
+are left out and counted.
+
+  python experiments/context_attribution.py --model=DIR --data=hotpotqa_distractor_50.json --questions=20
+  python experiments/context_attribution.py --model=DIR --units=document --answers=gold --budget=512 --pages=3
+
+Ablations go into OUT/store: a run that was stopped continues, and other methods ask nothing again.
+"""
+
+import json
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import model_flags
+import numpy as np
+from absl import flags
+from scipy import stats
+
+from spex_jax import ValueFunction, evaluate, explain, lenses, proxyspex
+from spex_jax import masks as masks_lib
+from spex_jax.lenses.removal import REMOVALS
+from spex_jax.metrics import r2_score
+from spex_jax.runtime import mesh, run_program, save_result, seed
+
+METHODS: dict[str, dict[str, Any]] = {
+    "proxyspex": {"proxy": "auto"},
+    "lasso": {"proxy": "linear", "max_degree": 1, "solver": "lasso"},
+}
+KS = (1, 3, 5)
+
+_DATA = flags.DEFINE_string(
+    "data", None, "HotpotQA JSON. Default: hotpotqa/hotpotqa_distractor_50.json in the folder SPEX_JAX_DATA."
+)
+_QUESTIONS = flags.DEFINE_integer("questions", 10, "How many, from the first.", lower_bound=1)
+_DOCUMENTS = flags.DEFINE_integer(
+    "documents", 10, "Documents of a context; those with supporting facts are always among them.", lower_bound=1
+)
+_UNITS = flags.DEFINE_enum("units", "sentence", ["sentence", "document"], "What is kept or removed as one.")
+_REMOVAL = flags.DEFINE_enum(
+    "removal", "delete", [r for r in REMOVALS if r != "replace"], "What becomes of a removed part."
+)
+_ANSWERS = flags.DEFINE_enum(
+    "answers", "own", ["own", "gold"], "Whose answer is explained: the model's, or the data's."
+)
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "Of the model's own answer.", lower_bound=1)
+_BUDGET = flags.DEFINE_integer("budget", 256, "Ablations for the fits.", lower_bound=16)
+_HELD_OUT = flags.DEFINE_integer("held_out", 64, "Ablations for LDS and R2, which no fit sees.", lower_bound=8)
+_PAGES = flags.DEFINE_integer("pages", 0, "Questions for which an HTML report is written.", lower_bound=0)
+_OUT = flags.DEFINE_string("out", "results/context_attribution", "Folder for the result, the store and the pages.")
+
+
+def read_questions() -> list[dict[str, Any]]:
+    """Of --data.
+
+    Raises:
+      ValueError: no such file, or not in the form of HotpotQA.
+    """
+    path = _DATA.value
+    if path is None:
+        folder = os.environ.get("SPEX_JAX_DATA")
+        if not folder:
+            raise ValueError("give --data, the JSON file of HotpotQA, or set SPEX_JAX_DATA")
+        path = str(pathlib.Path(folder) / "hotpotqa" / "hotpotqa_distractor_50.json")
+    try:
+        questions = json.loads(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
+        for question in questions:
+            _ = question["question"], question["answer"], question["supporting_facts"]["sent_id"]
+            _ = question["supporting_facts"]["title"], question["context"]["title"], question["context"]["sentences"]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read --data {path!r}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--data {path!r} is not in the form of HotpotQA's distractor setting: {error!r}") from error
+    return questions[: _QUESTIONS.value]
+
+
+def prompt_of(question: Mapping[str, Any], documents: int) -> tuple[str, list[tuple[int, int]], list[str], list[bool]]:
+    """The prompt, the spans of its sentences or documents, their names, and which hold supporting facts."""
+    facts = set(zip(question["supporting_facts"]["title"], question["supporting_facts"]["sent_id"], strict=True))
+    needed = {title for title, _ in facts}
+    context = list(zip(question["context"]["title"], question["context"]["sentences"], strict=True))
+    others = [title for title, _ in context if title not in needed]
+    chosen = needed | set(others[: max(0, documents - len(needed))])
+    text, spans, names, supporting = "Answer the question from the documents, in a few words.\n", [], [], []
+    for title, sentences in context:
+        if title not in chosen:
+            continue
+        text += f"\n{title}: "
+        start = len(text)
+        for number, sentence in enumerate(sentences):
+            stripped = sentence.strip()
+            if not stripped:
+                continue
+            if _UNITS.value == "sentence":
+                spans.append((len(text), len(text) + len(stripped)))
+                names.append(f"{title}: {stripped}")
+                supporting.append((title, number) in facts)
+            text += f"{stripped} "
+        text = text.rstrip(" ")
+        if _UNITS.value == "document" and len(text) > start:
+            spans.append((start, len(text)))
+            names.append(title)
+            supporting.append(title in needed)
+        text += "\n"
+    return f"{text}\nQuestion: {question['question']}\nAnswer:", spans, names, supporting
+
+
+def value_function(model: Any, tokenizer: Any, question: Mapping[str, Any]) -> tuple[ValueFunction, np.ndarray]:
+    """Of a question's context, and which of its parts hold supporting facts, bool [n]."""
+    text, spans, names, supporting = prompt_of(question, _DOCUMENTS.value)
+    chat = bool(getattr(tokenizer, "chat_template", None))
+    target = None if _ANSWERS.value == "own" else question["answer"] if chat else f" {question['answer']}"
+    value_fn = lenses.text(
+        model,
+        tokenizer,
+        [{"role": "user", "content": text}] if chat else text,
+        units=spans,
+        removal=_REMOVAL.value,
+        target=target,
+        value="margin",
+        max_new_tokens=_MAX_NEW_TOKENS.value,
+    )
+    value_fn.names = tuple(names)
+    value_fn.details["units"] = _UNITS.value
+    return value_fn, np.array(supporting)
+
+
+def fits(model: Any, tokenizer: Any, question: Mapping[str, Any]) -> bool:
+    """Whether a question and its answer fit into the model's context, with some room for a chat template."""
+    text = prompt_of(question, _DOCUMENTS.value)[0]
+    answer = _MAX_NEW_TOKENS.value if _ANSWERS.value == "own" else len(tokenizer(question["answer"])["input_ids"])
+    room = 64 if getattr(tokenizer, "chat_template", None) else 1
+    return len(tokenizer(text)["input_ids"]) + answer + room <= model.max_length
+
+
+def log_probability(margin: np.ndarray) -> np.ndarray:
+    """Log p of log-odds."""
+    return -np.logaddexp(0.0, -margin)
+
+
+def measures(spectrum: Any, held: np.ndarray, truth: np.ndarray, supporting: np.ndarray, drop: Any) -> dict[str, float]:
+    """Of one method and question; `drop` measures masks bool [M, n]."""
+    predicted, n = spectrum(held), len(supporting)
+    shapley = spectrum.interactions("SV", max_order=1)
+    order = sorted(range(n), key=lambda unit: -shapley[(unit,)])
+    removed = np.ones((len(KS), n), np.bool_)
+    for row, k in zip(removed, KS, strict=True):
+        row[order[:k]] = False
+    facts = int(supporting.sum())
+    flat = np.ptp(predicted) == 0
+    found: dict[str, float] = {
+        "lds": 0.0 if flat else float(stats.spearmanr(predicted, truth).statistic),
+        "r2": float(r2_score(truth, predicted)),
+        "recall": float(supporting[order[:facts]].mean()) if facts else float("nan"),
+    }
+    return found | {f"drop_{k}": float(value) for k, value in zip(KS, drop(removed), strict=True)}
+
+
+def one_question(model: Any, tokenizer: Any, question: Mapping[str, Any], out: pathlib.Path) -> dict[str, Any]:
+    """Ablates one context and scores every method on the same ablations."""
+    value_fn, supporting = value_function(model, tokenizer, question)
+    n = value_fn.n
+    store, start = out / "store", time.perf_counter()
+    asked = {"store": store, "mesh": mesh(), "progress": False}
+    rng = np.random.default_rng(seed())
+    masks = masks_lib.uniform(n, min(_BUDGET.value + _HELD_OUT.value, 2**n if n < 20 else 2**20), rng)
+    values = evaluate(value_fn, masks, **asked)
+    seconds = time.perf_counter() - start
+    whole = log_probability(evaluate(value_fn, np.ones((1, n), np.bool_), **asked))[0]
+    split = len(masks) - min(_HELD_OUT.value, len(masks) // 4)
+
+    def drop(removed: np.ndarray) -> np.ndarray:
+        return whole - log_probability(evaluate(value_fn, removed, **asked))
+
+    found: dict[str, Any] = {}
+    for method, options in METHODS.items():
+        spectrum = proxyspex.fit(masks[:split], values[:split], seed=seed(), **options)
+        found[method] = measures(spectrum, masks[split:], values[split:], supporting, drop)
+    top = {f"drop_{k}": float(drop(_random_removals(n, k, rng)).mean()) for k in KS}
+    found["random"] = {"recall": float(supporting.mean()), **top}
+    return {
+        "question": question["question"],
+        "answer": value_fn.details["target"],
+        "gold": question["answer"],
+        "log_probability": float(whole),
+        "n": n,
+        "facts": int(supporting.sum()),
+        "ablations_per_second": len(masks) / seconds,
+        "methods": found,
+    }
+
+
+def _random_removals(n: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Masks bool [10, n] that remove k units each."""
+    removed = np.ones((10, n), np.bool_)
+    for row in removed:
+        row[rng.choice(n, min(k, n), replace=False)] = False
+    return removed
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Mean and its 95% bootstrap interval over questions."""
+    array = np.array([value for value in values if np.isfinite(value)])
+    if len(array) < 2 or np.ptp(array) == 0:
+        return [float(array.mean())] * 3 if len(array) else [float("nan")] * 3
+    found = stats.bootstrap((array,), np.mean, rng=np.random.default_rng(0), method="percentile").confidence_interval
+    return [float(array.mean()), float(found.low), float(found.high)]
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Means over questions with their intervals, by method and measure."""
+    return {
+        method: {
+            measure: interval([row["methods"][method][measure] for row in rows])
+            for measure in rows[0]["methods"][method]
+        }
+        for method in rows[0]["methods"]
+    }
+
+
+def write_page(model: Any, tokenizer: Any, question: Mapping[str, Any], out: pathlib.Path, number: int) -> None:
+    """The report of one question; what the table asked is not asked again."""
+    value_fn, _ = value_function(model, tokenizer, question)
+    explanation = explain(value_fn, budget=_BUDGET.value, seed=seed(), store=out / "store", mesh=mesh(), progress=False)
+    explanation.to_html(out / f"question_{number}.html")
+    print(explanation)
+
+
+def main() -> None:
+    """Runs the questions and writes the table."""
+    if not model_flags.given():
+        raise ValueError("give --model, the directory of a language model")
+    questions = read_questions()
+    out = pathlib.Path(_OUT.value).expanduser()
+    (out / "store").mkdir(parents=True, exist_ok=True)  # a folder holds one store for each question
+    model, tokenizer = model_flags.load_model()
+    rows: list[dict[str, Any]] = []
+    for number, question in enumerate(questions):
+        if fits(model, tokenizer, question):
+            try:
+                rows.append(one_question(model, tokenizer, question, out))
+            except ValueError as error:
+                error.add_note(f"question {number}: {question['question']}")
+                raise
+            print(f"{number + 1:4} of {len(questions)}: {question['question']:.90}", flush=True)
+            if number < _PAGES.value:
+                write_page(model, tokenizer, question, out, number)
+        else:
+            print(f"{number + 1:4} of {len(questions)}: does not fit into the context of {model.max_length} tokens")
+        if rows:
+            result = {"table": table(rows), "questions": rows, "left_out": number + 1 - len(rows)}
+            save_result(out / "result.json", result)
+    if not rows:
+        raise ValueError("no question fits into the model's context; give fewer --documents")
+    for method, found in table(rows).items():
+        shown = "  ".join(f"{name} {mean:.3f} [{low:.3f}, {high:.3f}]" for name, (mean, low, high) in found.items())
+        print(f"{method:10} {shown}")
+
+
+if __name__ == "__main__":
+    run_program(main)
