@@ -217,6 +217,15 @@ def interval(values: Sequence[float]) -> list[float]:
     return [float(array.mean()), float(found.low), float(found.high)]
 
 
+def without_nan(result: Any) -> Any:
+    """The same with None, JSON's null, for what is not defined, such as R2 of a constant."""
+    if isinstance(result, Mapping):
+        return {name: without_nan(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [without_nan(value) for value in result]
+    return None if isinstance(result, float) and not np.isfinite(result) else result
+
+
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
     """Means over questions with their intervals, by method and measure."""
     return {
@@ -259,7 +268,7 @@ def main() -> None:
             print(f"{number + 1:4} of {len(questions)}: does not fit into the context of {model.max_length} tokens")
         if rows:
             result = {"table": table(rows), "questions": rows, "left_out": number + 1 - len(rows)}
-            save_result(out / "result.json", result)
+            save_result(out / "result.json", without_nan(result))
     if not rows:
         raise ValueError("no question fits into the model's context; give fewer --documents")
     for method, found in table(rows).items():

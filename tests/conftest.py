@@ -1,6 +1,7 @@
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -24,3 +25,11 @@ def data_folder():
 @pytest.fixture(scope="session")
 def tiny():
     return spex_jax.models.tiny()
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For programs that run on a few tokens only: compilation with few optimisations takes half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

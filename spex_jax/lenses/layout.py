@@ -171,7 +171,7 @@ def template_of(
     )
 
 
-def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, slots: int | None = None) -> Packing:
+def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, alone: int | None = None) -> Packing:
     """How long the rows are, and how many texts they hold, so that uniform masks cost least.
 
     The cost of a row of R places is taken as R (1 + R / 6 width): products with weights, and attention within the row.
@@ -180,7 +180,7 @@ def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, slots: int |
       unit, when: int [L] and bool [L] of the template's tokens.
       n: units.
       width: of the model.
-      slots: texts of a row; as many as usually fit where None.
+      alone: of a model that takes one text a row, the most tokens that it takes.
     """
     kept = np.bincount(unit[(unit >= 0) & when], minlength=n)
     removed = np.bincount(unit[(unit >= 0) & ~when], minlength=n)
@@ -190,8 +190,10 @@ def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, slots: int |
     best, least = None, np.inf
     middle = max(1.0, fixed + (kept.sum() + removed.sum()) / 2)
     sizes = sorted({rounded(longest + add * BUCKET) for add in range(0, 2 + int(3 * middle) // BUCKET)})
-    for capacity in [rounded(longest)] if slots == 1 else sizes:
-        most = slots or 1 << int(np.ceil(np.log2(max(2.0, 1.5 * capacity / middle))))
+    if alone is not None:
+        return Packing(min(rounded(longest), alone), 1, fixed, kept, removed)
+    for capacity in sizes:
+        most = 1 << int(np.ceil(np.log2(max(2.0, 1.5 * capacity / middle))))
         tried = Packing(capacity, most, fixed, kept, removed)
         cost = len(tried.rows(masks)) * capacity * (1 + capacity / (6 * width))
         if cost < least:

@@ -36,24 +36,28 @@ def _is_causal(model: Any) -> bool:
     """Whether a model gives logits [B, L, V] rather than [B, C]."""
     if isinstance(model, Decoder) or hasattr(model, "classify"):
         return isinstance(model, Decoder)
-    tokens = jax.ShapeDtypeStruct((1, BUCKET), jnp.int32)
-    found = _shape_of_logits.eval_shape(model, tokens, jax.ShapeDtypeStruct((1, BUCKET), jnp.bool_))
+    shape = (1, min(BUCKET, getattr(model, "max_length", BUCKET)))
+    found = _shape_of_logits.eval_shape(
+        model, jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+    )
     if not hasattr(found, "ndim") or found.ndim not in (2, 3):
         raise ValueError(
             "the model must give logits [B, C] (a classifier) or [B, L, V] (a language model); for tokens "
-            f"{(1, BUCKET)} it gave {getattr(found, 'shape', type(found).__name__)}"
+            f"{shape} it gave {getattr(found, 'shape', type(found).__name__)}"
         )
     return found.ndim == 3
 
 
 def _template(
-    tokens: Tokens, n: int, *, kind: str, move: bool, start: int, width: int, slots: int | None
+    tokens: Tokens, n: int, *, kind: str, move: bool, start: int, width: int, alone: int | None
 ) -> tuple[Template, Packing | None]:
     """The padded template, and how its masks share rows."""
     length = rounded(len(tokens.tokens))
+    if alone is not None and kind != "packed":
+        length = min(length, alone)
     packing = None
     if kind == "packed":
-        packing = layout.pack(tokens.unit, tokens.when, n, width=width, slots=slots)
+        packing = layout.pack(tokens.unit, tokens.when, n, width=width, alone=alone)
     made = layout.template_of(
         **tokens.arrays,
         start=start,
@@ -150,7 +154,7 @@ def text(
         "kind": kind,
         "move": removal != "attention",
         "width": getattr(getattr(model, "config", None), "dim", 256),
-        "slots": None if knows_segments else 1,
+        "alone": None if knows_segments else context,
     }
     if causal:
         answers = [_answer(model, tokenizer, prompt, target, "target", context, max_new_tokens)]

@@ -46,10 +46,17 @@ def _tokenizer(folder: pathlib.Path, vocab_size: int) -> Any:
     Raises:
       ValueError: there is none, or it has ids beyond the embedding.
     """
+    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # that PyTorch is missing: it is not needed
+    quiet = advice not in os.environ
     try:
+        if quiet:
+            os.environ[advice] = "1"
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ImportError("models.load needs transformers for tokenizers; pip install 'spex-jax[hf]'") from error
+    finally:
+        if quiet:
+            del os.environ[advice]
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
     except Exception as error:  # transformers raises what its many readers raise

@@ -32,3 +32,7 @@ def load_program():
     yield load
     for name in set(flags.FLAGS) - before:
         delattr(flags.FLAGS, name)
+    # What programs share defines flags too, when it is imported for the first time.
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "/").parent == EXPERIMENTS:
+            del sys.modules[name]

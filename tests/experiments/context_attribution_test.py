@@ -34,6 +34,9 @@ QUESTIONS = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def program(load_program):
     return load_program("context_attribution")
@@ -69,7 +72,8 @@ def test_prompts_name_the_parts_and_the_facts(program):
     assert supporting == [True, False, True, False]
 
 
-def test_a_run_and_its_continuation(program, given, tmp_path, capsys):
+def test_a_run_and_its_continuation(program, given, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(program.METHODS, "proxyspex", {"proxy": "linear"})  # which compiles least
     with flagsaver.flagsaver(**given, out=str(tmp_path), pages=1):
         program.main()
     printed = capsys.readouterr().out
@@ -87,6 +91,11 @@ def test_a_run_and_its_continuation(program, given, tmp_path, capsys):
         program.main()
     again = json.loads((tmp_path / "result.json").read_text())
     assert again["table"] == result["table"]
+
+
+def test_what_is_undefined_is_null(program):
+    found = program.without_nan({"a": [1.0, float("nan")], "b": {"c": float("inf"), "d": "x", "e": 3}})
+    assert json.dumps(found, allow_nan=False) == '{"a": [1.0, null], "b": {"c": null, "d": "x", "e": 3}}'
 
 
 def test_the_measures(program):

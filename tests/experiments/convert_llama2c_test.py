@@ -12,6 +12,9 @@ from spex_jax import models
 forward = jax.jit(lambda model, tokens, attention: model(tokens, attention))
 
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
 @pytest.fixture(scope="module")
 def program(load_program):
     return load_program("convert_llama2c")

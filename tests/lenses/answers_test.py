@@ -17,6 +17,8 @@ from spex_jax import evaluate, lenses, models
 from spex_jax.identity import fingerprint
 from spex_jax.lenses.values import value_of_answers
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 forward = jax.jit(lambda model, tokens, attention: model(tokens, attention))
 states = jax.jit(lambda model, *rows: model.logits(model.states(*rows)))
 LONG = "a b c d e f g h i j k l m n o p q r s t"  # its first tokens are a prefix worth sharing

