@@ -15,6 +15,7 @@ from spex_jax.engine.packing import Packing
 __all__ = ["Rows", "Template", "pack", "template_of"]
 
 BUCKET = 16  # lengths are rounded up to multiples, so that texts of similar length share one program
+_WIDE = 256
 _PROMPT = 0  # branch of the prompt; answers are branches 1 and 2
 
 
@@ -132,9 +133,18 @@ class Rows:
         return jnp.minimum(jnp.take_along_axis(self.places, chosen, axis=-1), self.tokens.shape[1] - 1)
 
 
-def rounded(length: int) -> int:
-    """A length up to which to pad."""
-    bucket = BUCKET if length <= 16 * BUCKET else 4 * BUCKET
+def bucket_of(length: int, width: int) -> int:
+    """Lengths are padded to multiples of this: so coarse that texts share programs, and finer for short texts of wide
+    models, for which computing padding soon costs more than compiling.
+    """
+    if length > 16 * BUCKET:
+        return 4 * BUCKET
+    return BUCKET // 4 if width >= _WIDE and length <= 8 * BUCKET else BUCKET
+
+
+def rounded(length: int, width: int) -> int:
+    """A length up to which to pad, for a model of this width."""
+    bucket = bucket_of(length, width)
     return -(-length // bucket) * bucket
 
 
@@ -189,9 +199,10 @@ def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, alone: int |
     masks = np.random.default_rng(0).integers(0, 2, (512, n)).astype(np.bool_)
     best, least = None, np.inf
     middle = max(1.0, fixed + (kept.sum() + removed.sum()) / 2)
-    sizes = sorted({rounded(longest + add * BUCKET) for add in range(0, 2 + int(3 * middle) // BUCKET)})
+    step = bucket_of(longest, width)
+    sizes = sorted({rounded(longest + add, width) for add in range(0, 2 * step + int(3 * middle), step)})
     if alone is not None:
-        return Packing(min(rounded(longest), alone), 1, fixed, kept, removed)
+        return Packing(min(rounded(longest, width), alone), 1, fixed, kept, removed)
     for capacity in sizes:
         most = 1 << int(np.ceil(np.log2(max(2.0, 1.5 * capacity / middle))))
         tried = Packing(capacity, most, fixed, kept, removed)

@@ -52,7 +52,7 @@ def _template(
     tokens: Tokens, n: int, *, kind: str, move: bool, start: int, width: int, alone: int | None
 ) -> tuple[Template, Packing | None]:
     """The padded template, and how its masks share rows."""
-    length = rounded(len(tokens.tokens))
+    length = rounded(len(tokens.tokens), width)
     if alone is not None and kind != "packed":
         length = min(length, alone)
     packing = None
