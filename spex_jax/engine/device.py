@@ -214,10 +214,8 @@ class DeviceFunction:
         if analysis is None:
             return 0.0
         taken = float(analysis.temp_size_in_bytes + (1 + _IN_FLIGHT) * analysis.output_size_in_bytes)
-        if (
-            jax.devices()[0].platform == "cpu"
-        ):  # where a product copies its larger factor, which the analysis leaves out
-            taken += largest_product(traced.jaxpr)
+        if jax.devices()[0].platform == "cpu":  # a product copies what it reads, which the analysis leaves out
+            taken += 2 * largest_product(traced.jaxpr)
         return taken
 
     def _check_shape(self, traced: Any, rows: int) -> None:
