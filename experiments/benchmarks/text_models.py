@@ -91,21 +91,33 @@ def load(flag: flags.FlagHolder) -> tuple[Any, Any]:
     return models.load(flag.value)
 
 
-def eager_loop(value_fn: Any, folder: str, masks: np.ndarray) -> Callable[[], np.ndarray] | None:
-    """The batched loop of transformers in PyTorch over ablated token ids; None where PyTorch is not installed."""
+def pytorch() -> tuple[Any, Any] | None:
+    """The modules torch and transformers; None where PyTorch is not installed."""
     try:
         import torch
         import transformers
     except ImportError:
         return None
-    if not transformers.utils.is_torch_available():
-        return None
-    model = transformers.AutoModel.from_pretrained(folder).eval()
+    return (torch, transformers) if transformers.utils.is_torch_available() else None
+
+
+def ablated_ids(value_fn: Any, masks: np.ndarray) -> np.ndarray:
+    """Token ids [M, L] with removed units replaced in their place, without padding."""
     template = value_fn.fn.template
     length = int((np.asarray(template.branch) >= 0).sum())
     unit = np.asarray(template.unit)[:length]
     kept = (unit < 0) | masks[:, np.maximum(unit, 0)]
-    ids = np.where(kept, np.asarray(template.tokens)[:length], np.asarray(template.stand_in)[:length])
+    return np.where(kept, np.asarray(template.tokens)[:length], np.asarray(template.stand_in)[:length])
+
+
+def eager_loop(value_fn: Any, folder: str, masks: np.ndarray) -> Callable[[], np.ndarray] | None:
+    """The batched loop of transformers in PyTorch over ablated token ids; None where PyTorch is not installed."""
+    found = pytorch()
+    if found is None:
+        return None
+    torch, transformers = found
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    ids = ablated_ids(value_fn, masks)
     head = value_fn.fn.model.params["head"]["classes"]
     weight, bias = (torch.from_numpy(np.array(head[name])) for name in ("weight", "bias"))
 
@@ -307,13 +319,10 @@ def needed_flops(config: DecoderConfig, length: float, before: float = 0) -> flo
 
 def transformers_loop(model: Decoder, value_fn: Any, masks: np.ndarray) -> Callable[[], Any] | None:
     """The eager batched loop of transformers with the same weights and ablated tokens (removal "mask")."""
-    try:
-        import torch
-        import transformers
-    except ImportError:
+    found = pytorch()
+    if found is None:
         return None
-    if not transformers.utils.is_torch_available():
-        return None
+    torch, transformers = found
     c = model.config
     config = transformers.LlamaConfig(
         vocab_size=c.vocab_size,
@@ -328,11 +337,7 @@ def transformers_loop(model: Decoder, value_fn: Any, masks: np.ndarray) -> Calla
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.device(device):
         theirs = transformers.LlamaForCausalLM(config).to(torch.bfloat16).eval()
-    template = value_fn.fn.template
-    length = int((np.asarray(template.branch) >= 0).sum())
-    unit = np.asarray(template.unit)[:length]
-    kept = (unit < 0) | masks[:, np.maximum(unit, 0)]
-    ids = np.where(kept, np.asarray(template.tokens)[:length], np.asarray(template.stand_in)[:length])
+    ids = ablated_ids(value_fn, masks)
 
     def run() -> list[float]:
         found: list[float] = []

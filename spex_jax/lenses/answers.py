@@ -41,15 +41,10 @@ def answer_of(tokenizer: Any, prompt: Prompt, given: Any, vocab_size: int, role:
     if isinstance(given, str):
         if not given:
             raise ValueError(f"{role} is an empty text; give an answer, or leave target out for the model's own")
-        added = len(prompt.offsets) - len(encode(tokenizer, prompt.text, special=not prompt.chat)[0])  # a BOS
         together, offsets = encode(tokenizer, prompt.text + given, special=not prompt.chat)
-        own = [int(i) for i in prompt.ids[added:]]
+        own = prompt.ids[prompt.begun :].tolist()
         cut = next((i for i, (start, end) in enumerate(offsets) if end > len(prompt.text) and end > start), len(own))
-        if (
-            together[:cut] == own[:cut]
-            and offsets[cut:]
-            and min(start for start, _ in offsets[cut : cut + 1]) >= len(prompt.text)
-        ):
+        if together[:cut] == own[:cut] and offsets[cut:] and offsets[cut][0] >= len(prompt.text):
             inside = [end > start for start, end in offsets[cut:]]  # not an EOS that the tokenizer adds
             ids = [token for token, real in zip(together[cut:], inside, strict=True) if real]
         else:

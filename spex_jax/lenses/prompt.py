@@ -24,6 +24,7 @@ class Prompt:
       spans, names: of the units.
       noun: what a unit is called.
       chat: whether a template rendered it.
+      begun: whether its first token was added, where the tokenizer itself adds none.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Prompt:
     names: list[str]
     noun: str
     chat: bool
+    begun: bool
 
     @property
     def n(self) -> int:
@@ -181,7 +183,8 @@ def read_prompt(
     if units == "turn" and (not chat or within is not None):
         raise ValueError("units='turn' needs messages, and no within=")
     ids, offsets = encode(tokenizer, text, special=not chat)
-    if begin is not None and not chat and (not ids or ids[0] != begin):
+    begun = begin is not None and not chat and (not ids or ids[0] != begin)
+    if begin is not None and begun:
         ids, offsets = [begin, *ids], [(0, 0), *offsets]
 
     given = not isinstance(units, str | re.Pattern)
@@ -224,4 +227,5 @@ def read_prompt(
         names=names,
         noun=noun,
         chat=chat,
+        begun=begun,
     )

@@ -69,6 +69,11 @@ def _template(
     return made, packing
 
 
+def _width(n: int) -> int:
+    """Columns of the masks, so that texts of similar length share one program."""
+    return -(-n // BUCKET) * BUCKET
+
+
 def _padded(values: Sequence[float], dtype: type) -> jax.Array:
     """To a power of two, so that answers of similar length share one program."""
     size = 1 << (len(values) - 1).bit_length()
@@ -169,7 +174,7 @@ def text(
         prompt.n,
         names=prompt.names,
         on_device=True,
-        width=-(-prompt.n // BUCKET) * BUCKET,
+        width=_width(prompt.n),
         packing=packing,
         details={
             "text": prompt.text,
@@ -268,7 +273,7 @@ def _of_classes(
         contrast=jnp.asarray(0, jnp.int32),
         value=value,
     )
-    width = -(-prompt.n // BUCKET) * BUCKET
+    width = _width(prompt.n)
     batch = [np.ones((1, width), np.bool_)]
     if packing is not None:
         used = np.arange(packing.slots)[None] == 0

@@ -84,7 +84,7 @@ def class_names(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
 
-def _rope(config: Mapping[str, Any], given: Mapping[str, Any] | None, theta: float) -> Rope:
+def _rope(given: Mapping[str, Any] | None, theta: float) -> Rope:
     """Of config.json's "rope_scaling" and "rope_theta", or its newer "rope_parameters"."""
     given = given or {}
     theta = float(given.get("rope_theta", theta))
@@ -126,7 +126,7 @@ def _decoder(config: Mapping[str, Any], **options: Any) -> DecoderConfig:
         "attention_scale": width**-0.5,
     }
     if "ropes" not in options:
-        values["ropes"] = (_rope(config, given, theta),)
+        values["ropes"] = (_rope(given, theta),)
     return DecoderConfig(**{**values, **options})
 
 
@@ -171,53 +171,45 @@ def _qwen(checkpoint: Checkpoint, config: Mapping[str, Any], model_axis: int) ->
     return _llama_like(checkpoint, config, _decoder(config, windows=windows), _LLAMA, model_axis)
 
 
+def _gemma_like(
+    checkpoint: Checkpoint, config: Mapping[str, Any], names: dict[str, str], model_axis: int, **options: Any
+) -> tuple[DecoderConfig, Parameters]:
+    """What all Gemmas share: weights of norms around 0, scaled embeddings, tied heads unless it is said otherwise."""
+    c = _decoder(config, norm_offset=1.0, embedding_scale=math.sqrt(config["hidden_size"]), **options)
+    return _llama_like(checkpoint, {"tie_word_embeddings": True, **config}, c, names, model_axis)
+
+
+def _gemma_scores(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of Gemma 2 and 3."""
+    return {
+        "attention_scale": config["query_pre_attn_scalar"] ** -0.5,
+        "attention_softcap": config.get("attn_logit_softcapping"),
+        "logit_softcap": config.get("final_logit_softcapping"),
+    }
+
+
 def _gemma(checkpoint: Checkpoint, config: Mapping[str, Any], model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    config = {"tie_word_embeddings": True, **config}
-    c = _decoder(
-        {**config, "hidden_activation": config.get("hidden_activation") or "gelu_pytorch_tanh"},
-        norm_offset=1.0,
-        embedding_scale=math.sqrt(config["hidden_size"]),
-    )
-    return _llama_like(checkpoint, config, c, _LLAMA, model_axis)
+    activation = config.get("hidden_activation") or "gelu_pytorch_tanh"
+    return _gemma_like(checkpoint, {**config, "hidden_activation": activation}, _LLAMA, model_axis)
 
 
 def _gemma2(checkpoint: Checkpoint, config: Mapping[str, Any], model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    config = {"tie_word_embeddings": True, **config}
-    c = _decoder(
-        config,
-        norm_offset=1.0,
-        embedding_scale=math.sqrt(config["hidden_size"]),
-        attention_scale=config["query_pre_attn_scalar"] ** -0.5,
-        attention_softcap=config.get("attn_logit_softcapping"),
-        logit_softcap=config.get("final_logit_softcapping"),
-        windows=_windows(config, lambda layer: layer % 2 == 0),
-    )
-    return _llama_like(checkpoint, config, c, _GEMMA, model_axis)
+    windows = _windows(config, lambda layer: layer % 2 == 0)
+    return _gemma_like(checkpoint, config, _GEMMA, model_axis, windows=windows, **_gemma_scores(config))
 
 
 def _gemma3(checkpoint: Checkpoint, config: Mapping[str, Any], model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    config = {"tie_word_embeddings": True, **config}
     every = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
     windows = _windows(config, lambda layer: (layer + 1) % every != 0)
     newer = config.get("rope_parameters") or {}
     whole = newer.get("full_attention") or config.get("rope_scaling")
-    local = newer.get("sliding_attention")
     ropes = (
-        _rope(config, whole, config.get("rope_theta", 1_000_000.0)),
-        _rope(config, local, config.get("rope_local_base_freq", 10_000.0)),
+        _rope(whole, config.get("rope_theta", 1_000_000.0)),
+        _rope(newer.get("sliding_attention"), config.get("rope_local_base_freq", 10_000.0)),
     )
-    c = _decoder(
-        config,
-        norm_offset=1.0,
-        embedding_scale=math.sqrt(config["hidden_size"]),
-        attention_scale=config["query_pre_attn_scalar"] ** -0.5,
-        attention_softcap=config.get("attn_logit_softcapping"),
-        logit_softcap=config.get("final_logit_softcapping"),
-        windows=windows,
-        ropes=ropes,
-        rope_of_layer=tuple(int(window > 0) for window in windows),
-    )
-    return _llama_like(checkpoint, config, c, _GEMMA, model_axis)
+    kinds = tuple(int(window > 0) for window in windows)
+    options = {"windows": windows, "ropes": ropes, "rope_of_layer": kinds, **_gemma_scores(config)}
+    return _gemma_like(checkpoint, config, _GEMMA, model_axis, **options)
 
 
 def _gpt2(checkpoint: Checkpoint, config: Mapping[str, Any], model_axis: int) -> tuple[DecoderConfig, Parameters]:

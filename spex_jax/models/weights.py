@@ -58,7 +58,6 @@ class Checkpoint:
             from safetensors import SafetensorError, safe_open
         except ImportError as error:
             raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
-        self._stack = contextlib.ExitStack()
         self._tensors: dict[str, Any] = {}
         with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
             for path in _files(folder):
