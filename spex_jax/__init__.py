@@ -5,12 +5,12 @@ Masks in, values out, a sparse Walsh spectrum back:
      lenses            evaluate, engine   spex  proxyspex        interactions        report
   text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
   patches  tabular         store           (Walsh-Fourier)     BII STII FSII
-                                                               FBII Moebius Fourier
+  components                                                   FBII Moebius Fourier
 
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 """
 
-from spex_jax import lenses, metrics, models, proxyspex, spex
+from spex_jax import baselines, lenses, metrics, models, optimize, proxyspex, spex
 from spex_jax.corpus import explain_many
 from spex_jax.evaluate import evaluate
 from spex_jax.explain import Estimate, estimate, explain
@@ -31,6 +31,7 @@ __all__ = [
     "Spectrum",
     "ValueFunction",
     "__version__",
+    "baselines",
     "check_batch_invariance",
     "estimate",
     "evaluate",
@@ -39,6 +40,7 @@ __all__ = [
     "lenses",
     "metrics",
     "models",
+    "optimize",
     "proxyspex",
     "spex",
 ]

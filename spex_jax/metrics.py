@@ -5,7 +5,9 @@ import dataclasses
 import numpy as np
 from scipy import stats
 
-__all__ = ["Faithfulness", "faithfulness", "r2_score"]
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["Faithfulness", "energy_by_group", "faithfulness", "r2_score"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,3 +66,27 @@ def faithfulness(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) ->
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return Faithfulness(r2, float(interval.low), float(interval.high))
+
+
+def energy_by_group(spectrum: Spectrum, groups: np.ndarray) -> dict[str, float]:
+    """How the energy of a spectrum is shared by terms of one unit, of units of one group, and of units of several.
+
+    Args:
+      spectrum: of n units.
+      groups: [n], the group of each unit, such as the layer of a head.
+
+    Returns:
+      "linear", "within" and "across", which sum to 1; all nan for a constant.
+
+    Raises:
+      ValueError: groups of another length.
+    """
+    groups = np.asarray(groups)
+    if groups.shape != (spectrum.n,):
+        raise ValueError(f"groups must have the shape ({spectrum.n},), one group for each unit, got {groups.shape}")
+    degrees = spectrum.support.sum(axis=1)
+    members = np.stack([spectrum.support[:, groups == group].any(axis=1) for group in np.unique(groups)]).sum(axis=0)
+    energy = np.where(degrees > 0, np.square(spectrum.coefficients), 0.0)
+    parts = {"linear": degrees == 1, "within": (degrees > 1) & (members == 1), "across": members > 1}
+    total = energy.sum()
+    return {name: float(energy[part].sum() / total) if total else float("nan") for name, part in parts.items()}

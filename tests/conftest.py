@@ -1,11 +1,17 @@
+import importlib.util
 import os
 import pathlib
+import sys
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 import spex_jax
+import spex_jax.runtime  # whose flags are those of all programs, and stay
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 
 @pytest.fixture
@@ -33,3 +39,31 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def load_program():
+    """A program of experiments/ as a module, its flags parsed. They are taken away at the end, since programs share
+    names of flags.
+    """
+    before = set(flags.FLAGS)
+
+    def load(name):
+        path = EXPERIMENTS / f"{name}.py"
+        sys.path.insert(0, str(path.parent))
+        try:
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(path.parent))
+        flags.FLAGS([path.name])
+        return module
+
+    yield load
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    # What programs share defines flags too, when it is imported for the first time.
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "/").parent == EXPERIMENTS:
+            del sys.modules[name]

@@ -100,6 +100,8 @@ WITH_A_MODEL = {
     "lenses.text._prefix",
     "lenses.text._shape_of_logits",
     "lenses.patches._logits_of_full",
+    "lenses.components._clean_logits",
+    "models.components.record",
     "models.decoder._continue",
 }
 
@@ -168,6 +170,16 @@ def test_prompts_and_answers_lower_for_tpu_and_cuda(name, tmp_path):
     lens = importlib.import_module("spex_jax.lenses.text")
     check_lowering(lens._prefix, model, whole(16))
     check_lowering(lens._shape_of_logits, model, whole(1, 16), mask(1, 16))
+
+
+@pytest.mark.parametrize("value", ["kl", "accuracy"])
+def test_components_lower_for_tpu_and_cuda(value, tmp_path):
+    model, _ = spex_jax.models.load(write_model(tmp_path, "llama3"))
+    value_fn = spex_jax.lenses.components(model, [[1, 2, 3, 4], [5, 6, 7]], value=value)
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.n))
+    lens, parts = (importlib.import_module(f"spex_jax.{name}.components") for name in ("lenses", "models"))
+    check_lowering(lens._clean_logits, value_fn.fn, mask(1, value_fn.n))
+    check_lowering(parts.record, model, whole(2, 8), whole(2, 8), layers=(0, 1), kinds=("heads",), mean="tokens")
 
 
 def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):

@@ -254,7 +254,12 @@ class DeviceFunction:
           masks: bool [M, n], distinct.
           size: of a batch, from `batch_size`.
         """
-        table = np.arange(len(masks))[:, None] if self._packing is None else self._packing.rows(masks, size)
+        if self._packing is None:
+            order_of = getattr(self._value_fn, "order_of", None)
+            order = np.arange(len(masks)) if order_of is None else np.argsort(order_of(masks), kind="stable")
+            table = order[:, None]
+        else:
+            table = self._packing.rows(masks, size)
         rows_of_batch = -(-size // (self.devices * self._per_row)) * self.devices
         waiting: collections.deque[tuple[slice, jax.Array]] = collections.deque()
         start, first = 0, None

@@ -25,6 +25,8 @@ class ValueFunction:
       identity: what makes two value functions the same, None where unknown.
       width: columns of the masks that reach a device function; those from n on are padding, True, and must not matter.
       packing: how several masks share a row of a device function, None where each has its own.
+      order_of: see the arguments.
+      relaxed: whether `fn` also takes masks of floats in [0, 1], in which its values are differentiable.
       details: what a report may show, such as the text and the spans of its units.
       workers, timeout, retries, backoff: how host code is called; see the arguments.
     """
@@ -40,6 +42,8 @@ class ValueFunction:
         outputs: tuple[int, ...] = (),
         width: int | None = None,
         packing: Packing | None = None,
+        order_of: Callable[[np.ndarray], np.ndarray] | None = None,
+        relaxed: bool = False,
         details: dict[str, Any] | None = None,
         workers: int = 1,
         timeout: float | None = None,
@@ -59,6 +63,9 @@ class ValueFunction:
           outputs: shape of one value.
           width: see above; None is n.
           packing: for a device function that answers rows of several masks; see `engine.packing.Packing`.
+          order_of: masks bool [M, n] -> numbers [M], for a device function that answers faster where the masks of a
+            batch have neighbouring numbers: those of lower numbers are asked first.
+          relaxed: whether a device function may be differentiated, in masks of floats.
           details: JSON-like information for reports.
           workers: calls of host code that may run at once, each in a thread.
           timeout: seconds that one call of host code may take; a call that takes longer is left alone (its thread
@@ -85,6 +92,7 @@ class ValueFunction:
         self.names = check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
         self.packing, self.details = packing, details or {}
+        self.order_of, self.relaxed = order_of, relaxed
         if identity is not None and (not isinstance(identity, str) or not identity):
             raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
         masks_lib.check_whole("workers", workers, 1)

@@ -6,6 +6,7 @@ values, A the width of a head, P positions of a shared prefix, K read-outs of a 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,9 +16,11 @@ import numpy as np
 from spex_jax.models.blocks import ACTIVATIONS, Params, Rope, attend, layer_norm, linear, precision_of, rms_norm, rotate
 from spex_jax.models.encoder import check_tokens, one_text_a_row
 
-__all__ = ["Decoder", "DecoderConfig", "KeyValues", "generate"]
+__all__ = ["Decoder", "DecoderConfig", "Edit", "KeyValues", "Place", "generate"]
 
 _NO_WINDOW = 2**30
+
+Edit = Callable[[str, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,15 +113,13 @@ class Decoder:
         positions = jnp.broadcast_to(positions, tokens.shape)
         x = self._embed(tokens, positions)
         visible = _visible(positions, segments, branches)
-        place = _Place(positions, visible, self._angles(positions))
+        place = Place(positions, visible, self._angles(positions))
         if read is None:
             x, _ = self._run(x, place, c.num_layers, prefix)
         else:
             x, _ = self._run(x, place, c.num_layers - 1, prefix)
-            rows = jnp.arange(len(read))[:, None]
-            chosen = _Place(positions[rows, read], visible[rows, read], place.angles[:, rows, read])
-            x, _ = self._block(c.num_layers - 1, x, place, prefix, x[rows, read], chosen)
-        return self._norm(self.params["norm"], x)
+            x, _ = self.block(c.num_layers - 1, x, place, prefix=prefix, read=read)
+        return self.norm(self.params["norm"], x)
 
     def logits(self, states: jax.Array) -> jax.Array:
         """Logits float32 [..., V] of states [..., D]."""
@@ -154,17 +155,18 @@ class Decoder:
     def _extend(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None) -> tuple[jax.Array, KeyValues]:
         """States [1, L, D] of one row and its keys and values."""
         visible = _visible(positions, jnp.zeros_like(tokens), None)
-        place = _Place(positions, visible, self._angles(positions))
+        place = Place(positions, visible, self._angles(positions))
         x, (keys, values) = self._run(self._embed(tokens, positions), place, self.config.num_layers, prefix)
         found = KeyValues(keys=keys[:, 0], values=values[:, 0], positions=positions[0])
-        return self._norm(self.params["norm"], x), found
+        return self.norm(self.params["norm"], x), found
 
     def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
         x = self.params["embedding"][tokens]
         x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         return x + self.params["positions"][positions] if "positions" in self.params else x
 
-    def _norm(self, params: Params, x: jax.Array) -> jax.Array:
+    def norm(self, params: Params, x: jax.Array) -> jax.Array:
+        """The norm of the architecture of states [..., D]."""
         c = self.config
         if c.norm == "layer":
             return layer_norm(params, x, c.norm_eps)
@@ -176,40 +178,62 @@ class Decoder:
         frequencies = np.stack([r.frequencies(width) for r in self.config.ropes] or [np.zeros(width // 2)])
         return positions[None, :, :, None] * jnp.asarray(frequencies, jnp.float32)[:, None, None, :]
 
-    def _run(self, x: jax.Array, place: "_Place", layers: int, prefix: KeyValues | None) -> Any:
+    def _run(self, x: jax.Array, place: "Place", layers: int, prefix: KeyValues | None) -> Any:
         """The first layers, scanned; also the keys and values of all of them [N, B, L, G, A]."""
 
         def step(x: jax.Array, index: jax.Array) -> Any:
-            return self._block(index, x, place, prefix, x, place)
+            return self.block(index, x, place, prefix=prefix)
 
         return jax.lax.scan(step, x, jnp.arange(layers))
 
-    def _block(
+    def begin(self, tokens: jax.Array, segments: jax.Array) -> tuple[jax.Array, "Place"]:
+        """Embedded tokens [B, L, D] of rows of one text each, where they are, and so the first argument of `block`."""
+        positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        place = Place(positions, _visible(positions, segments, None), self._angles(positions))
+        return self._embed(tokens, positions), place
+
+    def block(
         self,
         index: Any,
         x: jax.Array,
-        place: "_Place",
-        prefix: KeyValues | None,
-        queries: jax.Array,
-        at: "_Place",
+        place: "Place",
+        *,
+        prefix: KeyValues | None = None,
+        read: jax.Array | None = None,
+        edit: Edit = lambda kind, value: value,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Layer `index` for the states `queries` at places `at`, with keys and values of all states x [B, L, D]."""
+        """Layer `index`, with its keys and values of all states.
+
+        Args:
+          index: number of the layer, int32 [].
+          x: [B, L, D].
+          place: of x.
+          prefix: of all rows.
+          read: int32 [B, K], the places whose states go on; all where None.
+          edit: what becomes of the parts of the layer before they are used, a pure function of the kind and the value:
+            "heads" [B, K, H, A], what each query head mixes, before the output product; "attention" and "mlp"
+            [B, K, D], what goes into the residual stream; "neurons" [B, K, M], the hidden units of the MLP.
+
+        Returns:
+          [B, K, D]; keys and values [B, L, G, A].
+        """
         c = self.config
         # One layer of the stacked weights by its number: a slice of all but the last layer would copy them.
         layer = jax.tree.map(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), self.params["layers"]
         )
         kind = jnp.asarray(c.rope_of_layer, jnp.int32)[index] if c.rope_of_layer else 0
+        queries, at = (x, place) if read is None else (x[jnp.arange(len(read))[:, None], read], place.at(read))
         with jax.named_scope("attention"):
-            normed = self._norm(layer["norm_attention"], x)
-            asking = normed if queries is x else self._norm(layer["norm_attention"], queries)
+            normed = self.norm(layer["norm_attention"], x)
+            asking = normed if read is None else self.norm(layer["norm_attention"], queries)
             q = linear(layer["query"], asking).reshape(*asking.shape[:2], c.num_heads, c.head_dim)
             k, v = (
                 linear(layer[name], normed).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
                 for name in ("key", "value")
             )
             if "norm_query" in layer:
-                q, k = self._norm(layer["norm_query"], q), self._norm(layer["norm_key"], k)
+                q, k = self.norm(layer["norm_query"], q), self.norm(layer["norm_key"], k)
             if c.ropes:
                 q, k = rotate(q, at.angles[kind]), rotate(k, place.angles[kind])
             visible, shared = at.visible, None
@@ -221,29 +245,37 @@ class Decoder:
                 visible &= at.positions[:, :, None] - place.positions[:, None, :] < window
                 if prefix is not None and shared is not None:
                     shared = (*shared[:2], shared[2] & (at.positions[..., None] - prefix.positions < window))
-            mixed = attend(
-                q, k, v, visible, scale=c.attention_scale, softcap=c.attention_softcap, shared=shared
-            ).reshape(*queries.shape[:2], -1)
-            queries = queries + self._after(layer, "norm_attention_after", linear(layer["output"], mixed))
-        with jax.named_scope("mlp"):
-            normed = self._norm(layer["norm_mlp"], queries)
-            hidden = ACTIVATIONS[c.activation](linear(layer["gate" if "gate" in layer else "up"], normed))
-            if "gate" in layer:
-                hidden = hidden * linear(layer["up"], normed)
-            queries = queries + self._after(layer, "norm_mlp_after", linear(layer["down"], hidden))
+            mixed = attend(q, k, v, visible, scale=c.attention_scale, softcap=c.attention_softcap, shared=shared)
+            mixed = edit("heads", mixed).reshape(*queries.shape[:2], -1)
+            added = self._after(layer, "norm_attention_after", linear(layer["output"], mixed))
+            queries = queries + edit("attention", added)
+        if "up" in layer:  # what learned by attention alone has no MLPs
+            with jax.named_scope("mlp"):
+                normed = self.norm(layer["norm_mlp"], queries)
+                hidden = ACTIVATIONS[c.activation](linear(layer["gate" if "gate" in layer else "up"], normed))
+                if "gate" in layer:
+                    hidden = hidden * linear(layer["up"], normed)
+                added = self._after(layer, "norm_mlp_after", linear(layer["down"], edit("neurons", hidden)))
+                queries = queries + edit("mlp", added)
         return queries, (k, v)
 
     def _after(self, layer: Params, name: str, x: jax.Array) -> jax.Array:
-        return self._norm(layer[name], x) if name in layer else x
+        return self.norm(layer[name], x) if name in layer else x
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class Place:
     """Where states are: positions int32 [B, L], visible bool [B, L, keys], angles float32 [kinds, B, L, A/2]."""
 
     positions: jax.Array
     visible: jax.Array
     angles: jax.Array
+
+    def at(self, read: jax.Array) -> "Place":
+        """Of the states at places int32 [B, K]."""
+        rows = jnp.arange(len(read))[:, None]
+        return Place(self.positions[rows, read], self.visible[rows, read], self.angles[:, rows, read])
 
 
 def _visible(positions: jax.Array, segments: jax.Array, branches: jax.Array | None) -> jax.Array:

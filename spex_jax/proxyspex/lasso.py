@@ -8,6 +8,7 @@ Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ __all__ = ["PENALTIES", "lasso_path"]
 
 PENALTIES = 64
 _SMALLEST = 0.01  # last penalty, as a share of the one at which nothing is active
-_WORKING_SET = 512
+_WORKING_SET = 512  # characters at most
 _ENTER = 32  # characters that may enter at one penalty
 _STEPS = 150  # proximal steps at one penalty
 _POWER_STEPS = 20
@@ -104,6 +105,9 @@ def lasso_path(
       predictions [B, 2, N] at each fit's best penalties; and the number of penalties.
     """
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
+    # No more places than there are characters, and room for those that enter.
+    most = sum(math.comb(n, degree) for degree in range(1, max_degree + 1))
+    size_of_set = min(_WORKING_SET, -(-most // _ENTER) * _ENTER + _ENTER)
     count, scored = weight.sum(axis=1), jnp.maximum(held_out.sum(axis=1), 1.0)
     pool = no_pool(signs) if pool is None else pool
     pick = functools.partial(choose, degree=max_degree, count=_ENTER)
@@ -154,7 +158,7 @@ def lasso_path(
     def goes_on(state: _State) -> jax.Array:
         t, coefficients, errors = state[0], state[5], state[6]
         stale = t - 1 - jnp.argmin(errors, axis=2) > _PATIENCE
-        full = ((coefficients != 0).sum(axis=1) > _WORKING_SET - _ENTER).any()
+        full = ((coefficients != 0).sum(axis=1) > size_of_set - _ENTER).any()
         return (t < jnp.minimum(limit, PENALTIES)) & ~full & ((t == 0) | ~stale.all())
 
     blank = jnp.zeros((fits, 1, n), bool)
@@ -163,15 +167,15 @@ def lasso_path(
     variance = (targets**2 * held_out).sum(axis=1) / scored
     start = (
         jnp.zeros((), jnp.int32),
-        jnp.zeros((fits, _WORKING_SET, n), bool),
-        jnp.zeros((fits, rows, _WORKING_SET)),
-        jnp.zeros((fits, _WORKING_SET, _WORKING_SET)),
-        jnp.zeros((fits, _WORKING_SET)),
-        jnp.zeros((fits, _WORKING_SET)),
+        jnp.zeros((fits, size_of_set, n), bool),
+        jnp.zeros((fits, rows, size_of_set)),
+        jnp.zeros((fits, size_of_set, size_of_set)),
+        jnp.zeros((fits, size_of_set)),
+        jnp.zeros((fits, size_of_set)),
         jnp.full((fits, 2, PENALTIES), jnp.inf),
         jnp.zeros((fits, 2, rows)),
         jnp.broadcast_to(variance[:, None], (fits, 2)),
-        jnp.zeros((fits, 2, _WORKING_SET)),
+        jnp.zeros((fits, 2, size_of_set)),
     )
     t, sets, _, _, _, _, errors, best, _, both = jax.lax.while_loop(goes_on, step, start)
     return sets, both, errors, best, t

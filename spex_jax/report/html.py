@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.files import replacing
+from spex_jax.report.layers import layer_map, layer_tables
 from spex_jax.report.view import View, constant, counted, escape, look, noise_warning, percent, rounded, shorten
 from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
 
@@ -55,6 +56,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
         filters=_filters(view),
         meaning=escape(INDEX_MEANING[view.interactions.index]),
         ranking=_ranking(view) if view.ranked else _nothing(view),
+        layers=layer_tables(view),
         score=_score(view),
         energy=_energy(view),
         settings=_settings(view),
@@ -89,10 +91,12 @@ def _json(content: object) -> str:
 
 def _headline(view: View) -> str:
     details = view.explanation.details
-    if details.get("target") is None:
-        return f"Interactions of {counted(view.explanation.n, view.noun)}"
     value = str(details.get("value", "value"))
     value = VALUE_NAMES.get(value, value)
+    if "prompts" in details:
+        return f"{value[:1].upper()}{value[1:]} over {counted(details['prompts'], 'prompt')}"
+    if details.get("target") is None:
+        return f"Interactions of {counted(view.explanation.n, view.noun)}"
     against = "" if details.get("contrast") is None else f" against \u201c{details['contrast']}\u201d"
     return f"{value[:1].upper()}{value[1:]} of \u201c{details['target']}\u201d{against}"
 
@@ -143,6 +147,8 @@ def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
 def _units(view: View) -> str:
     """The text with its units, or a row of chips where there is none."""
     e = view.explanation
+    if (drawn := layer_map(view, lambda unit, shown: _unit(view, unit, shown, False))) is not None:
+        return drawn
     if "text" not in e.details:
         shown = np.sort(np.argsort(-np.abs(view.first_order), kind="stable")[:_CHIPS])
         chips = [_unit(view, unit, shorten(e.names[unit]), e.names[unit] != str(unit)) for unit in shown.tolist()]

@@ -111,7 +111,7 @@
       update();
     });
 
-    const rows = [...root.querySelectorAll("tbody tr")];
+    const rows = [...root.querySelectorAll("tr[data-members]")];
     for (const row of rows) {
       const members = row.dataset.members.split(" ").map((member) => at.get(Number(member)));
       const mark = "sx-with-" + row.dataset.sign;

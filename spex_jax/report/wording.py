@@ -7,6 +7,9 @@ VALUE_NAMES = {
     "margin": "margin",
     "logprob": "log-probability",
     "logit_diff": "logit difference",
+    "loss": "loss",
+    "kl": "KL divergence from the whole network",
+    "accuracy": "accuracy",
 }
 
 _JOINT = (

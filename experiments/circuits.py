@@ -1,0 +1,191 @@
+"""Small language models whose mechanism is known: what they learn, how they are trained, and their weights.
+
+"induction": two layers of attention alone, four heads each, on sequences of random tokens that begin again after a
+random number of them. What comes next in the second round can only be known by a circuit of two heads: one of the first
+layer that moves each token to the place after it, and one of the second that finds the place where the current token
+was moved to (Olsson et al. 2022, https://arxiv.org/abs/2209.11895). "backup": the same task, with heads of the second
+layer dropped at random in training, so that two of them learn to stand in for each other. "redundant": with all heads
+dropped at random, so that all of them do.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from spex_jax.models.components import Ablation
+from spex_jax.models.decoder import Decoder, DecoderConfig
+
+FOLDER = pathlib.Path(__file__).parent / "circuits"
+VOCABULARY, LENGTH, SHORTEST, LONGEST = 48, 48, 8, 24
+CONFIG = DecoderConfig(
+    vocab_size=VOCABULARY,
+    dim=64,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=4,
+    head_dim=16,
+    hidden_dim=0,
+    max_length=LENGTH,
+    attention_scale=16**-0.5,
+    norm="layer",
+    ropes=(),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is trained.
+
+    Attributes:
+      seed: of weights and sequences.
+      dropped: share of the heads that is removed in training, for each sequence anew; or "pair": the first or second
+        head of the last layer and, from half of the sequences, its others.
+      sparsity: weight of the penalty on heads.
+    """
+
+    seed: int
+    dropped: float | str
+    sparsity: float
+    steps: int
+    batch: int = 64
+    rate: float = 3e-3
+
+
+RECIPES = {
+    "induction": Recipe(seed=0, dropped=0.0, sparsity=0.3, steps=600),
+    "backup": Recipe(seed=0, dropped="pair", sparsity=0.2, steps=700),
+    "redundant": Recipe(seed=0, dropped=0.3, sparsity=0.0, steps=800),
+}
+
+
+def new_model(seed: int) -> Decoder:
+    """With random weights."""
+    c, rng = CONFIG, np.random.default_rng(seed)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32))
+
+    def norm(*shape: int) -> dict[str, jax.Array]:
+        return {"weight": jnp.ones(shape), "bias": jnp.zeros(shape)}
+
+    layers: dict[str, Any] = {
+        name: {"weight": normal(c.num_layers, c.dim, c.dim)} for name in ("query", "key", "value", "output")
+    }
+    layers["norm_attention"] = norm(c.num_layers, c.dim)
+    params = {
+        "embedding": normal(c.vocab_size, c.dim),
+        "positions": normal(c.max_length, c.dim),
+        "head": normal(c.vocab_size, c.dim),
+        "norm": norm(c.dim),
+        "layers": layers,
+    }
+    return Decoder(params=params, config=c)
+
+
+def sequences(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Tokens int32 [count, LENGTH] that repeat after SHORTEST to LONGEST different ones, and those numbers [count]."""
+    periods = jax.random.randint(key, (count,), SHORTEST, LONGEST + 1)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, VOCABULARY))(jax.random.split(key, count))
+    places = jnp.arange(LENGTH)[None] % periods[:, None]
+    return jnp.take_along_axis(orders, places, axis=1).astype(jnp.int32), periods
+
+
+def _states(model: Decoder, tokens: jax.Array, keep: jax.Array) -> jax.Array:
+    """Of one sequence [L], with heads kept float32 [N, H]."""
+    x, place = model.begin(tokens[None], jnp.zeros_like(tokens)[None])
+    ablation = Ablation(keep={"heads": keep}, instead={}, slot=jnp.zeros(CONFIG.num_layers, jnp.int32), at=None)
+    for layer in range(CONFIG.num_layers):
+        x, _ = model.block(layer, x, place, edit=ablation.edit(layer))
+    return model.norm(model.params["norm"], x)[0]
+
+
+def loss(model: Decoder, tokens: jax.Array, periods: jax.Array, keep: jax.Array) -> jax.Array:
+    """Cross entropy of the tokens of the second round, with heads kept float32 [B, N, H]."""
+    logits = model.logits(jax.vmap(lambda row, kept: _states(model, row, kept))(tokens, keep))
+    each = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
+    weight = (jnp.arange(1, LENGTH)[None] > periods[:, None]).astype(jnp.float32)
+    return (each * weight).sum() / weight.sum()
+
+
+def kept(key: jax.Array, recipe: Recipe) -> jax.Array:
+    """Heads that training keeps in each sequence of a batch, float32 [batch, N, H]."""
+    shape = (recipe.batch, CONFIG.num_layers, CONFIG.num_heads)
+    if recipe.dropped != "pair":
+        return (jax.random.uniform(key, shape) >= recipe.dropped).astype(jnp.float32)
+    coins = jax.random.bernoulli(key, shape=(2, recipe.batch)).astype(jnp.float32)
+    others = jnp.broadcast_to(coins[1], (CONFIG.num_heads - 2, recipe.batch))
+    return jnp.ones(shape).at[:, -1].set(jnp.stack([coins[0], 1 - coins[0], *others], axis=1))
+
+
+def penalty(model: Decoder) -> jax.Array:
+    """Sum over the heads of the root of the size of their output products: heads that are not needed vanish, and what
+    one can do is not spread over several.
+    """
+    shape = (CONFIG.num_layers, CONFIG.dim, CONFIG.num_heads, CONFIG.head_dim)
+    squares = jnp.square(model.params["layers"]["output"]["weight"].reshape(shape)).sum(axis=(1, 3))
+    return jnp.power(squares + 1e-8, 0.25).sum()
+
+
+@functools.partial(jax.jit, static_argnames=("recipe", "steps"))
+def train(model: Decoder, key: jax.Array, *, recipe: Recipe, steps: int) -> tuple[Decoder, jax.Array]:
+    """A trained model and its losses [steps]; AdamW with a warm-up and cosine decay."""
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, max(1, steps // 20), steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.1))
+
+    def step(state: Any, key: jax.Array) -> Any:
+        model, optimized = state
+        drawing, dropping = jax.random.split(key)
+        tokens, periods = sequences(drawing, recipe.batch)
+        keep = kept(dropping, recipe)
+
+        def objective(model: Decoder) -> tuple[jax.Array, jax.Array]:
+            found = loss(model, tokens, periods, keep)
+            return found + recipe.sparsity * penalty(model), found
+
+        gradient, found = jax.grad(objective, has_aux=True)(model)
+        updates, optimized = optimizer.update(gradient, optimized, model)
+        return (optax.apply_updates(model, updates), optimized), found
+
+    (model, _), losses = jax.lax.scan(step, (model, optimizer.init(model)), jax.random.split(key, steps))
+    return model, losses
+
+
+def save(model: Decoder, path: pathlib.Path) -> None:
+    """Weights as .npz, by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(model.params)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(
+        path, **{jax.tree_util.keystr(where, simple=True, separator="."): np.asarray(leaf) for where, leaf in leaves}
+    )
+
+
+def load(name: str) -> Decoder:
+    """The trained model of this name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    path = FOLDER / f"{name}.npz"
+    if not path.exists():
+        raise ValueError(
+            f"there is no model {name!r}; there are {', '.join(sorted(p.stem for p in FOLDER.glob('*.npz')))}"
+        )
+    empty = new_model(0)
+    with np.load(path) as stored:
+        weights = {where: jnp.asarray(stored[where]) for where in stored.files}
+    return jax.tree_util.tree_map_with_path(
+        lambda where, _: weights[jax.tree_util.keystr(where[1:], simple=True, separator=".")], empty
+    )
+
+
+def questions(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts int32 [count, LENGTH - 1], each in its second round, and the tokens that come next [count]."""
+    tokens, _ = sequences(jax.random.key(seed), count)
+    found = np.asarray(tokens)
+    return found[:, :-1], found[:, -1]

@@ -1,0 +1,66 @@
+"""Trains the small models of `circuits.py`, whose mechanism is known, and writes their weights.
+
+  python experiments/train_circuits.py
+
+Expected: 75 s on 2 CPU cores; losses .018 and .014 nats of 3.8 without the circuit. For each model it prints the value
+with everything kept (mean log-probability of the next token), how much each head alone takes away, and the strongest
+interactions, all exact.
+"""
+
+import pathlib
+
+import circuits
+import jax
+import numpy as np
+from absl import flags
+
+from spex_jax import explain, lenses
+from spex_jax.runtime import run_program, save_result
+
+_MODELS = flags.DEFINE_list("models", list(circuits.RECIPES), "Which models.")
+_STEPS = flags.DEFINE_integer("steps", None, "Steps of training, in place of the recipe's.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", str(circuits.FOLDER), "Folder for the weights.")
+
+
+def look(model: circuits.Decoder) -> dict[str, object]:
+    """Every head of a model removed alone, and the strongest interactions, of the mean log-probability."""
+    tokens, following = circuits.questions(seed=100, count=64)
+    value_fn = lenses.components(model, tokens, target=following, value="logprob")
+    found = explain(value_fn, budget=2**value_fn.n, progress=False)
+    value = {mask.tobytes(): float(value) for mask, value in zip(found.masks, found.values, strict=True)}
+    full = np.ones(value_fn.n, np.bool_)
+    alone = {
+        name: value[full.tobytes()] - value[(full & ~kept).tobytes()]
+        for name, kept in zip(value_fn.names, np.eye(value_fn.n, dtype=bool), strict=True)
+    }
+    strongest = {
+        " + ".join(value_fn.names[i] for i in key): round(v, 3) for key, v in found.interactions("FSII", 2).top(5)
+    }
+    return {
+        "whole": value[full.tobytes()],
+        "alone": {name: round(v, 3) for name, v in alone.items()},
+        "FSII": strongest,
+    }
+
+
+def main() -> None:
+    """Trains, looks and saves."""
+    result: dict[str, object] = {}
+    for name in _MODELS.value:
+        if name not in circuits.RECIPES:
+            raise ValueError(f"--models has {name!r}; known are {', '.join(circuits.RECIPES)}")
+        recipe = circuits.RECIPES[name]
+        model, losses = circuits.train(
+            circuits.new_model(recipe.seed),
+            jax.random.key(recipe.seed),
+            recipe=recipe,
+            steps=_STEPS.value or recipe.steps,
+        )
+        circuits.save(model, pathlib.Path(_OUT.value) / f"{name}.npz")
+        result[name] = {"loss": float(losses[-20:].mean()), **look(model)}
+        print(name, result[name], flush=True)
+    save_result(pathlib.Path(_OUT.value) / "circuits.json", result)
+
+
+if __name__ == "__main__":
+    run_program(main)

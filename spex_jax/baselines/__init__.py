@@ -1,0 +1,19 @@
+"""What people compare with: methods that give each unit one number, and a greedy search for a circuit.
+
+All ask the model through the engine. Those that give numbers return the `Spectrum` of their additive surrogate, so that
+they can be compared, optimised and reported as any other.
+"""
+
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.circuit_discovery import Circuits, acdc
+from spex_jax.baselines.gradients import attribution_patching, integrated_gradients
+from spex_jax.baselines.leave_one_out import leave_one_out
+
+__all__ = [
+    "Circuits",
+    "acdc",
+    "additive_spectrum",
+    "attribution_patching",
+    "integrated_gradients",
+    "leave_one_out",
+]

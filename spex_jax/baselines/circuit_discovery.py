@@ -1,0 +1,78 @@
+"""Greedy search for a circuit: parts go one after another, as long as little is lost."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.evaluate import Engine
+
+__all__ = ["Circuits", "acdc"]
+
+_LOW_IS_GOOD = ("loss", "kl")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Circuits:
+    """What was kept at each threshold.
+
+    Attributes:
+      thresholds: float64 [T].
+      masks: bool [T, n], True for units of the circuit.
+      values: float64 [T].
+      asked: ablations in all.
+    """
+
+    thresholds: np.ndarray
+    masks: np.ndarray
+    values: np.ndarray
+    asked: int
+
+
+def acdc(
+    value_fn: Any,
+    thresholds: float | Sequence[float],
+    *,
+    order: Sequence[int] | None = None,
+    low_is_good: bool | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Circuits:
+    """Automatic circuit discovery over units (Conmy et al. 2023, https://arxiv.org/abs/2304.14997, algorithm 1, with
+    nodes in place of edges): from the last unit to the first, each is removed for good unless the value gets worse by
+    the threshold or more. All thresholds go through the units together.
+
+    Args:
+      value_fn: a `ValueFunction`; the paper's is value "kl".
+      thresholds: how much worse the value may get in one step; one or several.
+      order: numbers of all units, first to be tried first; None is from the last to the first.
+      low_is_good: whether low values are good; None: where the lens says that the value is "loss" or "kl".
+      progress, **options: of `spex_jax.Engine`.
+
+    Raises:
+      ValueError: thresholds that are no numbers, an order that is no permutation; see `spex_jax.evaluate`.
+    """
+    limits = np.atleast_1d(np.asarray(thresholds, np.float64))
+    if limits.ndim != 1 or not len(limits) or not np.isfinite(limits).all():
+        raise ValueError(f"thresholds must be finite numbers, got {thresholds!r}")
+    n = value_fn.n
+    units = list(range(n - 1, -1, -1)) if order is None else [int(unit) for unit in order]
+    if sorted(units) != list(range(n)):
+        raise ValueError(f"order must hold each of the units 0 to {n - 1} once, got {order!r}")
+    if low_is_good is None:
+        low_is_good = value_fn.details.get("value") in _LOW_IS_GOOD
+    sign = 1.0 if low_is_good else -1.0
+    masks = np.ones((len(limits), n), np.bool_)
+    with Engine(value_fn, n, **options) as engine:
+        first = engine.ask(masks[:1], progress=progress)
+        values, asked = np.repeat(first.values, len(limits)), first.asked
+        size = engine.batch_size(len(limits))  # one program, however many of the thresholds still agree
+        for unit in units:
+            without = masks.copy()
+            without[:, unit] = False
+            answers = engine.ask(without, progress=progress, size=size)
+            asked += answers.asked
+            removed = sign * (answers.values - values) < limits
+            masks[removed], values = without[removed], np.where(removed, answers.values, values)
+    return Circuits(thresholds=limits, masks=masks, values=values, asked=asked)

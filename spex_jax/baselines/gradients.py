@@ -1,0 +1,83 @@
+"""First-order estimates of what removing a unit does, from gradients in the mask."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.evaluate import evaluate
+from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.masks import check_whole
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["attribution_patching", "integrated_gradients"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Gradient:
+    """Masks bool [B, n] -> the mean gradient [B, n] at shares float32 [T] of each mask, and the value [B, 1] at it."""
+
+    fn: Any
+    shares: jax.Array
+
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        def value(mask: jax.Array) -> jax.Array:
+            return self.fn(mask[None])[0]
+
+        def of(mask: jax.Array) -> jax.Array:
+            whole = mask.astype(jnp.float32)
+            gradients = jax.lax.map(lambda share: jax.grad(value)(share * whole), self.shares)
+            return jnp.append(gradients.mean(axis=0), value(whole))
+
+        return jax.lax.map(of, masks)
+
+
+def _effects(value_fn: Any, shares: np.ndarray, options: dict[str, Any]) -> Spectrum:
+    if not getattr(value_fn, "relaxed", False) or value_fn.outputs != ():
+        raise ValueError(
+            "gradients need a value function of one value that takes masks of floats (relaxed=True), as "
+            "lenses.components makes them; leave_one_out asks masks alone"
+        )
+    if value_fn.details.get("value") == "accuracy":
+        raise ValueError(
+            "value 'accuracy' is constant between its jumps and has no gradient; use 'logit_diff' or 'loss'"
+        )
+    shared = jax.tree_util.Partial(value_fn.fn) if jax.tree_util.all_leaves([value_fn.fn]) else value_fn.fn
+    fn = _Gradient(shared, jnp.asarray(shares, jnp.float32))
+    gradient = ValueFunction(fn, value_fn.n, names=value_fn.names, on_device=True, outputs=(value_fn.n + 1,))
+    found = evaluate(gradient, np.ones((1, value_fn.n), np.bool_), **options)[0]
+    return additive_spectrum(found[:-1], float(found[-1]))
+
+
+def attribution_patching(value_fn: ValueFunction, **options: Any) -> Spectrum:
+    """The gradient at the whole network times what removing changes: a linear estimate of every leave-one-out effect in
+    one forward and one backward pass (Nanda 2023; Syed et al. 2023, https://arxiv.org/abs/2310.10348).
+
+    Args:
+      value_fn: with `relaxed`, as `lenses.components` makes them.
+      **options: of `spex_jax.evaluate`.
+
+    Raises:
+      ValueError: a value function that cannot be differentiated.
+    """
+    return _effects(value_fn, np.ones(1), options)
+
+
+def integrated_gradients(value_fn: ValueFunction, *, steps: int = 32, **options: Any) -> Spectrum:
+    """Gradients in the mask along the straight way from everything removed to everything kept (Sundararajan et al.
+    2017, https://arxiv.org/abs/1703.01365): effects that sum to f(all) - f(none) up to the error of `steps` midpoints.
+
+    Args:
+      value_fn: with `relaxed`, as `lenses.components` makes them.
+      steps: forward and backward passes.
+      **options: of `spex_jax.evaluate`.
+
+    Raises:
+      ValueError: a value function that cannot be differentiated, no steps.
+    """
+    check_whole("steps", steps, 1)
+    return _effects(value_fn, (np.arange(steps) + 0.5) / steps, options)

@@ -1,0 +1,32 @@
+"""Leave-one-out: every unit removed alone."""
+
+from typing import Any
+
+import numpy as np
+
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.evaluate import evaluate
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["leave_one_out"]
+
+
+def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectrum:
+    """Effects f(all) - f(all but i), in n + 1 ablations; of a network's parts this is activation patching (Vig et al.
+    2020, https://arxiv.org/abs/2004.12265).
+
+    It sees no part that another stands in for, and counts an effect that needs several parts once for each of them.
+
+    Args:
+      value_fn: a `ValueFunction`, or a callable with n given.
+      n: number of units of a callable.
+      **options: of `spex_jax.evaluate`.
+
+    Raises:
+      ValueError: see `spex_jax.evaluate`; no n.
+    """
+    n = getattr(value_fn, "n", n)
+    if n is None:
+        raise ValueError("leave_one_out needs n, the number of units, for a bare callable")
+    values = evaluate(value_fn, np.concatenate([np.ones((1, n), np.bool_), ~np.eye(n, dtype=np.bool_)]), **options)
+    return additive_spectrum(values[0] - values[1:], float(values[0]))

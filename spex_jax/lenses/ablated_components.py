@@ -1,0 +1,165 @@
+"""A network with some of its parts removed, and what is measured of it: a pure function of masks, as a pytree.
+
+In the shape descriptions, B denotes masks, P prompts, L positions, K places of a prompt that are read, N layers, S
+those that hold units, V the vocabulary.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.lenses.values import logit_and_margin
+from spex_jax.models.components import Ablation, Parts, Recorded, ablated_states
+from spex_jax.models.decoder import Decoder
+
+__all__ = ["AblatedComponents", "Reading"]
+
+_LOGITS = 2**26  # logits that are in memory at once
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["places", "weight", "target", "contrast", "is_choice", "clean"],
+    meta_fields=["value", "per_prompt"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is measured.
+
+    Attributes:
+      places: int32 [P, K], after which tokens the next one is predicted.
+      weight: float32 [P, K], of each place in the value of its prompt; each prompt's sum to 1.
+      target, contrast: int32 [P, K].
+      is_choice: bool [V], the tokens that the model may choose from; all where None.
+      clean: float32 [P, K, V], log-probabilities of the whole network, for "kl" only.
+      value: one of COMPONENT_VALUES.
+      per_prompt: whether each prompt has a value of its own.
+    """
+
+    places: jax.Array
+    weight: jax.Array
+    target: jax.Array
+    contrast: jax.Array
+    is_choice: jax.Array | None
+    clean: jax.Array | None
+    value: str
+    per_prompt: bool
+
+    def logits(self, model: Decoder, states: jax.Array) -> jax.Array:
+        """Logits float32 [..., V] after states [..., D]; -inf for what is no choice."""
+        logits = model.logits(states).astype(jnp.float32)
+        return logits if self.is_choice is None else jnp.where(self.is_choice, logits, -jnp.inf)
+
+    def measured(self, model: Decoder, states: jax.Array) -> jax.Array:
+        """Values float32 [B], or [B, P], of states [B, P, K, D]."""
+        count, places = states.shape[0], math.prod(states.shape[1:3])
+        flat = states.reshape(count * places, -1)
+        at = jnp.tile(jnp.arange(places), count)
+        at_once = max(1, _LOGITS // model.config.vocab_size)
+        if len(flat) <= at_once:
+            scores = self._score(model, flat, at)
+        else:
+            scores = jax.lax.map(lambda pair: self._score(model, *pair), (flat, at), batch_size=at_once)
+        of_prompts = (scores.reshape(states.shape[:3]) * self.weight).sum(axis=-1)
+        return of_prompts if self.per_prompt else of_prompts.mean(axis=-1)
+
+    def _score(self, model: Decoder, states: jax.Array, at: jax.Array) -> jax.Array:
+        """Of states [..., D] read at places int32 [...] of all P K."""
+        logits = self.logits(model, states)
+        target = self.target.reshape(-1)[at]
+        if self.value == "accuracy":
+            return (logits.argmax(axis=-1) == target).astype(jnp.float32)
+        if self.value == "kl":
+            assert self.clean is not None
+            clean = self.clean.reshape(-1, self.clean.shape[-1])[at]
+            far = jnp.where(clean > -jnp.inf, clean - jax.nn.log_softmax(logits), 0.0)
+            return (jnp.exp(clean) * far).sum(axis=-1)
+        logit, margin = logit_and_margin(logits, target)
+        if self.value == "logit_diff":
+            return logit - jnp.take_along_axis(logits, self.contrast.reshape(-1)[at][..., None], axis=-1)[..., 0]
+        logprob = -jax.nn.softplus(-margin)
+        return {"logit": logit, "margin": margin, "logprob": logprob, "loss": -logprob}[self.value]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "model",
+        "tokens",
+        "segments",
+        "source",
+        "recorded",
+        "slot",
+        "layers",
+        "first",
+        "unit",
+        "at",
+        "reading",
+    ],
+    meta_fields=["start", "rescaled"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblatedComponents:
+    """Masks bool [B, n] -> values float32 [B], or [B, P]. Masks of floats mix a part with what stands for it, and the
+    values are differentiable in them.
+
+    Attributes:
+      model: a decoder.
+      tokens, segments: int32 [P, L].
+      source: the runs that stand for removed parts: tokens and segments int32 [R, L]; None for zero.
+      recorded: of the prompts what enters the layers that hold units; of `source` their parts.
+      slot: int32 [N], the place of a layer among S.
+      layers: int32 [S].
+      first: int32 [n], the place among S of the first layer in which each unit has a part.
+      unit: by kind, which unit a part belongs to, -1 where it is always kept: int32 [N, H], [N, M] or [N].
+      at: bool [P, L], the positions at which parts are removed; all where None.
+      reading: what is measured.
+      start: number of the first layer that holds units.
+      rescaled: see `Ablation`.
+    """
+
+    model: Decoder
+    tokens: jax.Array
+    segments: jax.Array
+    source: tuple[jax.Array, jax.Array] | None
+    recorded: Recorded
+    slot: jax.Array
+    layers: jax.Array
+    first: jax.Array
+    unit: Parts
+    at: jax.Array | None
+    reading: Reading
+    start: int
+    rescaled: bool
+
+    def without_derived(self) -> "AblatedComponents":
+        """Without what follows from the rest."""
+        reading = dataclasses.replace(self.reading, clean=None)
+        return dataclasses.replace(self, recorded=Recorded(states=jnp.zeros(()), parts={}), reading=reading)
+
+    def states(self, masks: jax.Array) -> jax.Array:
+        """States [B, P, K, D] at the places that are read."""
+        differentiable = jnp.issubdtype(masks.dtype, jnp.floating)
+        # Masks of one batch start where the first of them removes something; see `order_of`.
+        slot = jnp.zeros((), jnp.int32)
+        if not differentiable:
+            slot = jnp.where(masks, len(self.layers) - 1, self.first).min()
+        _, place = self.model.begin(self.tokens, self.segments)
+
+        def of(mask: jax.Array) -> jax.Array:
+            share = mask.astype(jnp.float32)
+            keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
+            ablation = Ablation(
+                keep=keep, instead=self.recorded.parts, slot=self.slot, at=self.at, rescaled=self.rescaled
+            )
+            entering, start = self.recorded.states[slot], self.layers[slot]
+            return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.start)
+
+        return jax.vmap(of)(masks)
+
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        """Values; see the class."""
+        return self.reading.measured(self.model, self.states(masks))
