@@ -229,6 +229,7 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
             scores[value][size]["random"] = float(evaluate(other, masks, progress=False).mean())
         scores[value]["whole"], scores[value]["none"] = float(next(values)), float(next(values))
     layers = np.array([layers[0] for layers in value_fn.details["layers"]])
+    energy = metrics.energy_by_group(found.spectrum, layers)
     return {
         "seed": seed,
         "n": n,
@@ -236,7 +237,7 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
         "ablations_checked": asked_in_all,
         "r2": None if np.isnan(found.faithfulness.r2) else found.faithfulness.r2,
         "gaps": gaps,
-        "energy": metrics.energy_by_group(found.spectrum, layers),
+        "energy": energy if np.isfinite(list(energy.values())).all() else None,  # none of a constant
         "scores": scores,
         "kept": {size: [value_fn.names[i] for i in np.flatnonzero(of["spectrum"])] for size, of in sets.items()},
     }, found
@@ -259,14 +260,15 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 "ahead_error": float(ahead.std(ddof=1) / len(ahead) ** 0.5) if len(ahead) > 1 else None,
             }
         means[value]["whole"] = float(np.mean([run["scores"][value]["whole"] for run in runs]))
-    energy = {part: float(np.mean([run["energy"][part] for run in runs])) for part in runs[0]["energy"]}
+    known = [run["energy"] for run in runs if run["energy"]]
+    energy = {part: float(np.mean([of[part] for of in known])) for part in known[0]} if known else {}
     return {"means": means, "energy": energy}
 
 
 def show(name: str, value: str, found: dict[str, Any], runs: list[dict[str, Any]]) -> None:
     """Prints the table of a task."""
     table = found["means"][value]
-    parts = ", ".join(f"{part} {share:.1%}" for part, share in found["energy"].items())
+    parts = ", ".join(f"{part} {share:.1%}" for part, share in found["energy"].items()) or "none, it is constant"
     print(f"\n{name}: {value} on the other half, whole model {table['whole']:.3f}; energy: {parts}")
     columns = [size for size in table if isinstance(size, int)]
     gaps = [max(run["gaps"][size] for run in runs) for size in columns]

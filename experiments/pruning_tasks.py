@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import circuits
+import jax
 import jax.numpy as jnp
 import llama2c
 import numpy as np
@@ -62,9 +63,13 @@ class Task:
 
 
 def _circuit(name: str) -> Task:
+    read = np.arange(circuits.LONGEST, circuits.LENGTH - 1)  # in the second round, whatever the period is
+
     def split(seed: int) -> tuple[Questions, Questions]:
-        halves = (circuits.questions(2 * seed + half, 128) for half in (0, 1))
-        chosen, scored = ({"tokens": tokens, "target": following} for tokens, following in halves)
+        chosen, scored = (
+            {"tokens": rows[:, :-1], "target": rows[:, read + 1], "read": np.tile(read, (len(rows), 1))}
+            for rows in (np.asarray(circuits.sequences(jax.random.key(2 * seed + half), 128)[0]) for half in (0, 1))
+        )
         return chosen, scored
 
     return Task(name=name, model=circuits.load(name), split=split)
