@@ -15,7 +15,6 @@ Expected: 12 minutes on 2 CPU cores with TransformerLens.
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from turns import in_turns
 
 from spex_jax import evaluate, lenses
 from spex_jax.engine.device import DeviceFunction
@@ -37,20 +37,6 @@ _PARTS = flags.DEFINE_list("parts", ["sweep", "random", "late"], "Which parts.")
 _MASKS = flags.DEFINE_integer("masks", 256, "Masks of a round of the parts random and late.", lower_bound=1)
 _ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds, of which the median counts.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/components.json", "File for the result.")
-
-
-def in_turns(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds of each call: medians over rounds in which they take turns, after a first call of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(_ROUNDS.value):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-            print(f"{name:24} {seconds[name][-1]:8.2f} s", flush=True)
-    return {name: float(np.median(spent)) for name, spent in seconds.items()}
 
 
 @functools.cache
@@ -172,7 +158,7 @@ def sweep() -> dict[str, Any]:
     calls: dict[str, Callable[[], Any]] = {"here": functools.partial(evaluate, value_fn, masks, progress=False)}
     if loop is not None:
         calls["TransformerLens"] = loop
-    seconds = in_turns(calls)
+    seconds = in_turns(calls, _ROUNDS.value)
     result = {"shape": _SHAPE.value, "heads": value_fn.n, "seconds": seconds}
     if loop is not None:
         result["times faster"] = seconds["TransformerLens"] / seconds["here"]
@@ -197,7 +183,9 @@ def random() -> dict[str, Any]:
         for _ in range(0, len(masks), size):
             np.asarray(plain(model, batch, read))
 
-    seconds = in_turns({"ablated": functools.partial(evaluate, value_fn, masks, progress=False), "plain": forward})
+    seconds = in_turns(
+        {"ablated": functools.partial(evaluate, value_fn, masks, progress=False), "plain": forward}, _ROUNDS.value
+    )
     rates = {name: len(masks) / spent for name, spent in seconds.items()}
     return {"masks per second": rates, "batch": size, "ablated per plain": rates["ablated"] / rates["plain"]}
 
@@ -228,7 +216,7 @@ def late() -> dict[str, Any]:
         "trunk anew": functools.partial(evaluate, anew, masks, progress=False),
     }
     difference = float(np.abs(calls["trunk shared"]() - calls["trunk anew"]()).max())
-    seconds = in_turns(calls)
+    seconds = in_turns(calls, _ROUNDS.value)
     return {
         "masks per second": {name: len(masks) / spent for name, spent in seconds.items()},
         "times faster": seconds["trunk anew"] / seconds["trunk shared"],

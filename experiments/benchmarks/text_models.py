@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from turns import in_turns
 
 from spex_jax import evaluate, lenses, models
 from spex_jax import masks as masks_lib
@@ -58,20 +59,9 @@ _TOKENS = flags.DEFINE_integer("tokens", 512, "Tokens of its prompt.", lower_bou
 _OUT = flags.DEFINE_string("out", "results/text_models.json", "File for the result.")
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], count: int) -> dict[str, float]:
-    """Masks a second of each call, medians over rounds in which they take turns, after a first call of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-    for _ in range(_ROUNDS.value):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - start)
-    rates = {name: count / float(np.median(spent)) for name, spent in seconds.items()}
-    for name, rate in rates.items():
-        print(f"{name:32} {rate:10.1f} masks/s", flush=True)
-    return rates
+def rates_in_turns(calls: dict[str, Callable[[], Any]], count: int) -> dict[str, float]:
+    """Masks a second of each call that answers `count` masks."""
+    return {name: count / seconds for name, seconds in in_turns(calls, _ROUNDS.value).items()}
 
 
 def with_random_head(model: models.Encoder) -> models.Encoder:
@@ -160,7 +150,7 @@ def encoder() -> dict[str, Any]:
         calls["pytorch mask"] = loop
         difference = np.abs(loop() - calls["mask"]())
         result["largest difference from pytorch"] = float(difference.max())
-    rates = in_turns(calls, len(masks))
+    rates = rates_in_turns(calls, len(masks))
     if loop is not None:
         result["against pytorch"] = {name: rate / rates["pytorch mask"] for name, rate in rates.items()}
     packing = functions["delete"].packing
@@ -187,7 +177,7 @@ def prefix() -> dict[str, Any]:
             name = f"{removal} {'shared' if share else 'not shared'}"
             calls[name] = functools.partial(evaluate, value_fn, masks, progress=False)
             values[name] = calls[name]()
-    rates = in_turns(calls, count)
+    rates = rates_in_turns(calls, count)
     removals = ("mask", "attention", "delete")
     return {
         "tokens": len(tokenizer(text)["input_ids"]),
@@ -374,7 +364,7 @@ def llama() -> dict[str, Any]:
     loop = transformers_loop(
         model, functions["mask"], masks_lib.uniform(functions["mask"].n, _MASKS.value, np.random.default_rng(0))
     )
-    rates = in_turns({**calls, **({"transformers mask": loop} if loop else {})}, _MASKS.value)
+    rates = rates_in_turns({**calls, **({"transformers mask": loop} if loop else {})}, _MASKS.value)
     traced = DeviceFunction(functions["mask"])._trace(1)
     return {
         "shapes": _LLAMA.value,
