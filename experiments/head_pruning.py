@@ -82,6 +82,8 @@ def tasks() -> list[Task]:
         chosen = _TASKS.value
         if chosen is None:
             chosen = [name for name in pruning_tasks.SMALL if _DATA.value or name not in pruning_tasks.NEEDS_DATA]
+        if not chosen:
+            raise ValueError(f"--tasks names none; expected some of {', '.join(pruning_tasks.SMALL)}")
         for name in chosen:
             if name not in pruning_tasks.SMALL:
                 raise ValueError(f"--tasks has {name!r}; expected some of {', '.join(pruning_tasks.SMALL)}")
@@ -112,7 +114,7 @@ def sizes(n: int) -> list[int]:
       ValueError: --keep has something else than shares between 0 and 1.
     """
     shares = _numbers(_KEEP.value, float, "keep")
-    if not all(0 < share < 1 for share in shares):
+    if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"--keep must be shares between 0 and 1, got {_KEEP.value!r}")
     return sorted({min(max(1, round(share * n)), n - 1) for share in shares})
 
@@ -315,16 +317,20 @@ def main() -> None:
     """Runs every task with every seed and writes the results after each task."""
     out = pathlib.Path(_OUT.value).expanduser()
     results: dict[str, Any] = {}
+    sizes(100)  # refuses wrong shares, and a folder that cannot be made, before anything is asked
+    if first_process():
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder --out {str(out)!r}: {error}") from error
     for task in tasks():
-        sizes(100)  # refuses wrong shares before anything is asked
+        name = task.name if task.layers is None else f"{task.name}, layers {', '.join(map(str, task.layers))}"
         runs = []
         for seed in range(_SEEDS.value):
             outcome, found = run(task, seed)
             runs.append(outcome)
             if first_process() and seed == 0:
-                out.mkdir(parents=True, exist_ok=True)
-                found.to_html(out / f"report_{task.name.replace(' ', '_')}.html")
-        name = task.name if task.layers is None else f"{task.name}, layers {', '.join(map(str, task.layers))}"
+                found.to_html(out / f"report_{name.replace(', ', '_').replace(' ', '_')}.html")
         results[name] = {"value": task.value, "summary": summary(runs), "runs": runs}
         if first_process():
             show(name, task.value, results[name]["summary"], runs)

@@ -43,6 +43,7 @@ NAMES = (
     "Kate",
 )
 STORY = 40
+LETTERS = "ABCD"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,10 +209,12 @@ def mmlu(model: Any, tokenizer: Any, path: pathlib.Path, *, layers: Sequence[int
     subject = path.stem.removesuffix("_test").replace("_", " ")
     opening, tokens = f"The following are multiple choice questions (with answers) about {subject}.", []
     for question, *choices in questions:
-        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", choices, strict=True))
+        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=True))
         text = f"{question}\n{listed}\nAnswer:"
         tokens.append(tokenizer(f"{opening}\n\n{text}")["input_ids"])
-    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in "ABCD"]
+    letters = [tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in LETTERS]
+    if len(set(letters)) < len(LETTERS):
+        raise ValueError(f"the tokenizer of --model does not tell the letters {LETTERS} apart: {letters}")
 
     def split(seed: int) -> tuple[Questions, Questions]:
         del seed  # the published split

@@ -1,10 +1,10 @@
 """Trains the small models of `circuits.py`, whose mechanism is known, and writes their weights.
 
-  python experiments/train_circuits.py
+  python experiments/train_circuits.py --out=experiments/circuits
 
-Expected: 75 s on 2 CPU cores; losses .018 and .014 nats of 3.8 without the circuit. For each model it prints the value
-with everything kept (mean log-probability of the next token), how much each head alone takes away, and the strongest
-interactions, all exact.
+Expected: 2 minutes on 2 CPU cores; losses .018, .014 and, with heads dropped, .08 nats of 3.8 without the circuit. For
+each model it prints the value with everything kept (mean log-probability of the next token), how much each head alone
+takes away, and the strongest interactions, all exact.
 """
 
 import pathlib
@@ -19,7 +19,7 @@ from spex_jax.runtime import run_program, save_result
 
 _MODELS = flags.DEFINE_list("models", list(circuits.RECIPES), "Which models.")
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of training, in place of the recipe's.", lower_bound=1)
-_OUT = flags.DEFINE_string("out", str(circuits.FOLDER), "Folder for the weights.")
+_OUT = flags.DEFINE_string("out", "results/circuits", "Folder for the weights and circuits.json.")
 
 
 def look(model: circuits.Decoder) -> dict[str, object]:

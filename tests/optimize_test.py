@@ -217,3 +217,11 @@ def test_the_same_again(method, rng):
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         select(spectrum_of({(0,): 1.0, (1, 2): -1.0}, N), **arguments)
+
+
+def test_units_may_come_from_anywhere():
+    spectrum = spectrum_of({(0,): 3.0, (1,): 2.0, (2,): 1.0, (3,): 0.5}, 4)
+    for given in ([0], (i for i in [0]), {0}, np.array([0]), 0):
+        assert select(spectrum, keep=1, always_keep=given).mask.tolist() == [True, False, False, False]
+    with pytest.raises(ValueError, match="needs a Spectrum"):
+        select("spectrum", keep=1)

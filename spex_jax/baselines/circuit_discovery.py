@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.baselines.additive import check_one_value
 from spex_jax.evaluate import Engine
 
 __all__ = ["Circuits", "acdc"]
@@ -45,19 +46,24 @@ def acdc(
 
     Args:
       value_fn: a `ValueFunction`; the paper's is value "kl".
-      thresholds: how much worse the value may get in one step; one or several.
+      thresholds: how much worse the value may get in one step; one or several. At 0 and below a unit goes only where
+        the value gets better by it.
       order: numbers of all units, first to be tried first; None is from the last to the first.
       low_is_good: whether low values are good; None: where the lens says that the value is "loss" or "kl".
       progress, **options: of `spex_jax.Engine`.
 
     Raises:
-      ValueError: thresholds that are no numbers, an order that is no permutation; see `spex_jax.evaluate`.
+      ValueError: no `ValueFunction` of one value, thresholds that are no numbers, an order that is no permutation; see
+        `spex_jax.evaluate`.
     """
-    limits = np.atleast_1d(np.asarray(thresholds, np.float64))
-    if limits.ndim != 1 or not len(limits) or not np.isfinite(limits).all():
+    if not hasattr(value_fn, "n"):
+        raise ValueError("acdc needs a ValueFunction, which knows its units: acdc(ValueFunction(callable, n), ...)")
+    check_one_value(value_fn)
+    limits = np.atleast_1d(np.asarray(thresholds))
+    if limits.dtype.kind not in "fiu" or limits.ndim != 1 or not len(limits) or not np.isfinite(limits).all():
         raise ValueError(f"thresholds must be finite numbers, got {thresholds!r}")
-    n = value_fn.n
-    units = list(range(n - 1, -1, -1)) if order is None else [int(unit) for unit in order]
+    n, limits = value_fn.n, limits.astype(np.float64)
+    units = list(range(n - 1, -1, -1)) if order is None else list(order)
     if sorted(units) != list(range(n)):
         raise ValueError(f"order must hold each of the units 0 to {n - 1} once, got {order!r}")
     if low_is_good is None:

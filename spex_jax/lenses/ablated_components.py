@@ -99,7 +99,7 @@ class Reading:
         "at",
         "reading",
     ],
-    meta_fields=["start", "rescaled"],
+    meta_fields=["start", "removal"],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedComponents:
@@ -118,7 +118,7 @@ class AblatedComponents:
       at: bool [P, L], the positions at which parts are removed; all where None.
       reading: what is measured.
       start: number of the first layer that holds units.
-      rescaled: see `Ablation`.
+      removal: what stands for removed parts; with `source` it says what `recorded` holds of them.
     """
 
     model: Decoder
@@ -133,7 +133,7 @@ class AblatedComponents:
     at: jax.Array | None
     reading: Reading
     start: int
-    rescaled: bool
+    removal: str
 
     def without_derived(self) -> "AblatedComponents":
         """Without what follows from the rest."""
@@ -153,7 +153,11 @@ class AblatedComponents:
             share = mask.astype(jnp.float32)
             keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
             ablation = Ablation(
-                keep=keep, instead=self.recorded.parts, slot=self.slot, at=self.at, rescaled=self.rescaled
+                keep=keep,
+                instead=self.recorded.parts,
+                slot=self.slot,
+                at=self.at,
+                rescaled=self.removal == "zero_rescaled",
             )
             entering, start = self.recorded.states[slot], self.layers[slot]
             return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.start)

@@ -79,11 +79,7 @@ def _chosen_layers(c: DecoderConfig, layers: Any) -> list[int]:
     """
     if layers is None:
         return list(range(c.num_layers))
-    given = (
-        np.atleast_1d(layers).tolist()
-        if not isinstance(layers, Iterable) or isinstance(layers, np.ndarray)
-        else list(layers)
-    )
+    given = list(layers) if isinstance(layers, Iterable) and not hasattr(layers, "ndim") else np.ravel(layers).tolist()
     wrong = [layer for layer in given if isinstance(layer, bool) or not isinstance(layer, int | np.integer)]
     wrong = wrong or [layer for layer in given if not 0 <= layer < c.num_layers]
     if wrong or not given:
@@ -187,13 +183,15 @@ def _groups(units: Any) -> list[tuple[str, list[Any]]]:
     given: list[tuple[str, list[Any]]]
     if isinstance(units, Mapping):
         given = [(str(name), _members(group)) for name, group in units.items()]
-    elif isinstance(units, Sequence):
+    elif isinstance(units, Sequence | np.ndarray):
         given = [(" ".join(map(str, group)), group) for group in map(_members, units)]
     else:
         raise ValueError(f"units must be a kind of units, a sequence or a mapping of groups, got {units!r}")
     empty = [name for name, group in given if not group]
     if not given or empty:
         raise ValueError(f"each group of units must hold something, got {empty[0] if empty else units!r}")
+    if any(not name for name, _ in given):
+        raise ValueError("a group of units needs a name that is not empty")
     names = [name for name, _ in given]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"the name {twice[0]!r} occurs twice among the groups; give each one its own")

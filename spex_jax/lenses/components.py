@@ -54,7 +54,8 @@ def components(
       units: "heads"; "kv_groups", the heads that share a head of keys and values (grouped-query attention); "mlps";
         "layers", attention and MLP together; "neurons", the hidden units of the MLPs, one by one; or groups of one's
         own, a sequence or a mapping from names, of members "L5" (a layer), "L5ATTN", "L5MLP", "L5H3", "L5KV1", "L5N7",
-        "L5H0:4", "L5N0:128". "L5ATTN", what the attention adds, is a part of its own beside the heads of "L5H0:4".
+        "L5H0:4", "L5N0:128". What the attention or the MLP of a layer adds is a part of its own beside its heads and
+        neurons: "L5" and "L5H3" may be two units, of which the first removes what the second does too.
       layers: the layers of a kind of units; all where None.
       removal: what stands for what a removed part adds (of a head: what it mixes, before the output product, whose bias
         stays; of a neuron its activation). "zero"; "zero_rescaled": zero, and the rest of the layer's heads or neurons
@@ -70,7 +71,7 @@ def components(
       attention_mask: nonzero at real tokens of an array [P, L], of `corrupted` too; padding may be on any side. None
         where all are real.
       positions: where parts are removed: numbers of tokens, for all prompts (negative from the end), or bool of the
-        shape of tokens; everywhere where None.
+        shape of tokens (of lists [P, longest], False where there is none); everywhere where None.
       reference: of "mean", the prompts over which it is taken, as tokens; the prompts themselves where None.
       mean_over: of "mean": "tokens", one mean over all tokens of all prompts, or "prompts", a mean for each position
         (Wang et al. 2022, https://arxiv.org/abs/2211.00593), of prompts of one length.
@@ -112,7 +113,7 @@ def components(
         at=None if positions is None else jnp.asarray(prompts.chosen(positions)),
         reading=reading,
         start=chosen.layers[0],
-        rescaled=removal == "zero_rescaled",
+        removal=f"mean over {mean_over}" if removal == "mean" else removal,
     )
     fn = _with_clean(fn, target)
     first = chosen.first()
@@ -212,7 +213,13 @@ def _reading(
     if choices is not None:
         is_choice = np.zeros(vocabulary, np.bool_)
         is_choice[token_ids(choices, vocabulary, "choices")] = True
+        if is_choice.sum() < 2:
+            raise ValueError(f"choices must hold at least 2 tokens among which the model chooses, got {list(choices)}")
     against = zeros if contrast is None else at_places(contrast, places.shape, vocabulary, "contrast")
+    if contrast is not None and target is not None and (same := (expected == against) & (weight > 0)).any():
+        raise ValueError(
+            f"contrast and target are both {expected[same][0]} where they are compared; give another contrast"
+        )
     known = {"target": target is not None or own, "contrast": contrast is not None}
     for role, tokens in (("target", expected), ("contrast", against)):
         if is_choice is not None and known[role] and not is_choice[chosen := tokens[weight > 0]].all():

@@ -46,7 +46,7 @@ class PromptBatch:
         Raises:
           ValueError: none, or one outside of a prompt.
         """
-        given = np.asarray(positions)
+        given = _array(positions, "positions")
         found = np.zeros(self.tokens.shape, np.bool_)
         if given.dtype == np.bool_:
             if given.shape != (self.count, self.width):
@@ -166,6 +166,10 @@ def prompt_batch(model: Decoder, tokens: Any, attention_mask: Any, role: str) ->
     Raises:
       ValueError: no prompts, an empty one, one longer than the context, ids that are none, a mask of another shape.
     """
+    if hasattr(tokens, "keys"):
+        raise ValueError(f"{role} must be token ids; of a tokenizer's answer give its 'input_ids'")
+    if isinstance(tokens, np.ndarray) and tokens.dtype.kind == "O":  # rows of different lengths
+        tokens = list(tokens)
     nested = isinstance(tokens, list | tuple) and len(tokens) > 0 and not np.isscalar(tokens[0])
     given = [np.asarray(row) for row in (tokens if nested else np.atleast_2d(np.asarray(tokens)))]
     if any(row.ndim != 1 for row in given) or np.ndim(tokens if not nested else given[0]) == 0:
@@ -180,6 +184,8 @@ def prompt_batch(model: Decoder, tokens: Any, attention_mask: Any, role: str) ->
                 "alike, or give lists of different lengths and no mask"
             )
         columns = tuple(np.flatnonzero(kept) for kept in mask)
+    if not given:
+        raise ValueError(f"{role} has no prompts; give at least one")
     rows = []
     for number, (row, kept) in enumerate(zip(given, columns, strict=True)):
         if not len(kept):

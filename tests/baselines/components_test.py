@@ -140,6 +140,16 @@ def test_bad_input(lens, rng):
         baselines.attribution_patching(ValueFunction(lambda masks: masks.sum(axis=1), 3))
     with pytest.raises(ValueError, match="no gradient"):
         baselines.attribution_patching(lens("induction", "accuracy"))
+    with pytest.raises(ValueError, match="its gradient is 0"):
+        baselines.attribution_patching(lens("induction", "kl"))
+    each = lens("induction", count=8, per_prompt=True)
+    for method in (baselines.leave_one_out, lambda value_fn: baselines.acdc(value_fn, 0.1)):
+        with pytest.raises(ValueError, match="one value for each mask"):
+            method(each)
+    with pytest.raises(ValueError, match="needs a ValueFunction"):
+        baselines.acdc(lambda masks: masks.sum(axis=1), 0.1)
+    with pytest.raises(ValueError, match="leave n out"):
+        baselines.leave_one_out(value_fn, 3)
     with pytest.raises(ValueError, match="steps"):
         baselines.integrated_gradients(value_fn, steps=0)
     with pytest.raises(ValueError, match="once"):

@@ -67,13 +67,16 @@ def test_stories_are_continued(program, data_folder, monkeypatch):
     np.testing.assert_array_equal(found, chosen["target"][:, :-1])
 
 
-def test_a_model_of_ones_own(program, tmp_path):
+def test_a_model_of_ones_own(program, tmp_path, monkeypatch):
     model = write_model(tmp_path / "model", "llama3")
     with (tmp_path / "toy_test.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["question", "choice0", "choice1", "choice2", "choice3", "answer"])
         rows.writerows([[f"a b {letter}", "a", "b", "c", "d", number % 4] for number, letter in enumerate("abcdef")])
     options = {"model": str(model), "questions": str(tmp_path / "toy_test.csv"), "training": 4, "seeds": 1}
+    with flagsaver.flagsaver(**options), pytest.raises(ValueError, match="does not tell the letters ABCD apart"):
+        program.main()
+    monkeypatch.setattr(program.pruning_tasks, "LETTERS", "abcd")  # those that the small tokenizer knows
     options |= {"layers": ["0", "1"], "together": 1, "keep": [".5"], "removal": "zero_rescaled"}
     with flagsaver.flagsaver(**options, out=str(tmp_path / "out")):
         program.main()
@@ -81,6 +84,7 @@ def test_a_model_of_ones_own(program, tmp_path):
     assert list(found) == ["toy, layers 0", "toy, layers 1"]
     for task in found.values():
         assert task["value"] == "accuracy"
+        assert 0 < task["summary"]["means"]["accuracy"]["whole"] < 1
         assert set(task["summary"]["means"]["accuracy"]["2"].values()) - {None}
 
 

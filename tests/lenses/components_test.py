@@ -410,6 +410,12 @@ BAD = [
     ({"value": "logit_diff", "contrast": 40}, "contrast.*40"),
     ({"choices": [3, 40]}, "choices.*40"),
     ({"choices": []}, "choices"),
+    ({"choices": [3]}, "at least 2 tokens"),
+    ({"value": "logit_diff", "contrast": 3}, "contrast and target are both 3"),
+    ({"positions": [[True] * 3, [True] * 5]}, "positions must be numbers of one shape"),
+    ({"tokens": np.zeros((0, 4), int)}, "no prompts"),
+    ({"tokens": {"input_ids": [[1, 2]]}}, "input_ids"),
+    ({"units": {"": ["L0H0"]}}, "a name that is not empty"),
     ({"choices": [4, 5]}, "target 3 is not among the choices"),
     ({"value": "logit_diff", "choices": [3, 5], "contrast": 7}, "contrast 7 is not among the choices"),
     ({"positions": [4]}, "positions has 4, outside of a prompt of 4 tokens"),
@@ -435,6 +441,29 @@ BAD = [
     ({"tokens": np.array(EVEN), "attention_mask": np.zeros((3, 6))}, "attention_mask|tokens"),
     ({"tokens": [[1]], "value": "loss", "target": None}, "next"),
 ]
+
+
+def test_identities_tell_what_stands_for_removed_parts_apart(llama):
+    """What is recorded is left out of the identity, so that the rest must say what it is of."""
+    other = [[2, 5, 9, 11], [3, 1, 4, 1]]
+    tokens = [[1, 7, 22, 9], [1, 31, 8, 17]]
+    options = [
+        {"removal": "zero"},
+        {"removal": "zero_rescaled"},
+        {"removal": "mean"},
+        {"removal": "mean", "mean_over": "prompts"},
+        {"removal": "mean", "reference": other},
+        {"removal": "mean", "reference": other, "mean_over": "prompts"},
+        {"removal": "resample", "corrupted": other},
+        {"removal": "resample", "corrupted": tokens},
+        {"removal": "zero", "positions": [1]},
+        {"removal": "zero", "read": 2},
+    ]
+    found = [fingerprint(components(llama, tokens, value="logit", target=3, **given).fn) for given in options]
+    assert None not in found
+    assert len(set(found)) == len(options)
+    again = components(llama, np.array(tokens), value="logit", target=[3, 3], **options[3])
+    assert fingerprint(again.fn) == found[3]
 
 
 @pytest.mark.parametrize(("changes", "message"), BAD, ids=[str(i) for i in range(len(BAD))])
