@@ -93,13 +93,13 @@ class Reading:
         "source",
         "recorded",
         "slot",
-        "layers",
+        "starts",
         "first",
         "unit",
         "at",
         "reading",
     ],
-    meta_fields=["start", "removal"],
+    meta_fields=["earliest", "removal"],
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedComponents:
@@ -110,14 +110,14 @@ class AblatedComponents:
       model: a decoder.
       tokens, segments: int32 [P, L].
       source: the runs that stand for removed parts: tokens and segments int32 [R, L]; None for zero.
-      recorded: of the prompts what enters the layers that hold units; of `source` their parts.
+      recorded: of the prompts what enters the layers `starts`; of `source` the parts of the layers that hold units.
       slot: int32 [N], the place of a layer among S.
-      layers: int32 [S].
-      first: int32 [n], the place among S of the first layer in which each unit has a part.
+      starts: int32 [T], the layers at which a run may begin.
+      first: int32 [n], the place among T of the last of them that is not behind the first part of each unit.
       unit: by kind, which unit a part belongs to, -1 where it is always kept: int32 [N, H], [N, M] or [N].
       at: bool [P, L], the positions at which parts are removed; all where None.
       reading: what is measured.
-      start: number of the first layer that holds units.
+      earliest: the first of `starts`.
       removal: what stands for removed parts; with `source` it says what `recorded` holds of them.
     """
 
@@ -127,12 +127,12 @@ class AblatedComponents:
     source: tuple[jax.Array, jax.Array] | None
     recorded: Recorded
     slot: jax.Array
-    layers: jax.Array
+    starts: jax.Array
     first: jax.Array
     unit: Parts
     at: jax.Array | None
     reading: Reading
-    start: int
+    earliest: int
     removal: str
 
     def without_derived(self) -> "AblatedComponents":
@@ -143,10 +143,10 @@ class AblatedComponents:
     def states(self, masks: jax.Array) -> jax.Array:
         """States [B, P, K, D] at the places that are read."""
         differentiable = jnp.issubdtype(masks.dtype, jnp.floating)
-        # Masks of one batch start where the first of them removes something; see `order_of`.
+        # Masks of one batch begin where the first of them removes something; see `ValueFunction.order_of`.
         slot = jnp.zeros((), jnp.int32)
         if not differentiable:
-            slot = jnp.where(masks, len(self.layers) - 1, self.first).min()
+            slot = jnp.where(masks, len(self.starts) - 1, self.first).min()
         _, place = self.model.begin(self.tokens, self.segments)
 
         def of(mask: jax.Array) -> jax.Array:
@@ -159,8 +159,8 @@ class AblatedComponents:
                 at=self.at,
                 rescaled=self.removal == "zero_rescaled",
             )
-            entering, start = self.recorded.states[slot], self.layers[slot]
-            return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.start)
+            entering, start = self.recorded.states[slot], self.starts[slot]
+            return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.earliest)
 
         return jax.vmap(of)(masks)
 

@@ -63,8 +63,8 @@ class ComponentUnits:
         return found
 
     def first(self) -> np.ndarray:
-        """The place among `layers` of each unit's first layer, int32 [n]."""
-        return np.array([self.layers.index(min(layer for _, layer, _ in parts)) for parts in self.parts], np.int32)
+        """The first layer in which each unit has a part, int32 [n]."""
+        return np.array([min(layer for _, layer, _ in parts) for parts in self.parts], np.int32)
 
 
 def _has_mlps(model: Decoder) -> bool:

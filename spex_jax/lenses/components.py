@@ -21,6 +21,7 @@ __all__ = ["COMPONENT_REMOVALS", "COMPONENT_VALUES", "components"]
 COMPONENT_REMOVALS = ("zero", "zero_rescaled", "mean", "resample")
 COMPONENT_VALUES = (*VALUES, "loss", "kl", "accuracy")
 _MEANS = ("tokens", "prompts")
+_TRUNK = 2**30  # bytes of states that are kept, so that masks can begin at late layers
 
 
 def components(
@@ -94,7 +95,9 @@ def components(
     reading = _reading(model, prompts, value, target, contrast, read, choices, per_prompt)
     tables = {kind: chosen.table(kind, model.config) for kind in chosen.kinds}
     slot = np.searchsorted(chosen.layers, np.arange(model.config.num_layers)).clip(max=len(chosen.layers) - 1)
-    states = record(model, prompts.tokens, prompts.segments, layers=chosen.layers).states
+    starts = _starts(model, prompts, chosen.layers)
+    first = np.searchsorted(starts, chosen.first(), side="right") - 1
+    states = record(model, prompts.tokens, prompts.segments, layers=starts).states
     parts = {}
     if source is not None:
         mean = mean_over if removal == "mean" else None
@@ -107,23 +110,22 @@ def components(
         source=None if source is None else (source.tokens, source.segments),
         recorded=Recorded(states=states, parts=parts),
         slot=jnp.asarray(slot, jnp.int32),
-        layers=jnp.asarray(chosen.layers, jnp.int32),
-        first=jnp.asarray(chosen.first()),
+        starts=jnp.asarray(starts, jnp.int32),
+        first=jnp.asarray(first, jnp.int32),
         unit={kind: jnp.asarray(table) for kind, table in tables.items()},
         at=None if positions is None else jnp.asarray(prompts.chosen(positions)),
         reading=reading,
-        start=chosen.layers[0],
+        earliest=starts[0],
         removal=f"mean over {mean_over}" if removal == "mean" else removal,
     )
     fn = _with_clean(fn, target)
-    first = chosen.first()
     return ValueFunction(
         fn,
         chosen.n,
         names=chosen.names,
         on_device=True,
         outputs=(prompts.count,) if per_prompt else (),
-        order_of=lambda masks: np.where(masks, len(chosen.layers), first).min(axis=1),
+        order_of=lambda masks: np.where(masks, len(starts), first).min(axis=1),
         relaxed=True,
         details={
             "units": chosen.noun,
@@ -138,6 +140,12 @@ def components(
 @jax.jit
 def _clean_logits(fn: AblatedComponents, masks: jax.Array) -> jax.Array:
     return fn.reading.logits(fn.model, fn.states(masks))[0]
+
+
+def _starts(model: Decoder, prompts: PromptBatch, layers: tuple[int, ...]) -> tuple[int, ...]:
+    """The layers at which masks may begin: the first, and of the others as many as memory is spent on."""
+    states = prompts.tokens.size * model.config.dim * model.params["embedding"].dtype.itemsize
+    return layers[:: -(-len(layers) // max(1, _TRUNK // states))]
 
 
 def _check_options(

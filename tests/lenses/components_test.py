@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -441,6 +442,18 @@ BAD = [
     ({"tokens": np.array(EVEN), "attention_mask": np.zeros((3, 6))}, "attention_mask|tokens"),
     ({"tokens": [[1]], "value": "loss", "target": None}, "next"),
 ]
+
+
+def test_states_of_few_layers_are_kept_where_memory_is_short(monkeypatch, load):
+    model = load("llama3")
+    masks = ~np.eye(model.config.num_layers, dtype=bool)
+    lens = functools.partial(components, model, PROMPTS, units="layers", removal="zero", value="logit", target=3)
+    whole = lens()
+    monkeypatch.setattr(importlib.import_module("spex_jax.lenses.components"), "_TRUNK", 1)
+    short = lens()
+    assert len(whole.fn.recorded.states) == len(masks) > len(short.fn.recorded.states) == 1
+    assert short.order_of(masks).tolist() == [0] * len(masks)
+    np.testing.assert_allclose(short(masks), whole(masks), atol=1e-5)
 
 
 def test_identities_tell_what_stands_for_removed_parts_apart(llama):
