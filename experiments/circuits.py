@@ -132,10 +132,10 @@ def penalty(model: Decoder) -> jax.Array:
     return jnp.power(squares + 1e-8, 0.25).sum()
 
 
-@functools.partial(jax.jit, static_argnames=("recipe", "steps"))
-def train(model: Decoder, key: jax.Array, *, recipe: Recipe, steps: int) -> tuple[Decoder, jax.Array]:
+@functools.partial(jax.jit, static_argnames="recipe")
+def train(model: Decoder, key: jax.Array, *, recipe: Recipe) -> tuple[Decoder, jax.Array]:
     """A trained model and its losses [steps]; AdamW with a warm-up and cosine decay."""
-    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, max(1, steps // 20), steps)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, max(1, recipe.steps // 20), recipe.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.1))
 
     def step(state: Any, key: jax.Array) -> Any:
@@ -152,7 +152,7 @@ def train(model: Decoder, key: jax.Array, *, recipe: Recipe, steps: int) -> tupl
         updates, optimized = optimizer.update(gradient, optimized, model)
         return (optax.apply_updates(model, updates), optimized), found
 
-    (model, _), losses = jax.lax.scan(step, (model, optimizer.init(model)), jax.random.split(key, steps))
+    (model, _), losses = jax.lax.scan(step, (model, optimizer.init(model)), jax.random.split(key, recipe.steps))
     return model, losses
 
 

@@ -7,6 +7,7 @@ each model it prints the value with everything kept (mean log-probability of the
 takes away, and the strongest interactions, all exact.
 """
 
+import dataclasses
 import pathlib
 
 import circuits
@@ -50,12 +51,8 @@ def main() -> None:
         if name not in circuits.RECIPES:
             raise ValueError(f"--models has {name!r}; known are {', '.join(circuits.RECIPES)}")
         recipe = circuits.RECIPES[name]
-        model, losses = circuits.train(
-            circuits.new_model(recipe.seed),
-            jax.random.key(recipe.seed),
-            recipe=recipe,
-            steps=_STEPS.value or recipe.steps,
-        )
+        recipe = dataclasses.replace(recipe, steps=_STEPS.value or recipe.steps)
+        model, losses = circuits.train(circuits.new_model(recipe.seed), jax.random.key(recipe.seed), recipe=recipe)
         circuits.save(model, pathlib.Path(_OUT.value) / f"{name}.npz")
         result[name] = {"loss": float(losses[-20:].mean()), **look(model)}
         print(name, result[name], flush=True)

@@ -22,7 +22,28 @@ from spex_jax.engine.progress import Progress
 from spex_jax.identity import fingerprint
 from spex_jax.store.store import Store, key_identity
 
-__all__ = ["Answers", "Engine", "evaluate", "identity_of"]
+__all__ = ["Answers", "Engine", "evaluate", "features_of", "identity_of"]
+
+
+def features_of(value_fn: Any, n: int | None, caller: str) -> int:
+    """The number of features of a value function that gives one value for each mask.
+
+    Args:
+      value_fn: a `spex_jax.ValueFunction`, or a bare callable with n given.
+      n: number of features of a callable.
+      caller: the function that asks, for messages.
+
+    Raises:
+      ValueError: no n, one that is not the value function's, or several values for each mask.
+    """
+    known = getattr(value_fn, "n", n)
+    if known is None:
+        raise ValueError(f"{caller} needs n, the number of features, for a bare callable: {caller}(value_fn, n)")
+    if n is not None and n != known:
+        raise ValueError(f"n = {n} was given, but the value function has {known} features; leave n out")
+    if (outputs := tuple(getattr(value_fn, "outputs", ()))) != ():
+        raise ValueError(f"{caller} needs one value for each mask; this value function gives shape {outputs}")
+    return known
 
 
 def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:

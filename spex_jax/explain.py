@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import Engine
+from spex_jax.evaluate import Engine, features_of
 from spex_jax.explanation import Explanation
 from spex_jax.indices import INDICES
 from spex_jax.invariance import check_batch_invariance
@@ -101,14 +101,9 @@ def _question(
     options: dict[str, Any],
 ) -> _Question:
     """Checks the arguments of `explain` and draws the masks; nothing is asked yet."""
+    n = features_of(value_fn, n, "explain")
     if not isinstance(value_fn, ValueFunction):
-        if n is None:
-            raise ValueError("explain needs n, the number of features, for a bare callable: explain(value_fn, n)")
         value_fn = ValueFunction(value_fn, n)
-    if n is not None and n != value_fn.n:
-        raise ValueError(f"n = {n} was given, but the value function has {value_fn.n} features; leave n out")
-    if value_fn.outputs != ():
-        raise ValueError(f"explain needs one value for each mask; this value function gives shape {value_fn.outputs}")
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     chosen = METHODS[method]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import evaluate
+from spex_jax.evaluate import evaluate, features_of
 
 __all__ = ["BatchInvariance", "check_batch_invariance"]
 
@@ -73,12 +73,7 @@ def check_batch_invariance(
     Raises:
       ValueError: no n, or values of the wrong shape.
     """
-    n = getattr(value_fn, "n", None) if n is None else n
-    if n is None:
-        raise ValueError("check_batch_invariance needs n, the number of features, for a bare callable")
-    outputs = tuple(getattr(value_fn, "outputs", ()))
-    if outputs != ():
-        raise ValueError(f"check_batch_invariance needs one value for each mask; this value function gives {outputs}")
+    n = features_of(value_fn, n, "check_batch_invariance")
     masks_lib.check_whole("masks", masks, 4)
     rng = np.random.default_rng(seed)
     count = min(masks, 2**n) if n < 63 else masks

@@ -138,7 +138,7 @@ def select(
     check_whole("keep" if remove is None else "remove", keep if remove is None else remove, 0, spectrum.n)
     for unit in [*always_keep, *always_remove]:
         check_whole("each unit of always_keep and always_remove", unit, 0, spectrum.n - 1)
-    always, never = (np.isin(np.arange(spectrum.n), list(units)) for units in (always_keep, always_remove))
+    always, never = (np.isin(np.arange(spectrum.n), units) for units in (always_keep, always_remove))
     if (always & never).any():
         shared = np.flatnonzero(always & never)[:10].tolist()
         raise ValueError(f"always_keep and always_remove share the units {shared}; leave each in one of them")

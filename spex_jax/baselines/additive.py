@@ -6,13 +6,7 @@ import numpy as np
 
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["additive_spectrum", "check_one_value"]
-
-
-def check_one_value(value_fn: Any) -> None:
-    """Raises ValueError where a value function gives several values for each mask."""
-    if (outputs := getattr(value_fn, "outputs", ())) != ():
-        raise ValueError(f"this needs one value for each mask; the value function gives shape {outputs}")
+__all__ = ["additive_spectrum"]
 
 
 def additive_spectrum(effects: Any, full: float) -> Spectrum:

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.baselines.additive import check_one_value
-from spex_jax.evaluate import Engine
+from spex_jax.evaluate import Engine, features_of
 
 __all__ = ["Circuits", "acdc"]
 
@@ -58,11 +57,11 @@ def acdc(
     """
     if not hasattr(value_fn, "n"):
         raise ValueError("acdc needs a ValueFunction, which knows its units: acdc(ValueFunction(callable, n), ...)")
-    check_one_value(value_fn)
+    n = features_of(value_fn, None, "acdc")
     limits = np.atleast_1d(np.asarray(thresholds))
     if limits.dtype.kind not in "fiu" or limits.ndim != 1 or not len(limits) or not np.isfinite(limits).all():
         raise ValueError(f"thresholds must be finite numbers, got {thresholds!r}")
-    n, limits = value_fn.n, limits.astype(np.float64)
+    limits = limits.astype(np.float64)
     units = list(range(n - 1, -1, -1)) if order is None else list(order)
     if sorted(units) != list(range(n)):
         raise ValueError(f"order must hold each of the units 0 to {n - 1} once, got {order!r}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.evaluate import evaluate
-from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 
@@ -19,7 +19,7 @@ __all__ = ["attribution_patching", "integrated_gradients"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Gradient:
-    """Masks bool [B, n] -> the mean gradient [B, n] at shares float32 [T] of each mask, and the value [B, 1] at it."""
+    """Masks bool [B, n] -> [B, n + 1]: the mean gradient at shares float32 [T] of each mask, and the value at it."""
 
     fn: Any
     shares: jax.Array
@@ -51,8 +51,7 @@ def _effects(value_fn: Any, shares: np.ndarray, options: dict[str, Any]) -> Spec
         raise ValueError(
             "value 'accuracy' is constant between its jumps and has no gradient; use 'logit_diff' or 'loss'"
         )
-    shared = jax.tree_util.Partial(value_fn.fn) if jax.tree_util.all_leaves([value_fn.fn]) else value_fn.fn
-    fn = _Gradient(shared, jnp.asarray(shares, jnp.float32))
+    fn = _Gradient(as_pytree(value_fn.fn), jnp.asarray(shares, jnp.float32))
     gradient = ValueFunction(fn, value_fn.n, names=value_fn.names, on_device=True, outputs=(value_fn.n + 1,))
     found = evaluate(gradient, np.ones((1, value_fn.n), np.bool_), **options)[0]
     return additive_spectrum(found[:-1], float(found[-1]))

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.baselines.additive import additive_spectrum, check_one_value
-from spex_jax.evaluate import evaluate
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.evaluate import evaluate, features_of
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 
@@ -26,13 +26,8 @@ def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectr
     Raises:
       ValueError: see `spex_jax.evaluate`; no n, or a wrong one; several values for each mask.
     """
-    known = getattr(value_fn, "n", n)
-    if known is None:
-        raise ValueError("leave_one_out needs n, the number of units, for a bare callable")
-    if n is not None and n != known:
-        raise ValueError(f"n = {n} was given, but the value function has {known} units; leave n out")
-    check_whole("n", known, 1)
-    check_one_value(value_fn)
-    without = ~np.eye(known, dtype=np.bool_)
+    n = features_of(value_fn, n, "leave_one_out")
+    check_whole("n", n, 1)
+    without = ~np.eye(n, dtype=np.bool_)
     values = evaluate(value_fn, np.concatenate([np.ones_like(without[:1]), without]), **options)
     return additive_spectrum(values[0] - values[1:], float(values[0]))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax.lenses.values import logit_and_margin
-from spex_jax.models.components import Ablation, Parts, Recorded, ablated_states
+from spex_jax.models.components import Ablation, Parts, ablated_states
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["AblatedComponents", "Reading"]
@@ -91,7 +91,8 @@ class Reading:
         "tokens",
         "segments",
         "source",
-        "recorded",
+        "entering",
+        "instead",
         "slot",
         "starts",
         "first",
@@ -110,7 +111,8 @@ class AblatedComponents:
       model: a decoder.
       tokens, segments: int32 [P, L].
       source: the runs that stand for removed parts: tokens and segments int32 [R, L]; None for zero.
-      recorded: of the prompts what enters the layers `starts`; of `source` the parts of the layers that hold units.
+      entering: [T, P, L, D], what enters the layers `starts`.
+      instead: of `source` the parts of the layers that hold units, see `Ablation`.
       slot: int32 [N], the place of a layer among S.
       starts: int32 [T], the layers at which a run may begin.
       first: int32 [n], the place among T of the last of them that is not behind the first part of each unit.
@@ -118,14 +120,15 @@ class AblatedComponents:
       at: bool [P, L], the positions at which parts are removed; all where None.
       reading: what is measured.
       earliest: the first of `starts`.
-      removal: what stands for removed parts; with `source` it says what `recorded` holds of them.
+      removal: what stands for removed parts; with `source` it says what `instead` holds of them.
     """
 
     model: Decoder
     tokens: jax.Array
     segments: jax.Array
     source: tuple[jax.Array, jax.Array] | None
-    recorded: Recorded
+    entering: jax.Array
+    instead: Parts
     slot: jax.Array
     starts: jax.Array
     first: jax.Array
@@ -138,7 +141,7 @@ class AblatedComponents:
     def without_derived(self) -> "AblatedComponents":
         """Without what follows from the rest."""
         reading = dataclasses.replace(self.reading, clean=None)
-        return dataclasses.replace(self, recorded=Recorded(states=jnp.zeros(()), parts={}), reading=reading)
+        return dataclasses.replace(self, entering=jnp.zeros(()), instead={}, reading=reading)
 
     def states(self, masks: jax.Array) -> jax.Array:
         """States [B, P, K, D] at the places that are read."""
@@ -154,12 +157,12 @@ class AblatedComponents:
             keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
             ablation = Ablation(
                 keep=keep,
-                instead=self.recorded.parts,
+                instead=self.instead,
                 slot=self.slot,
                 at=self.at,
                 rescaled=self.removal == "zero_rescaled",
             )
-            entering, start = self.recorded.states[slot], self.starts[slot]
+            entering, start = self.entering[slot], self.starts[slot]
             return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.earliest)
 
         return jax.vmap(of)(masks)

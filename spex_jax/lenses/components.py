@@ -13,7 +13,7 @@ from spex_jax.lenses.component_units import ComponentUnits, component_units
 from spex_jax.lenses.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.lenses.values import VALUES
-from spex_jax.models.components import Recorded, record
+from spex_jax.models.components import record
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["COMPONENT_REMOVALS", "COMPONENT_VALUES", "components"]
@@ -97,18 +97,19 @@ def components(
     slot = np.searchsorted(chosen.layers, np.arange(model.config.num_layers)).clip(max=len(chosen.layers) - 1)
     starts = _starts(model, prompts, chosen.layers)
     first = np.searchsorted(starts, chosen.first(), side="right") - 1
-    states = record(model, prompts.tokens, prompts.segments, layers=starts).states
-    parts = {}
+    entering = record(model, prompts.tokens, prompts.segments, layers=starts, kinds=("states",))["states"]
+    instead = {}
     if source is not None:
         mean = mean_over if removal == "mean" else None
         asked = {"layers": chosen.layers, "kinds": chosen.kinds, "mean": mean}
-        parts = record(model, source.tokens, source.segments, **asked).parts
+        instead = record(model, source.tokens, source.segments, **asked)
     fn = AblatedComponents(
         model=model,
         tokens=prompts.tokens,
         segments=prompts.segments,
         source=None if source is None else (source.tokens, source.segments),
-        recorded=Recorded(states=states, parts=parts),
+        entering=entering,
+        instead=instead,
         slot=jnp.asarray(slot, jnp.int32),
         starts=jnp.asarray(starts, jnp.int32),
         first=jnp.asarray(first, jnp.int32),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes, watched
 
 __all__ = ["REMOVALS", "patches"]
@@ -143,7 +143,7 @@ def patches(
     segment, names, details = _segments(array.shape[:2], grid, segments)
     replacement, described = _replacement(array, removal)
     fn = _MaskedImage(
-        apply=jax.tree_util.Partial(apply_fn) if jax.tree_util.all_leaves([apply_fn]) else apply_fn,
+        apply=as_pytree(apply_fn),
         image=jnp.asarray(array),
         replacement=jnp.asarray(replacement),
         segment=jnp.asarray(segment),

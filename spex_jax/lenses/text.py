@@ -15,7 +15,7 @@ from spex_jax.lenses.answers import Answer, answer_of, own_answer
 from spex_jax.lenses.layout import BUCKET, Template, rounded
 from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
-from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
 from spex_jax.models.decoder import Decoder
 
@@ -137,7 +137,7 @@ def text(
     check_value(value, contrast)
     if not callable(model):
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
-    shared = jax.tree_util.Partial(model) if jax.tree_util.all_leaves([model]) else model
+    shared = as_pytree(model)
     causal = _is_causal(shared)
     begin = getattr(tokenizer, "bos_token_id", None) if causal else None
     prompt = read_prompt(tokenizer, text_or_messages, units=units, within=within, protect=tuple(protect), begin=begin)

@@ -11,7 +11,12 @@ from spex_jax import masks as masks_lib
 from spex_jax.engine.packing import Packing
 from spex_jax.interactions import check_names
 
-__all__ = ["ValueFunction"]
+__all__ = ["ValueFunction", "as_pytree"]
+
+
+def as_pytree(fn: Any) -> Any:
+    """A function that can be part of a pytree: itself where it is one, as models are, else wrapped."""
+    return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
 class ValueFunction:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from spex_jax.models.decoder import Decoder, Edit, Place
 
-__all__ = ["Ablation", "Recorded", "ablated_states", "record"]
+__all__ = ["Ablation", "Parts", "ablated_states", "record"]
 
 Parts = dict[str, jax.Array]
 
@@ -67,21 +67,6 @@ class Ablation:
         return apply
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """One run of the layers that hold parts.
-
-    Attributes:
-      states: [S, P, L, D], what enters each of the layers.
-      parts: by kind, what its parts did: "heads" [S, P, L, H, A], "neurons" [S, P, L, M], others [S, P, L, D]; means
-        where they were asked for.
-    """
-
-    states: jax.Array
-    parts: Parts
-
-
 @functools.partial(jax.jit, static_argnames=("layers", "kinds", "mean"))
 def record(
     model: Decoder,
@@ -89,18 +74,21 @@ def record(
     segments: jax.Array,
     *,
     layers: tuple[int, ...],
-    kinds: tuple[str, ...] = (),
+    kinds: tuple[str, ...],
     mean: str | None = None,
-) -> Recorded:
-    """Runs the model up to the last of some layers.
+) -> Parts:
+    """What the parts of S layers do, in one run up to the last of them.
 
     Args:
       model: a decoder.
       tokens, segments: int32 [P, L], as `Decoder.states` takes them.
       layers: sorted numbers.
-      kinds: of parts that are recorded.
-      mean: "tokens", the mean of the parts over all real tokens [S, 1, 1, ...]; "prompts", over the prompts at each
-        position [S, 1, L, ...]; None all of them.
+      kinds: of parts that are recorded (see `Decoder.block`), or "states", what enters the layers.
+      mean: "tokens", the mean over all real tokens [S, 1, 1, ...]; "prompts", over the prompts at each position
+        [S, 1, L, ...]; None all of them.
+
+    Returns:
+      By kind, "heads" [S, P, L, H, A], "neurons" [S, P, L, M], the others [S, P, L, D]; or means.
     """
     x, place = model.begin(tokens, segments)
     there = (segments >= 0).astype(jnp.float32)
@@ -116,13 +104,14 @@ def record(
     def step(x: jax.Array, index: jax.Array, recording: bool) -> tuple[jax.Array, Any]:
         seen: Parts = {}
 
-        def keep(kind: str, value: jax.Array) -> jax.Array:
+        def note(kind: str, value: jax.Array) -> jax.Array:
             if recording and kind in kinds:
                 seen[kind] = reduced(value)
             return value
 
-        after, _ = model.block(index, x, place, edit=keep)
-        return after, (x, seen) if recording else None
+        note("states", x)
+        after, _ = model.block(index, x, place, edit=note)
+        return after, seen
 
     # Runs of neighbouring layers, so that nothing is kept of the layers between them.
     wanted, found = set(layers), []
@@ -130,8 +119,8 @@ def record(
         x, outputs = jax.lax.scan(functools.partial(step, recording=recording), x, jnp.array(list(run)))
         if recording:
             found.append(outputs)
-    states, parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
-    return Recorded(states=states, parts=parts)
+    parts: Parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
+    return parts
 
 
 def ablated_states(

@@ -111,9 +111,7 @@ class Decoder:
         """
         c = self.config
         positions = jnp.broadcast_to(positions, tokens.shape)
-        x = self._embed(tokens, positions)
-        visible = _visible(positions, segments, branches)
-        place = Place(positions, visible, self._angles(positions))
+        x, place = self._embed(tokens, positions), self._place(positions, segments, branches)
         if read is None:
             x, _ = self._run(x, place, c.num_layers, prefix)
         else:
@@ -154,8 +152,7 @@ class Decoder:
 
     def _extend(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None) -> tuple[jax.Array, KeyValues]:
         """States [1, L, D] of one row and its keys and values."""
-        visible = _visible(positions, jnp.zeros_like(tokens), None)
-        place = Place(positions, visible, self._angles(positions))
+        place = self._place(positions, jnp.zeros_like(tokens), None)
         x, (keys, values) = self._run(self._embed(tokens, positions), place, self.config.num_layers, prefix)
         found = KeyValues(keys=keys[:, 0], values=values[:, 0], positions=positions[0])
         return self.norm(self.params["norm"], x), found
@@ -171,6 +168,9 @@ class Decoder:
         if c.norm == "layer":
             return layer_norm(params, x, c.norm_eps)
         return rms_norm(params, x, c.norm_eps, c.norm_offset)
+
+    def _place(self, positions: jax.Array, segments: jax.Array, branches: jax.Array | None) -> "Place":
+        return Place(positions, _visible(positions, segments, branches), self._angles(positions))
 
     def _angles(self, positions: jax.Array) -> jax.Array:
         """Of the rotations, float32 [kinds, B, L, A/2]."""
@@ -189,8 +189,7 @@ class Decoder:
     def begin(self, tokens: jax.Array, segments: jax.Array) -> tuple[jax.Array, "Place"]:
         """Embedded tokens [B, L, D] of rows of one text each, where they are, and so the first argument of `block`."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        place = Place(positions, _visible(positions, segments, None), self._angles(positions))
-        return self._embed(tokens, positions), place
+        return self._embed(tokens, positions), self._place(positions, segments, None)
 
     def block(
         self,

@@ -18,7 +18,7 @@ import numpy as np
 
 from spex_jax.files import replacing
 from spex_jax.report.layers import layer_map, layer_tables
-from spex_jax.report.view import View, constant, counted, escape, look, noise_warning, percent, rounded, shorten
+from spex_jax.report.view import View, bars, constant, counted, escape, look, noise_warning, percent, rounded, shorten
 from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
 
 __all__ = ["save_html", "to_html"]
@@ -328,12 +328,8 @@ def _energy(view: View) -> str:
     if len(shares) > _DEGREES:
         shares, labels = shares[: _DEGREES - 1], [*labels[: _DEGREES - 1], f"{_DEGREES} and more"]
         shares.append(1 - sum(shares))
-    bars = "".join(
-        f'<span>{label}</span><div><b style="width:{100 * share:.2f}%"></b></div><span>{percent(share)}</span>'
-        for label, share in zip(labels, shares, strict=True)
-    )
     text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(view.noun)}s carry."
-    return f'<div class="sx-energy">{bars}</div><p class="sx-note">{text}</p>'
+    return f'{bars(zip(labels, shares, strict=True))}<p class="sx-note">{text}</p>'
 
 
 def _settings(view: View) -> str:

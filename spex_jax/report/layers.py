@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spex_jax.metrics import energy_by_group
-from spex_jax.report.view import Ranked, View, escape, percent
+from spex_jax.report.view import Ranked, View, bars, escape
 
 __all__ = ["layer_map", "layer_tables"]
 
@@ -90,10 +90,7 @@ def layer_tables(view: View) -> str:
     of = np.array([unit[0] for unit in layers])
     shares = energy_by_group(view.explanation.spectrum, of)
     names = {"linear": f"single {escape(view.noun)}s", "within": "within one layer", "across": "across layers"}
-    bars = "".join(
-        f'<span>{names[part]}</span><div><b style="width:{100 * share:.2f}%"></b></div><span>{percent(share)}</span>'
-        for part, share in shares.items()
-    )
+    drawn = bars((names[part], share) for part, share in shares.items())
     pairs: Ranked = [(key, value) for key, value in view.ranked if len(key) == 2]
     within = [(key, value) for key, value in pairs if of[key[0]] == of[key[1]]]
     across = [(key, value) for key, value in pairs if of[key[0]] != of[key[1]]]
@@ -103,7 +100,7 @@ def layer_tables(view: View) -> str:
     )
     return (
         '<section class="sx-card"><h2>Within and across layers</h2>'
-        f'<div class="sx-energy">{bars}</div><p class="sx-note">Share of the variance over random masks.</p>'
+        f'{drawn}<p class="sx-note">Share of the variance over random masks.</p>'
         f'<div class="sx-pairs">{lists}</div>{_matrix(view, of, pairs)}</section>'
     )
 

@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import html
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["View", "constant", "counted", "escape", "look", "noise_warning", "percent", "rounded", "shorten"]
+__all__ = ["View", "bars", "constant", "counted", "escape", "look", "noise_warning", "percent", "rounded", "shorten"]
 
 _NAME_WIDTH = 48
 _ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
@@ -89,6 +90,15 @@ def percent(share: float) -> str:
     if share >= 1:
         return "100%"
     return "&lt;0.1%" if 0 < share < 5e-4 else f"{min(100 * share, 99.9):.1f}%"
+
+
+def bars(shares: Iterable[tuple[str, float]]) -> str:
+    """Shares of a whole as HTML, each with its label."""
+    rows = "".join(
+        f'<span>{label}</span><div><b style="width:{100 * share:.2f}%"></b></div><span>{percent(share)}</span>'
+        for label, share in shares
+    )
+    return f'<div class="sx-energy">{rows}</div>'
 
 
 def rounded(value: float) -> float:

@@ -451,7 +451,7 @@ def test_states_of_few_layers_are_kept_where_memory_is_short(monkeypatch, load):
     whole = lens()
     monkeypatch.setattr(importlib.import_module("spex_jax.lenses.components"), "_TRUNK", 1)
     short = lens()
-    assert len(whole.fn.recorded.states) == len(masks) > len(short.fn.recorded.states) == 1
+    assert len(whole.fn.entering) == len(masks) > len(short.fn.entering) == 1
     assert short.order_of(masks).tolist() == [0] * len(masks)
     np.testing.assert_allclose(short(masks), whole(masks), atol=1e-5)
 
