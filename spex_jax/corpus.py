@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -13,7 +14,7 @@ import jax
 
 from spex_jax.engine.progress import Progress
 from spex_jax.evaluate import identity_of
-from spex_jax.explain import explain
+from spex_jax.explain import explain_outputs
 from spex_jax.explanation import Explanation
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.version import __version__
@@ -24,19 +25,21 @@ _OF_THE_ENGINE = ("batch_size", "mesh")  # options that no answer depends on
 
 
 def explain_many(
-    value_fns: Iterable[ValueFunction],
+    value_fns: Iterable[ValueFunction] | ValueFunction,
     *,
     store: str | os.PathLike[str] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> list[Explanation]:
-    """Explains one value function after another, with the same options.
+    """Explains one value function after another, with the same options, or every output of one from the same ablations.
 
     With a store the run can be stopped and started again: ablations come out of the store, and so do whole explanations
     of the same value function with the same options by the same version of this package.
 
     Args:
-      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts.
+      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts. One
+        whose values are several numbers, such as those of all test points, gives an explanation for each of them; it
+        may stand alone.
       store: a folder, made where it does not exist: FILE.ablations for each value function, FILE-OPTIONS/ for each
         explanation.
       progress: of the whole corpus: a bar on a terminal or in a notebook, else a line a minute.
@@ -44,7 +47,7 @@ def explain_many(
         (`ValueFunction(..., identity=)`).
 
     Returns:
-      The explanations, in the order of the value functions.
+      The explanations, in the order of the value functions and their outputs.
 
     Raises:
       ValueError: as `explain`; a store that is a file; what is no ValueFunction. A note says which one it was.
@@ -58,12 +61,13 @@ def explain_many(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
         folder.mkdir(parents=True, exist_ok=True)
-    total = len(value_fns) if isinstance(value_fns, Sized) else None
-    found = []
+    several = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
+    total = len(several) if isinstance(several, Sized) else None
+    found: list[Explanation] = []
     with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
-        for position, value_fn in enumerate(value_fns):
+        for position, value_fn in enumerate(several):
             try:
-                found.append(_one(value_fn, folder, options))
+                found += _answers(value_fn, folder, options)
             except BaseException as error:
                 error.add_note(f"at value function {position} of explain_many, {len(found)} explained before it")
                 raise
@@ -71,23 +75,34 @@ def explain_many(
     return found
 
 
-def _one(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any]) -> Explanation:
+def _answers(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any]) -> list[Explanation]:
+    """One explanation for each output of a value function, those that the folder holds out of it."""
     if not isinstance(value_fn, ValueFunction):
         raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
-        return explain(value_fn, progress=False, **options)
+        return list(explain_outputs(value_fn, progress=False, **options))
     identity = identity_of(value_fn, value_fn.n)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
-    settings = json.dumps([__version__, of_answer, value_fn.names, value_fn.details], sort_keys=True, default=str)
-    saved = folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}"
+    outputs = range(math.prod(value_fn.outputs))
+    known = [__version__, of_answer, value_fn.names, value_fn.details]
+    saved = []
+    for output in outputs:
+        settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)
+        saved.append(folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
     alone = jax.process_count() == 1  # several processes would have to agree on what is there
-    if alone and saved.exists():
-        try:
-            return Explanation.load(saved)
-        except ValueError as error:
-            warnings.warn(f"{error}; it is made again", stacklevel=3)
-            shutil.rmtree(saved)
-    answer = explain(value_fn, progress=False, store=folder, **options)
-    if alone:
-        answer.save(saved)
-    return answer
+    found: dict[int, Explanation] = {}
+    for output in outputs if alone else ():
+        if saved[output].exists():
+            try:
+                found[output] = Explanation.load(saved[output])
+            except ValueError as error:
+                warnings.warn(f"{error}; it is made again", stacklevel=3)
+                shutil.rmtree(saved[output])
+    missing = [output for output in outputs if output not in found]
+    if missing:
+        answers = explain_outputs(value_fn, which=missing, progress=False, store=folder, **options)
+        for output, answer in zip(missing, answers, strict=True):
+            found[output] = answer
+            if alone:
+                answer.save(saved[output])
+    return [found[output] for output in outputs]

@@ -7,11 +7,11 @@ import contextlib
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Generator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
@@ -22,16 +22,25 @@ from spex_jax.engine.progress import Progress
 from spex_jax.identity import fingerprint
 from spex_jax.store.store import Store, key_identity
 
-__all__ = ["Answers", "Engine", "evaluate", "features_of", "identity_of"]
+__all__ = ["NONFINITE", "Answers", "Engine", "check_nonfinite", "evaluate", "features_of", "identity_of"]
+
+NONFINITE = ("raise", "keep")
 
 
-def features_of(value_fn: Any, n: int | None, caller: str) -> int:
+def check_nonfinite(given: str) -> None:
+    """Raises ValueError for what is no way to treat values that are not finite."""
+    if given not in NONFINITE:
+        raise ValueError(f"unknown nonfinite {given!r}; expected one of {', '.join(NONFINITE)}")
+
+
+def features_of(value_fn: Any, n: int | None, caller: str, *, several: bool = False) -> int:
     """The number of features of a value function that gives one value for each mask.
 
     Args:
       value_fn: a `spex_jax.ValueFunction`, or a bare callable with n given.
       n: number of features of a callable.
       caller: the function that asks, for messages.
+      several: whether several values for each mask will do.
 
     Raises:
       ValueError: no n, one that is not the value function's, or several values for each mask.
@@ -41,8 +50,11 @@ def features_of(value_fn: Any, n: int | None, caller: str) -> int:
         raise ValueError(f"{caller} needs n, the number of features, for a bare callable: {caller}(value_fn, n)")
     if n is not None and n != known:
         raise ValueError(f"n = {n} was given, but the value function has {known} features; leave n out")
-    if (outputs := tuple(getattr(value_fn, "outputs", ()))) != ():
-        raise ValueError(f"{caller} needs one value for each mask; this value function gives shape {outputs}")
+    if not several and (outputs := tuple(getattr(value_fn, "outputs", ()))) != ():
+        raise ValueError(
+            f"{caller} needs one value for each mask; this value function gives shape {outputs}: spex_jax.explain_many "
+            "explains each of its outputs"
+        )
     return known
 
 
@@ -155,7 +167,9 @@ class Engine:
         """Masks of a batch for so many masks."""
         return self.function.batch_size(count, self._batch_size)
 
-    def ask(self, masks: np.ndarray, *, progress: bool = True, size: int | None = None) -> Answers:
+    def ask(
+        self, masks: np.ndarray, *, progress: bool = True, size: int | None = None, nonfinite: str = "raise"
+    ) -> Answers:
         """Values of checked masks bool [M, n], in batches of `size` (None: by `batch_size`); see `evaluate`."""
         first, inverse = masks_lib.deduplicate(masks)
         distinct = masks[first]
@@ -170,7 +184,7 @@ class Engine:
             with shown, contextlib.closing(self._answers(asking, size or self.batch_size(len(asking)))) as answers:
                 for rows, found in answers:
                     try:
-                        values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]])
+                        values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]], nonfinite)
                     except ValueError as error:  # what is on its way is paid for, and kept
                         failure = failure or error
                         self.function.stop()
@@ -184,6 +198,8 @@ class Engine:
                     "run the same again and it continues there"
                 )
             raise
+        if not masks_lib.finite_rows(values).all():
+            warnings.warn(masks_lib.describe_nonfinite(values, distinct, first), stacklevel=3)
         noise = self.function.noise if isinstance(self.function, DeviceFunction) else math.nan
         return Answers(values=values[inverse], asked=len(todo), stored=int(known.sum()), noise=noise)
 
@@ -210,16 +226,14 @@ class Engine:
                 rows, values = np.zeros(count, rows.dtype), np.zeros((count, *self._outputs))
             yield _from_first_process(rows), _from_first_process(values)
 
-    def _keep(self, masks: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    def _keep(self, masks: np.ndarray, answers: np.ndarray, rows: np.ndarray, nonfinite: str) -> np.ndarray:
         """Checked values, after they went into the store; of a batch with some that are not finite, the others."""
-        shape = (len(masks), *self._outputs)
-        if self.store is not None and found.shape == shape and (found.dtype.kind == "f" or found.dtype == jnp.bfloat16):
-            numbers = found.astype(np.float64)
-            finite = np.isfinite(numbers.reshape(len(masks), math.prod(self._outputs))).all(axis=1)
-            if not finite.all():
-                self._append(masks[finite], numbers[finite])
-        values = masks_lib.check_values(found, masks, self._outputs, rows=rows)
-        self._append(masks, values)
+        values = masks_lib.check_values(answers, masks, self._outputs, finite=False)
+        finite = masks_lib.finite_rows(values)
+        self._append(masks[finite], values[finite])
+        if nonfinite == "raise" and not finite.all():
+            found = masks_lib.describe_nonfinite(values, masks, rows) + masks_lib.MUST_BE_FINITE
+            raise ValueError(f"{found}, or nonfinite='keep' goes on without those that are not")
         return values
 
     def _append(self, masks: np.ndarray, values: np.ndarray) -> None:
@@ -243,6 +257,7 @@ def evaluate(
     store: str | os.PathLike[str] | None = None,
     store_key: str | None = None,
     progress: bool = True,
+    nonfinite: str = "raise",
 ) -> np.ndarray:
     """Values of a value function at masks; a mask that stands in several rows, or in the store, is not asked again.
 
@@ -261,6 +276,8 @@ def evaluate(
         counts.
       store_key: identifies a value function that has no identity of its own, such as a bare callable.
       progress: a bar with rate and time left on a terminal or in a notebook, else a line a minute on stderr.
+      nonfinite: what becomes of values that are NaN or infinite: "raise" stops there, "keep" goes on and returns them
+        with a warning; they do not go into the store.
 
     Returns:
       float64 [M, *outputs].
@@ -272,6 +289,7 @@ def evaluate(
       OSError: the store cannot be written any more.
     """
     masks = masks_lib.check_masks(masks, getattr(value_fn, "n", None))
+    check_nonfinite(nonfinite)
     engine = Engine(value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:
-        return engine.ask(masks, progress=progress).values
+        return engine.ask(masks, progress=progress, nonfinite=nonfinite).values

@@ -6,14 +6,14 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import Engine, features_of
+from spex_jax.evaluate import Engine, check_nonfinite, features_of
 from spex_jax.explanation import Explanation
 from spex_jax.indices import INDICES
 from spex_jax.invariance import check_batch_invariance
@@ -24,7 +24,7 @@ from spex_jax.spectrum import exact_spectrum
 from spex_jax.timing import Stopwatch
 from spex_jax.version import environment
 
-__all__ = ["Estimate", "default_budget", "estimate", "explain", "least_budget"]
+__all__ = ["Estimate", "default_budget", "estimate", "explain", "explain_outputs", "least_budget"]
 
 _HELD_OUT = 50  # masks at least, or 10% of the budget
 
@@ -99,9 +99,10 @@ def _question(
     seed: int,
     names: Sequence[str] | None,
     options: dict[str, Any],
+    several: bool = False,
 ) -> _Question:
     """Checks the arguments of `explain` and draws the masks; nothing is asked yet."""
-    n = features_of(value_fn, n, "explain")
+    n = features_of(value_fn, n, "explain", several=several)
     if not isinstance(value_fn, ValueFunction):
         value_fn = ValueFunction(value_fn, n)
     if method not in METHODS:
@@ -161,6 +162,7 @@ def explain(
     names: Sequence[str] | None = None,
     progress: bool = True,
     check_invariance: bool = False,
+    nonfinite: str = "raise",
     **options: Any,
 ) -> Explanation:
     """Which features act together in a value function.
@@ -187,6 +189,8 @@ def explain(
       names: n names; None takes the lens's.
       check_invariance: asks some masks again, alone and in another order, beyond the budget (see
         `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
+      nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
+        leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
       **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`).
         "spex": max_degree (see `spex.design`; "auto" by default) and residual_of, a proxy for the smooth part, of which
         SPEX decodes what it leaves (see `proxyspex.fit_and_decode`).
@@ -196,43 +200,130 @@ def explain(
         damaged, in use or of another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
+    outputs = explain_outputs(
+        value_fn,
+        n,
+        several=False,
+        budget=budget,
+        method=method,
+        index=index,
+        max_order=max_order,
+        store=store,
+        seed=seed,
+        batch_size=batch_size,
+        store_key=store_key,
+        mesh=mesh,
+        names=names,
+        progress=progress,
+        check_invariance=check_invariance,
+        nonfinite=nonfinite,
+        **options,
+    )
+    return next(outputs)
+
+
+def explain_outputs(
+    value_fn: ValueFunction | Callable[[np.ndarray], Any],
+    n: int | None = None,
+    *,
+    several: bool = True,
+    which: Sequence[int] | None = None,
+    budget: int | None = None,
+    method: str = "proxyspex",
+    index: str = "FSII",
+    max_order: int = 2,
+    store: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    store_key: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+    check_invariance: bool = False,
+    nonfinite: str = "raise",
+    **options: Any,
+) -> Iterator[Explanation]:
+    """Explanations of the outputs of a value function, in turn, from the same ablations; `explain` has the options.
+
+    Args:
+      several: whether a value may be more than one number.
+      which: numbers of the outputs; None for all.
+    """
     _check_report(index, max_order)
-    asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options)
-    masks, held_out = asked.masks, asked.held_out
-    watch = Stopwatch("model", "fit")
-    with watch.phase("model"):
+    check_nonfinite(nonfinite)
+    asked = _question(
+        value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options, several=several
+    )
+    if nonfinite == "keep" and not asked.method.from_any_masks:
+        raise ValueError(f"method {method!r} needs the values of all its masks; use nonfinite='raise'")
+    masks = asked.masks
+    model = Stopwatch("model", "fit")
+    with model.phase("model"):
         engine = Engine(
             asked.value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key
         )
         with engine:
-            answers = engine.ask(masks, progress=progress)
-        values, noise = answers.values, answers.noise
+            answers = engine.ask(masks, progress=progress, nonfinite=nonfinite)
+        noise = answers.noise
         if check_invariance:
-            noise = check_batch_invariance(asked.value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed).noise
-    with watch.phase("fit"):
-        if asked.exact:
-            spectrum = exact_spectrum(masks, values)
-            score = Faithfulness(np.nan, np.nan, np.nan)
-        else:
-            fit, tested = slice(0, len(masks) - held_out), slice(len(masks) - held_out, None)
-            spectrum = asked.method.fit(masks[fit], values[fit], asked.made, asked.seed, asked.options)
-            score = faithfulness(values[tested], spectrum(masks[tested]), seed=asked.seed)
-    return Explanation(
-        spectrum=spectrum,
-        masks=masks,
-        values=values,
-        held_out=held_out,
-        faithfulness=score,
-        exact=asked.exact,
-        names=asked.names,
-        index=index,
-        max_order=int(max_order),
-        timings=watch.seconds,
-        settings={**asked.settings, **environment()},
-        details=asked.value_fn.details,
-        noise=noise,
-        stored=answers.stored,
-    )
+            noise = check_batch_invariance(
+                asked.value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
+            ).noise
+    columns = answers.values.reshape(len(masks), -1)
+    details = dict(asked.value_fn.details)
+    of_outputs = details.pop("outputs", None) or [{}] * columns.shape[1]
+    for output in range(columns.shape[1]) if which is None else which:
+        fit = Stopwatch("model", "fit")
+        with fit.phase("fit"):
+            try:
+                answer = _fitted(asked, columns[:, output])
+            except ValueError as error:
+                if columns.shape[1] > 1:
+                    error.add_note(f"at output {output} of {columns.shape[1]}")
+                raise
+        yield Explanation(
+            **answer,
+            names=asked.names,
+            index=index,
+            max_order=int(max_order),
+            timings={phase: model.seconds[phase] + fit.seconds[phase] for phase in fit.seconds},
+            settings={**asked.settings, **environment()},
+            details={**details, **of_outputs[output]},
+            noise=noise,
+            stored=answers.stored,
+        )
+
+
+def _fitted(asked: _Question, values: np.ndarray) -> dict[str, Any]:
+    """What the values float64 [M] of one output say: the parts of an `Explanation` that depend on them."""
+    finite = np.isfinite(values)
+    masks, failed, values = asked.masks[finite], asked.masks[~finite], values[finite]
+    exact, held_out = asked.exact and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
+    least = 1 if exact else asked.method.least(masks.shape[1], asked.options)
+    if asked.exact and not exact:  # some of all masks are missing: a part of the others is held out now
+        order = np.random.default_rng([asked.seed, 3]).permutation(len(values))
+        masks, values = masks[order], values[order]
+        held_out = max(0, min(_held_out(len(values)), len(values) - least))
+    if len(values) - held_out < least:
+        raise ValueError(
+            f"{len(values)} of {len(finite)} values are finite, too few: a fit needs {least}; mend the value function"
+        )
+    tested = np.arange(len(values)) >= len(values) - held_out
+    if exact:
+        spectrum = exact_spectrum(masks, values)
+        score = Faithfulness(np.nan, np.nan, np.nan)
+    else:
+        spectrum = asked.method.fit(masks[~tested], values[~tested], asked.made, asked.seed, asked.options)
+        score = faithfulness(values[tested], spectrum(masks[tested]), seed=asked.seed)
+    return {
+        "spectrum": spectrum,
+        "masks": masks,
+        "values": values,
+        "held_out": held_out,
+        "faithfulness": score,
+        "exact": exact,
+        "failed": failed,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -287,19 +378,20 @@ def estimate(
     max_order: int = 2,
     progress: bool = True,
     check_invariance: bool = False,
+    nonfinite: str = "raise",
     **options: Any,
 ) -> Estimate:
     """What `explain` with the same arguments would take: a dry run of two batches, or one call of host code.
 
     With a store what these two asked is kept and not asked again. Of the arguments, progress and check_invariance
-    change nothing here.
+    change nothing here. A value may be several numbers, as for `explain_many`.
 
     Raises:
       ValueError: as `explain`.
     """
     del progress, check_invariance
     _check_report(index, max_order)
-    asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options)
+    asked = _question(value_fn, n, budget=budget, method=method, seed=seed, names=names, options=options, several=True)
     masks, count = asked.masks, len(asked.masks)
     engine = Engine(asked.value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:
@@ -312,7 +404,7 @@ def estimate(
         compiling = time.perf_counter() - start
         for first in range(0, min(len(todo), 2 * size if devices else size), size or 1):
             start = time.perf_counter()
-            engine.ask(todo[first : first + size], progress=False, size=size)
+            engine.ask(todo[first : first + size], progress=False, size=size, nonfinite=nonfinite)
             calls.append(time.perf_counter() - start)
     one = calls[-1]
     at_once = getattr(engine.function, "workers", 1)
@@ -324,5 +416,5 @@ def estimate(
         compile_seconds=compiling + calls[0] - one,
         batch_seconds=one,
         seconds=one * -(-len(todo) // (size * at_once)) if size else 0.0,
-        store_bytes=count * (-(-masks.shape[1] // 8) + 8),
+        store_bytes=count * (-(-masks.shape[1] // 8) + 8 * math.prod(asked.value_fn.outputs)),
     )

@@ -40,6 +40,7 @@ class Explanation:
       stored: how many of the masks came out of the store and cost nothing.
       settings: method, options, budget, seed, versions and device.
       details: what the lens knows of the input (text, spans, units, target), for reports.
+      failed: bool [F, n], masks that were asked and gave no finite value; they are in none of the above.
     """
 
     spectrum: Spectrum
@@ -56,6 +57,7 @@ class Explanation:
     details: dict[str, Any]
     noise: float = math.nan
     stored: int = 0
+    failed: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -102,7 +104,10 @@ class Explanation:
         try:
             new.chmod(0o755)
             self.spectrum.save(new / "spectrum.npz")
-            np.savez_compressed(new / "ablations.npz", masks=masks_lib.pack(self.masks), values=self.values)
+            arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks), "values": self.values}
+            if self.failed is not None:
+                arrays["failed"] = masks_lib.pack(self.failed)
+            np.savez_compressed(new / "ablations.npz", **arrays)
             content = {
                 "format": _FORMAT,
                 **{
@@ -142,6 +147,7 @@ class Explanation:
             spectrum = Spectrum.load(folder / "spectrum.npz")
             with np.load(folder / "ablations.npz", allow_pickle=False) as ablations:
                 masks, values = masks_lib.unpack(ablations["masks"], spectrum.n), ablations["values"]
+                failed = masks_lib.unpack(ablations["failed"], spectrum.n) if "failed" in ablations else None
             score = {name: np.nan if value is None else value for name, value in content.pop("faithfulness").items()}
             names, noise = tuple(content.pop("names")), content.pop("noise", None)
             return cls(
@@ -151,6 +157,7 @@ class Explanation:
                 names=names,
                 faithfulness=Faithfulness(**score),
                 noise=math.nan if noise is None else noise,
+                failed=failed,
                 **content,
             )
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -57,6 +57,7 @@ def check_batch_invariance(
     batch_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     seed: int = 0,
+    nonfinite: str = "raise",
 ) -> BatchInvariance:
     """Asks the same masks alone, together, together again and in another order.
 
@@ -64,16 +65,18 @@ def check_batch_invariance(
     statistics of a batch make a value depend on its neighbours outright.
 
     Args:
-      value_fn: a `spex_jax.ValueFunction` of one value, or any callable masks bool [M, n] -> values [M].
+      value_fn: a `spex_jax.ValueFunction`, or any callable masks bool [M, n] -> values [M]. Of values that are several
+        numbers all count.
       n: number of features; needed for a bare callable.
       masks: how many; the full mask, single removals and uniform ones, all of them where there are fewer.
       batch_size, mesh: see `spex_jax.evaluate`.
       seed: of the masks and the order.
+      nonfinite: see `spex_jax.evaluate`; with "keep" values that are not finite count for nothing.
 
     Raises:
       ValueError: no n, or values of the wrong shape.
     """
-    n = features_of(value_fn, n, "check_batch_invariance")
+    n = features_of(value_fn, n, "check_batch_invariance", several=True)
     masks_lib.check_whole("masks", masks, 4)
     rng = np.random.default_rng(seed)
     count = min(masks, 2**n) if n < 63 else masks
@@ -83,19 +86,20 @@ def check_batch_invariance(
     asked = masks_lib.uniform(n, max(count, len(given)), rng, given=given)
 
     def values(rows: np.ndarray, size: int | None) -> np.ndarray:
-        return evaluate(value_fn, asked[rows], batch_size=size, mesh=mesh, progress=False)
+        return evaluate(value_fn, asked[rows], batch_size=size, mesh=mesh, progress=False, nonfinite=nonfinite)
 
     def change(other: np.ndarray) -> float:
-        return float(np.abs(other - together).max())
+        return float(np.nan_to_num(np.abs(other - together)).max())
 
     everything, order = np.arange(len(asked)), rng.permutation(len(asked))
     size = len(asked) if batch_size is None else batch_size
     together = values(everything, size)
+    effects = np.abs(together[1 : len(given)] - together[0])
     return BatchInvariance(
         alone=change(values(everything, 1)),
         order=change(values(order, size)[np.argsort(order)]),
         again=change(values(everything, size)),
-        effects=np.sort(np.abs(together[1 : len(given)] - together[0])),
-        spread=float(together.std()),
+        effects=np.sort(effects[np.isfinite(effects)]),
+        spread=float(np.std(together[np.isfinite(together)])),
         masks=len(asked),
     )

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 
 __all__ = [
+    "MUST_BE_FINITE",
     "all_masks",
     "check_masks",
     "check_values",
     "check_whole",
     "deduplicate",
+    "describe_nonfinite",
+    "finite_rows",
     "hashes",
     "pack",
     "pad_features",
@@ -20,6 +23,7 @@ __all__ = [
     "unpack",
 ]
 
+MUST_BE_FINITE = "; the value function must be finite at every mask"
 _DRAWN = 1024  # masks are drawn in whole blocks of so many, whatever the count
 
 
@@ -52,16 +56,14 @@ def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
     return array
 
 
-def check_values(
-    values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), *, rows: np.ndarray | None = None
-) -> np.ndarray:
-    """Values as a finite numpy float64 [M, *outputs] array.
+def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), *, finite: bool = True) -> np.ndarray:
+    """Values as a numpy float64 [M, *outputs] array.
 
     Args:
       values: [M, *outputs] real numbers.
       masks: bool [M, n], the masks they belong to, named in the error.
       outputs: the shape of one value.
-      rows: int [M], what the error calls the masks; None counts from 0.
+      finite: whether all of them must be.
 
     Raises:
       ValueError: wrong shape, not real numbers, or a NaN or infinite value.
@@ -80,16 +82,31 @@ def check_values(
             f"values must be real numbers, got dtype {array.dtype}; take the real part or the magnitude first"
         )
     array = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(array.reshape(len(masks), math.prod(outputs))).all(axis=1))
-    if len(bad):
-        row, removed = bad[0] if rows is None else rows[bad[0]], np.flatnonzero(~masks[bad[0]])
-        shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
-        raise ValueError(
-            f"{len(bad)} of {len(masks)} values are not finite; the first is {array[bad[0]]} at mask {row}, "
-            f"which removes {len(removed)} of {masks.shape[1]} features ({shown or 'none'}); "
-            "the value function must be finite at every mask"
-        )
+    if finite and not finite_rows(array).all():
+        raise ValueError(describe_nonfinite(array, masks) + MUST_BE_FINITE)
     return array
+
+
+def finite_rows(values: np.ndarray) -> np.ndarray:
+    """Which of the values float64 [M, *outputs] are finite in all their outputs, bool [M]."""
+    return np.isfinite(values.reshape(len(values), math.prod(values.shape[1:]))).all(axis=1)
+
+
+def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray | None = None) -> str:
+    """How many of the values [M, *outputs] are not finite, and the first of them with its mask.
+
+    Args:
+      values: float64 [M, *outputs].
+      masks: bool [M, n].
+      rows: int [M], what the masks are called; None counts from 0.
+    """
+    bad = np.flatnonzero(~finite_rows(values))
+    row, removed = bad[0] if rows is None else rows[bad[0]], np.flatnonzero(~masks[bad[0]])
+    shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
+    return (
+        f"{len(bad)} of {len(masks)} values are not finite; the first is {values[bad[0]]} at mask {row}, "
+        f"which removes {len(removed)} of {masks.shape[1]} features ({shown or 'none'})"
+    )
 
 
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:

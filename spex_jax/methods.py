@@ -19,9 +19,11 @@ class Method(abc.ABC):
 
     Attributes:
       defaults: its options.
+      from_any_masks: whether it can do without some of the masks that it drew.
     """
 
     defaults: ClassVar[dict[str, Any]]
+    from_any_masks: ClassVar[bool] = True
 
     @abc.abstractmethod
     def check(self, seed: int, options: dict[str, Any]) -> None:
@@ -77,6 +79,7 @@ class _SPEX(Method):
     """The masks of a design, which hold the empty one, and the full one."""
 
     defaults: ClassVar[dict[str, Any]] = {"max_degree": "auto", "residual_of": None}
+    from_any_masks = False
 
     def check(self, seed: int, options: dict[str, Any]) -> None:
         masks_lib.check_whole("seed", seed, 0, 2**32 - 1)

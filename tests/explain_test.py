@@ -313,3 +313,28 @@ def test_saving_through_a_link_or_into_the_folder_itself(name, answer, tmp_path,
     answer.save(name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answer", "link"]
     assert str(Explanation.load(folder)) == str(answer)
+
+
+def test_one_output_without_values_is_named():
+    def values(masks):
+        return np.stack([masks[:, 0], np.full(len(masks), np.nan)], axis=1)
+
+    value_fn = spex_jax.ValueFunction(values, 4, outputs=(2,))
+    with pytest.warns(UserWarning, match="not finite"), pytest.raises(ValueError, match="0 of 16") as caught:
+        spex_jax.explain_many(value_fn, budget=16, nonfinite="keep", progress=False)
+    assert "at output 1 of 2" in caught.value.__notes__
+
+
+def test_invariance_of_several_outputs_and_of_some_that_fail():
+    def values(masks):
+        return np.where(masks[:, :1], np.nan, masks[:, 1:3])
+
+    value_fn = spex_jax.ValueFunction(values, 8, outputs=(2,))
+    options = {"budget": 256, "nonfinite": "keep", "check_invariance": True, "progress": False}
+    with pytest.warns(UserWarning, match="not finite"):
+        first, second = spex_jax.explain_many(value_fn, **options)
+    assert first.noise == second.noise == 0
+    assert first.held_out == 50
+    assert first.faithfulness.r2 > 0.99
+    with pytest.raises(ValueError, match="method 'spex' needs the values of all"):
+        spex_jax.explain(lambda masks: masks[:, 0], 12, budget=3000, method="spex", nonfinite="keep")
