@@ -5,7 +5,7 @@ Masks in, values out, a sparse Walsh spectrum back:
      lenses            evaluate, engine   spex  proxyspex        interactions        report
   text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
   patches  tabular         store           (Walsh-Fourier)     BII STII FSII
-  components                                                   FBII Moebius Fourier
+  components  training_data                                    FBII Moebius Fourier
 
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 """
@@ -19,6 +19,7 @@ from spex_jax.interactions import Interactions
 from spex_jax.invariance import BatchInvariance, check_batch_invariance
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.metrics import Faithfulness
+from spex_jax.packed import PackedMasks
 from spex_jax.spectrum import Spectrum
 from spex_jax.version import __version__
 
@@ -28,6 +29,7 @@ __all__ = [
     "Explanation",
     "Faithfulness",
     "Interactions",
+    "PackedMasks",
     "Spectrum",
     "ValueFunction",
     "__version__",

@@ -14,6 +14,7 @@ import spex_jax
 from spex_jax.lenses.values import VALUES
 from spex_jax.proxyspex import mlp
 from spex_jax.proxyspex.extract import _BATCH
+from spex_jax.proxyspex.passes import Terms
 from spex_jax.proxyspex.walsh_gp import Scales
 from spex_jax.spex.bch import bch
 
@@ -45,6 +46,8 @@ PARAMS_OF_STOPS = jax.tree.map(lambda leaf: real(C, *leaf.shape), PARAMS)
 TABLE = (real(N, n), real(N))  # signs and targets
 FITS = (*TABLE, real(B, N), real(B, N))  # with the rows of each fit and those on which it is scored
 POOL = (mask(P, n), real(N, P))
+BITS = jax.ShapeDtypeStruct((N, n // 8), jnp.uint8)
+TERMS = Terms(whole(K, 3), real(K, 3), real(K, 3))
 
 
 def peeling(b, t, uniform):
@@ -68,6 +71,15 @@ CASES = {
     "proxyspex.mlp.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
     "proxyspex.mlp.answers": ((PARAMS, real(N, n)), {}),
     "proxyspex.mlp._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
+    "proxyspex.passes._accumulate": (
+        ((real(n, 4), real(K, 4), real(2, 4)), BITS, real(N, 1), real(N, 2), whole(4), TERMS, (real(n, 4), real(K, 4))),
+        {},
+    ),
+    "proxyspex.passes._predict": ((BITS, TERMS, (real(n, 4), real(K, 4))), {}),
+    "proxyspex.passes._add_pairs": ((real(n, n), BITS, BITS, real(N, 1)), {}),
+    "proxyspex.passes._add_extensions": (((real(K, n), real(K)), BITS, real(N, 1), TERMS), {}),
+    "proxyspex.passes._add_gram": (((real(2, K, K), real(2, K)), BITS, real(N, 1), real(N, 2), TERMS), {}),
+    "proxyspex.passes._add_correlations": ((real(2, K), BITS, real(N, 1), real(N, 2), TERMS), {}),
     "proxyspex.pursuit.pursue": ((*FITS, mask(n)), {"max_degree": 3, "most_terms": K}),
     "proxyspex.pursuit.pursue pool": (
         (*FITS, mask(n), whole(), POOL),

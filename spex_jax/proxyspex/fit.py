@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from spex_jax.masks import check_whole
-from spex_jax.proxyspex import linear, mlp, stack, trees, walsh_gp
+from spex_jax.packed import PackedMasks
+from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
 from spex_jax.proxyspex.extract import EXTRACTS, in_units
-from spex_jax.proxyspex.table import Fitted, prepare
+from spex_jax.proxyspex.table import Fitted, prepare, trust
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["PROXIES", "check_options", "fit"]
@@ -22,7 +23,6 @@ FITS: dict[str, Callable[..., Fitted]] = {
     "linear": linear.fit,
 }
 PROXIES = tuple(FITS)
-_FEWEST_ROWS = 10
 
 
 def check_options(
@@ -51,22 +51,6 @@ def check_options(
             raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
 
 
-def _trust(fitted: Fitted, values: np.ndarray) -> float:
-    """The share of a fit to believe, 1 where its out-of-fold predictions are better than none by two standard errors
-    (more where these are known badly themselves).
-
-    Below that it falls to 0, where they are no better: a table that says nothing must come out constant. So must one of
-    fewer than ten rows, unless it is complete.
-    """
-    if len(values) < _FEWEST_ROWS:
-        return 1.0 if len(values) == 2**fitted.spectrum.n else 0.0
-    predicted = fitted.held_out()
-    seen = np.isfinite(predicted)
-    gain = values[seen] ** 2 - (values - predicted)[seen] ** 2
-    error = gain.std() / np.sqrt(max(len(gain), 1))
-    return float(np.clip(gain.mean() / (2 * (1 + 10 / len(gain)) * error), 0.0, 1.0)) if error > 0 else 1.0
-
-
 def fit(
     masks: Any,
     values: Any,
@@ -85,7 +69,7 @@ def fit(
 
     Args:
       masks: bool [M, n], True = kept. The same mask may stand in several rows; its values are averaged, with a warning
-        if they differ.
+        if they differ. Or `PackedMasks`, a table that stays on disk: for "linear" only, see `streaming.fit`.
       values: [M], finite.
       proxy: "walsh_gp" (a Gaussian process diagonal in the Walsh basis), "mlp" (an ensemble of perceptrons), "trees"
         (gradient boosted trees), "linear" (sparse regression over characters), or "auto" (the first, stacked with trees
@@ -102,6 +86,15 @@ def fit(
     """
     options = {"solver": solver, "extract": extract}
     check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
+    if isinstance(masks, PackedMasks):
+        if proxy != "linear":
+            raise ValueError(
+                f"a table of PackedMasks is for proxy='linear', got proxy={proxy!r}; give that, or a smaller table as "
+                "an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
+            )
+        return streaming.fit(
+            masks, values, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed), solver=solver or "greedy"
+        )
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table]))
@@ -109,7 +102,7 @@ def fit(
     fitted = FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
-    terms = fitted.spectrum * (_trust(fitted, table.values) if honest else 1.0)
+    terms = fitted.spectrum * (trust(fitted.held_out, table.values, table.n) if honest else 1.0)
     spectrum = in_units(terms, table.mean, table.scale, max_terms)
     if fitted.covariance_factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
         return spectrum

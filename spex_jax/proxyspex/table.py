@@ -15,11 +15,22 @@ from spex_jax import masks as masks_lib
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs
 
-__all__ = ["FOLDS", "Fitted", "Table", "feature_bucket", "prepare", "row_bucket"]
+__all__ = [
+    "FOLDS",
+    "Fitted",
+    "Table",
+    "feature_bucket",
+    "limit_outliers",
+    "prepare",
+    "row_bucket",
+    "standardise",
+    "trust",
+]
 
 _ROW_BUCKETS = (64, 128, 256, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 4096, 5120, 6144, 8192)
 _FEATURE_BUCKET = 16
 _FAR = 30
+_FEWEST_ROWS = 10
 FOLDS = 5
 
 
@@ -122,6 +133,41 @@ def limit_outliers(values: np.ndarray) -> np.ndarray:
     return np.clip(values, rest.min(), rest.max())
 
 
+def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
+    """Values float64 [N] of mean 0 and variance 1, with the mean and the deviation that they had; or the one value of a
+    constant.
+    """
+    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
+    largest = float(np.abs(values).max())
+    scaled = values / largest if largest > 0 else values
+    mean = float(scaled.mean())
+    deviation = float(scaled.std())
+    if deviation <= 4e-15:  # rounding of a constant
+        return float(values.mean()) if largest < 1e300 else mean * largest
+    return (scaled - mean) / deviation, mean * largest, deviation * largest
+
+
+def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> float:
+    """The share of a fit to believe, 1 where its out-of-fold predictions are better than none by two standard errors
+    (more where these are known badly themselves).
+
+    Below that it falls to 0, where they are no better: a table that says nothing must come out constant. So must one of
+    fewer than ten rows, unless it is complete.
+
+    Args:
+      held_out: gives [N], what was predicted for each row when it was left out; nan where it never was.
+      values: [N], of mean 0.
+      n: the number of features.
+    """
+    if len(values) < _FEWEST_ROWS:
+        return 1.0 if len(values) == 2**n else 0.0
+    predicted = held_out()
+    seen = np.isfinite(predicted)
+    gain = values[seen] ** 2 - (values - predicted)[seen] ** 2
+    error = gain.std() / np.sqrt(max(len(gain), 1))
+    return float(np.clip(gain.mean() / (2 * (1 + 10 / len(gain)) * error), 0.0, 1.0)) if error > 0 else 1.0
+
+
 def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     """Checks, deduplicates, scales and pads a table of ablations.
 
@@ -141,17 +187,12 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
     masks, values = average_duplicates(masks, values)
-    values = limit_outliers(values)
-    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
-    largest = float(np.abs(values).max())
-    scaled = values / largest if largest > 0 else values
-    mean = float(scaled.mean())
-    deviation = float(scaled.std())
-    if deviation <= 4e-15:  # rounding of a constant
-        return float(values.mean()) if largest < 1e300 else mean * largest
+    standardised = standardise(limit_outliers(values))
+    if isinstance(standardised, float):
+        return standardised
+    targets, mean, scale = standardised
     rows, n = masks.shape
     width = feature_bucket(n)
-    targets = (scaled - mean) / deviation
     padded = np.zeros((row_bucket(rows), width), np.float32)
     padded[:rows, :n] = signs(masks)
     fold = np.full(len(padded), -1, np.int32)
@@ -159,8 +200,8 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     return Table(
         masks=masks,
         values=targets,
-        mean=mean * largest,
-        scale=deviation * largest,
+        mean=mean,
+        scale=scale,
         signs=jnp.asarray(padded),
         targets=jnp.asarray(np.pad(targets, (0, len(padded) - rows)), jnp.float32),
         count=rows,
