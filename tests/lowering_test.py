@@ -7,7 +7,9 @@ import re
 import jax
 import jax.export
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from lenses.retraining_data import apply, clouds, init
 from models.directories import write_model
 
 import spex_jax
@@ -113,6 +115,7 @@ WITH_A_MODEL = {
     "lenses.text._shape_of_logits",
     "lenses.patches._logits_of_full",
     "lenses.components._clean_logits",
+    "lenses.training_data._first_look",
     "models.components.record",
     "models.decoder._continue",
 }
@@ -222,3 +225,11 @@ def test_the_check_sees_and_refuses_kernels_of_one_platform():
     kernel = jax.jit(jax.ffi.ffi_call("a_kernel_for_cuda", real(n)))
     with pytest.raises(ValueError, match="a_kernel_for_cuda"):
         check_lowering(kernel, real(n))
+
+
+@pytest.mark.parametrize("how", [{"epochs": 2, "batch": 8}, {"steps": 2}], ids=str)
+def test_trainings_lower_for_tpu_and_cuda(how):
+    rng = np.random.default_rng(0)
+    value_fn = spex_jax.lenses.training_data(init, apply, clouds(20, rng), clouds(4, rng), dtype=jnp.bfloat16, **how)
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.n))
+    check_lowering(importlib.import_module("spex_jax.lenses.training_data")._first_look, value_fn.fn, whole())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -88,6 +89,13 @@ weights = jnp.arange(11.0)
 closure = spex_jax.ValueFunction(lambda masks: masks @ weights, 11, on_device=True)
 found["closure"] = float(np.abs(spex_jax.evaluate(closure, asked(333)) - asked(333) @ np.arange(11.0)).max())
 
+sys.path.insert(0, sys.argv[2])
+from lenses.retraining_data import apply, clouds, init
+draw = np.random.default_rng(0)
+trainings = spex_jax.lenses.training_data(init, apply, clouds(33, draw), clouds(3, draw), epochs=2, batch=8, seeds=2)
+halves = draw.random((13, 33)) < 0.5
+found["trainings"] = [spex_jax.evaluate(trainings, halves, mesh=where).tolist() for where in (one, None)]
+
 e = spex_jax.explain(text(), budget=300, proxy="linear")
 found["explained"] = [e.spectrum.coefficients.tolist(), e.noise]
 try:
@@ -171,7 +179,7 @@ def result(process, seconds=240):
 @pytest.fixture(scope="module")
 def four_devices(tmp_path_factory):
     folder = write_model(tmp_path_factory.mktemp("llama"), "llama3")
-    return result(start("import jax\n" + ONE_PROCESS, str(folder)))
+    return result(start("import jax\n" + ONE_PROCESS, str(folder), str(pathlib.Path(__file__).parent)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 90, 333])
@@ -209,6 +217,12 @@ def test_a_decoder_divided_over_devices(four_devices):
         np.testing.assert_allclose(four_devices[f"{removal} sharded"], values, atol=1e-4)
     sharded, alone = four_devices["answers"]
     assert sharded == alone
+
+
+def test_trainings_are_divided_over_devices(four_devices):
+    one, four = four_devices["trainings"]
+    assert np.std(one, axis=0).min() > 1e-4
+    np.testing.assert_allclose(four, one, atol=1e-5)
 
 
 def test_functions_that_are_no_pytrees(four_devices):
