@@ -30,7 +30,7 @@ from scipy import stats
 from spex_jax import ValueFunction, evaluate, explain, lenses, proxyspex
 from spex_jax import masks as masks_lib
 from spex_jax.lenses.removal import REMOVALS
-from spex_jax.metrics import r2_score
+from spex_jax.metrics import lds, r2_score
 from spex_jax.runtime import mesh, run_program, save_result, seed
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -157,9 +157,8 @@ def measures(spectrum: Any, held: np.ndarray, truth: np.ndarray, supporting: np.
     for row, k in zip(removed, KS, strict=True):
         row[order[:k]] = False
     facts = int(supporting.sum())
-    flat = np.ptp(predicted) == 0
     found: dict[str, float] = {
-        "lds": 0.0 if flat else float(stats.spearmanr(predicted, truth).statistic),
+        "lds": lds(truth, predicted).mean,
         "r2": float(r2_score(truth, predicted)),
         "recall": float(supporting[order[:facts]].mean()) if facts else float("nan"),
     }

@@ -116,6 +116,11 @@ WITH_A_MODEL = {
     "lenses.patches._logits_of_full",
     "lenses.components._clean_logits",
     "lenses.training_data._first_look",
+    "baselines.influence._by_conjugate_gradients",
+    "baselines.influence._gradients_of_values",
+    "baselines.influence._hessian",
+    "baselines.influence._kernel",
+    "baselines.influence._losses_along",
     "models.components.record",
     "models.decoder._continue",
 }
@@ -233,3 +238,16 @@ def test_trainings_lower_for_tpu_and_cuda(how):
     value_fn = spex_jax.lenses.training_data(init, apply, clouds(20, rng), clouds(4, rng), dtype=jnp.bfloat16, **how)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.n))
     check_lowering(importlib.import_module("spex_jax.lenses.training_data")._first_look, value_fn.fn, whole())
+
+
+def test_gradients_of_trainings_lower_for_tpu_and_cuda():
+    rng = np.random.default_rng(0)
+    fn = spex_jax.lenses.training_data(init, apply, clouds(20, rng), clouds(4, rng), steps=2).fn
+    params = jax.eval_shape(init, KEY)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    baseline = importlib.import_module("spex_jax.baselines.influence")
+    check_lowering(baseline._gradients_of_values, fn, params)
+    check_lowering(baseline._hessian, fn, params)
+    check_lowering(baseline._by_conjugate_gradients, fn, params, real(4, size), real(), iterations=5)
+    check_lowering(baseline._losses_along, fn, params, real(4, size))
+    check_lowering(baseline._kernel, fn, params, KEY, size=8)

@@ -1,8 +1,9 @@
 import numpy as np
 import oracle
 import pytest
+from scipy import stats
 
-from spex_jax.metrics import faithfulness, r2_score
+from spex_jax.metrics import faithfulness, lds, r2_score
 
 
 def test_r2_is_the_definition_along_any_axis(rng):
@@ -45,3 +46,27 @@ def test_the_interval_covers_the_truth(rng):
         score = faithfulness(truth, truth + 0.5 * rng.normal(size=100), seed=seed)
         covered += score.low <= 0.75 <= score.high
     assert covered >= 88
+
+
+def test_lds_is_the_mean_rank_correlation(rng):
+    truth = rng.normal(size=(40, 6))
+    noisy = truth + rng.normal(size=truth.shape)
+    score = lds(truth, noisy)
+    expected = [stats.spearmanr(truth[:, t], noisy[:, t]).statistic for t in range(6)]
+    np.testing.assert_allclose(score.points, expected)
+    assert score.low < score.mean < score.high
+    assert lds(truth, np.exp(truth)).mean == pytest.approx(1)
+    assert "LDS" in str(score)
+
+
+def test_lds_of_what_is_constant(rng):
+    truth = rng.normal(size=(10, 3))
+    assert lds(truth, np.zeros_like(truth)).mean == 0
+    truth[:, 1] = 4
+    score = lds(truth, truth)
+    assert np.isnan(score.points[1])
+    assert score.mean == pytest.approx(1)
+    assert np.isnan(lds(np.zeros((4, 2)), np.zeros((4, 2))).mean)
+    assert np.isnan(lds(truth[:, 0], truth[:, 0]).low)
+    with pytest.raises(ValueError, match="same shape"):
+        lds(truth, truth[:5])

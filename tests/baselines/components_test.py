@@ -143,9 +143,9 @@ def test_bad_input(lens, rng):
     with pytest.raises(ValueError, match="its gradient is 0"):
         baselines.attribution_patching(lens("induction", "kl"))
     each = lens("induction", count=8, per_prompt=True)
-    for method in (baselines.leave_one_out, lambda value_fn: baselines.acdc(value_fn, 0.1)):
-        with pytest.raises(ValueError, match="one value for each mask"):
-            method(each)
+    assert len(baselines.leave_one_out(each)) == 8
+    with pytest.raises(ValueError, match="one value for each mask"):
+        baselines.acdc(each, 0.1)
     with pytest.raises(ValueError, match="needs a ValueFunction"):
         baselines.acdc(lambda masks: masks.sum(axis=1), 0.1)
     with pytest.raises(ValueError, match="leave n out"):

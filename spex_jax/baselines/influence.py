@@ -1,0 +1,203 @@
+"""What leaving examples out would do, from the gradients of networks that were trained on all of them.
+
+Both take a value function of `lenses.training_data` and retrain nothing but those networks. P is the number of
+parameters, N of training examples, T of test points.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.scipy.sparse.linalg import cg
+
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.lenses.retraining import Retraining, with_keys
+from spex_jax.lenses.training_data import WATCHED, are_classes
+from spex_jax.masks import check_whole
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["SOLVERS", "influence", "trak"]
+
+SOLVERS = ("cg", "exact")
+_RIDGE = 1e-4  # of the projected features, as a share of their mean square: float32 needs it
+_MOST_EXACT = 20_000  # parameters whose Hessian, 1.6 GB, is still written down
+
+
+def _networks(value_fn: Any, caller: str) -> tuple[Retraining, Any]:
+    """The trainings, and the parameters [R, ...] of those on all examples."""
+    fn = getattr(value_fn, "fn", None)
+    if not isinstance(fn, Retraining):
+        raise ValueError(f"{caller} needs a value function of lenses.training_data, whose network it differentiates")
+    return fn, jax.jit(Retraining.trained)(fn, np.ones((1, value_fn.n), np.bool_))
+
+
+def _spectra(fn: Retraining, effects: np.ndarray, params: Any, n: int) -> Spectrum | list[Spectrum]:
+    """Additive spectra of effects float64 [T, N] of single examples: those of a group add up."""
+    values = jax.vmap(lambda one: fn.values(one, fn.x_test, fn.y_test))(params)
+    full = np.asarray(values, np.float64).mean(axis=0)
+    if fn.mean:
+        effects, full = effects.mean(axis=0, keepdims=True), full.mean(keepdims=True)
+    labels = np.asarray(fn.group)
+    free = labels >= 0
+    of_groups = np.stack([np.bincount(labels[free], row[free], minlength=n) for row in effects])
+    found = [additive_spectrum(row, float(value)) for row, value in zip(of_groups, full, strict=True)]
+    return found[0] if fn.mean else found
+
+
+def _functions(fn: Retraining, params: Any) -> tuple[jax.Array, Callable[..., jax.Array], Callable[..., jax.Array]]:
+    """The parameters as a vector [P], and the losses [N] and values [T] of one."""
+    flat, unravel = ravel_pytree(params)
+
+    def losses(vector: jax.Array) -> jax.Array:
+        return fn.losses(unravel(vector), fn.x, fn.y)
+
+    def values(vector: jax.Array) -> jax.Array:
+        return fn.values(unravel(vector), fn.x_test, fn.y_test)
+
+    return flat, losses, values
+
+
+@jax.jit
+def _gradients_of_values(fn: Retraining, params: Any) -> jax.Array:
+    """Float32 [T, P]."""
+    flat, _, values = _functions(fn, params)
+    return jax.jacrev(values)(flat)
+
+
+@jax.jit
+def _hessian(fn: Retraining, params: Any) -> jax.Array:
+    """Of the mean loss, float32 [P, P]."""
+    flat, losses, _ = _functions(fn, params)
+    gradient = jax.grad(lambda vector: losses(vector).mean())
+    return jax.lax.map(lambda way: jax.jvp(gradient, (flat,), (way,))[1], jnp.eye(len(flat)), batch_size=64)
+
+
+@functools.partial(jax.jit, static_argnames="iterations")
+def _by_conjugate_gradients(
+    fn: Retraining, params: Any, given: jax.Array, damping: jax.Array, iterations: int
+) -> jax.Array:
+    """(H + damping)^-1 of each row of [T, P]."""
+    flat, losses, _ = _functions(fn, params)
+    gradient = jax.grad(lambda vector: losses(vector).mean())
+
+    def product(direction: jax.Array) -> jax.Array:
+        return jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
+
+    return jax.lax.map(lambda row: cg(product, row, maxiter=iterations)[0], given, batch_size=8)
+
+
+@jax.jit
+def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Array:
+    """How the losses change along each of the directions [T, P], float32 [T, N]."""
+    flat, losses, _ = _functions(fn, params)
+    return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
+
+
+def influence(
+    value_fn: Any, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
+) -> Spectrum | list[Spectrum]:
+    """Influence functions (Koh and Liang 2017, https://arxiv.org/abs/1703.04730, section 2): the effect of an example
+    on a value is -grad(value) (H + damping)^-1 grad(loss) / N at the network trained on all, with H the Hessian of the
+    mean loss; the mean over the lens's seeds.
+
+    Args:
+      value_fn: of `lenses.training_data`.
+      damping: added to the diagonal of the Hessian, which is not positive where the training has not ended.
+      solver: "cg" (conjugate gradients with products with the Hessian) or "exact" (the Hessian itself).
+      iterations: of the conjugate gradients, at most.
+
+    Returns:
+      The additive spectrum of groups, whose examples' effects add up: one for each test point, or one where the lens
+      averages them.
+
+    Raises:
+      ValueError: another value function, an unknown solver, options out of range, too many parameters for "exact".
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
+    if not damping >= 0:
+        raise ValueError(f"damping must not be below 0, got {damping!r}")
+    check_whole("iterations", iterations, 1)
+    fn, params = _networks(value_fn, "influence")
+    count = sum(leaf[0].size for leaf in jax.tree.leaves(params))
+    if solver == "exact" and count > _MOST_EXACT:
+        raise ValueError(f"solver='exact' is for up to {_MOST_EXACT:,} parameters, got {count:,}; use 'cg'")
+    effects = np.zeros(())
+    for seed in range(len(fn.keys)):
+        network = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
+        rows = _gradients_of_values(fn, network)
+        if solver == "exact":
+            matrix = np.asarray(_hessian(fn, network), np.float64) + damping * np.eye(count)
+            directions = jnp.asarray(np.linalg.solve(matrix, np.asarray(rows, np.float64).T).T, jnp.float32)
+        else:
+            directions = _by_conjugate_gradients(fn, network, rows, jnp.float32(damping), int(iterations))
+        along = _losses_along(fn, network, directions)
+        effects = effects - np.asarray(along, np.float64) / (fn.examples * len(fn.keys))
+    return _spectra(fn, effects, params, value_fn.n)
+
+
+@functools.partial(jax.jit, static_argnames=("size",))
+def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
+    """Of one network: phi(test) (Phi^T Phi)^-1 Phi^T float32 [T, N], and 1 - p of the examples' classes [N]."""
+    flat, unravel = ravel_pytree(params)
+    projection = jax.random.normal(key, (len(flat), size)) / np.sqrt(size)
+
+    def features(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
+        def one(example: Any) -> tuple[jax.Array, jax.Array]:
+            single = jax.tree.map(lambda leaf: leaf[None], example)
+            margin, gradient = jax.value_and_grad(
+                lambda vector: WATCHED["margin"](fn.logits(unravel(vector), single[0]), single[1])[0]
+            )(flat)
+            return margin, gradient @ projection
+
+        return jax.lax.map(one, (x, y), batch_size=64)
+
+    margins, phi = features(fn.x, fn.y)
+    _, tests = features(fn.x_test, fn.y_test)
+    gram = phi.T @ phi
+    factor = jnp.linalg.cholesky(gram + _RIDGE * jnp.trace(gram) / size * jnp.eye(size))
+    solved = jax.scipy.linalg.cho_solve((factor, True), phi.T)
+    return tests @ solved, jax.nn.sigmoid(-margins)
+
+
+def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
+    """Random projections of the gradients of the margin, as in TRAK (Park et al. 2023,
+    https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over
+    networks; its last step, a soft threshold, is left out.
+
+    Its networks are trained on all examples with seeds of their own.
+
+    Args:
+      value_fn: of `lenses.training_data`, of a classifier.
+      size: numbers that are kept of a gradient; well below the number of examples.
+      models: networks, where the lens has fewer seeds.
+      seed: of further networks and the projections.
+
+    Returns:
+      As `influence`. Effects are of the margin whatever the lens watches, and known up to a factor.
+
+    Raises:
+      ValueError: another value function, labels that are no classes, options out of range.
+    """
+    for name, given in (("size", size), ("models", models)):
+        check_whole(name, given, 1)
+    fn = getattr(value_fn, "fn", None)
+    if isinstance(fn, Retraining) and not are_classes(fn.y):
+        raise ValueError("trak needs a classifier, whose y are class numbers [N]")
+    fn, params = _networks(value_fn, "trak")
+    networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(fn.keys))]
+    everything = np.ones((1, value_fn.n), np.bool_)
+    for number in range(len(networks), models):
+        key = jax.random.fold_in(fn.keys[0], 1_000 + number)
+        further = jax.jit(Retraining.trained)(with_keys(fn, key[None]), everything)
+        networks.append(jax.tree.map(lambda leaf: leaf[0], further))
+    keys = jax.random.split(jax.random.key(seed), len(networks))
+    found = [_kernel(fn, network, key, int(size)) for network, key in zip(networks, keys, strict=True)]
+    kernel, weight = (
+        np.mean([np.asarray(part, np.float64) for part in parts], axis=0) for parts in zip(*found, strict=True)
+    )
+    return _spectra(fn, kernel * weight, params, value_fn.n)
