@@ -17,8 +17,22 @@ from typing import Any
 import numpy as np
 
 from spex_jax.files import replacing
+from spex_jax.report.gallery import gallery
 from spex_jax.report.layers import layer_map, layer_tables
-from spex_jax.report.view import View, bars, constant, counted, escape, look, noise_warning, percent, rounded, shorten
+from spex_jax.report.view import (
+    View,
+    bars,
+    constant,
+    counted,
+    escape,
+    failures,
+    look,
+    noise_warning,
+    percent,
+    rounded,
+    seed_noise,
+    shorten,
+)
 from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
 
 __all__ = ["save_html", "to_html"]
@@ -57,6 +71,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
         meaning=escape(INDEX_MEANING[view.interactions.index]),
         ranking=_ranking(view) if view.ranked else _nothing(view),
         layers=layer_tables(view),
+        gallery=gallery(view),
         score=_score(view),
         energy=_energy(view),
         settings=_settings(view),
@@ -104,6 +119,8 @@ def _headline(view: View) -> str:
 def _facts(view: View) -> str:
     e, index = view.explanation, view.interactions
     facts = [counted(e.n, view.noun)]
+    if e.details.get("test_point") is not None:
+        facts.append(f"test point {e.details['test_point']}")
     if e.details.get("removal") is not None:
         facts.append(f"removal: {e.details['removal']}")
     facts.append(f"{index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
@@ -293,9 +310,10 @@ def _score(view: View) -> str:
         text = "Share of the variance of the model's values that the spectrum explains, on "
         text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
-    warning = noise_warning(e, view.ranked[:_ROWS])
-    warning = f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' if warning else ""
-    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{warning}'
+    seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
+    warnings = [warning for warning in (failures(e), noise_warning(e, view.ranked[:_ROWS])) if warning]
+    shown = "".join(f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' for warning in warnings)
+    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{seeds}{shown}'
 
 
 def _score_scale(score: Any) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from spex_jax.report.view import noise_warning
+from spex_jax.report.view import failures, noise_warning, seed_noise
 
 __all__ = ["to_text"]
 
@@ -25,6 +25,11 @@ def to_text(explanation: Any, top: int = 10) -> str:
             f"{details['value']} of {details['target']!r}{value}; "
             f"{explanation.n} {details['units']}{'s' if explanation.n > 1 else ''}, removal {details['removal']!r}"
         )
+    if "test_point" in details:
+        target = f" of class {details['target']}" if "target" in details else ""
+        lines.append(
+            f"{details['value']} of test point {details['test_point']}{target}; {explanation.n} {details['units']}s"
+        )
     lines.append(interactions.table(top))
     asked = f"{len(explanation.masks)} ablations"
     asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
@@ -32,6 +37,10 @@ def to_text(explanation: Any, top: int = 10) -> str:
         lines.append(f"exact: all {asked} were asked")
     else:
         lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+    if noise := seed_noise(explanation):
+        lines.append(noise)
+    if failed := failures(explanation):
+        lines.append(f"warning: {failed}")
     if warning := noise_warning(explanation, interactions.top(top)):
         lines.append(f"warning: {warning[0].lower()}{warning[1:]}")
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())

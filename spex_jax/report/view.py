@@ -9,7 +9,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["View", "bars", "constant", "counted", "escape", "look", "noise_warning", "percent", "rounded", "shorten"]
+__all__ = [
+    "View",
+    "bars",
+    "constant",
+    "counted",
+    "escape",
+    "failures",
+    "look",
+    "noise_warning",
+    "percent",
+    "rounded",
+    "seed_noise",
+    "shorten",
+]
 
 _NAME_WIDTH = 48
 _ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
@@ -131,6 +144,26 @@ def noise_warning(explanation: Any, shown: Ranked) -> str:
         f"Values changed by up to {explanation.noise:.3g} when they were asked again in another batch, more than a "
         f"tenth of the smallest effect shown ({smallest:.3g}): see spex_jax.check_batch_invariance."
     )
+
+
+def seed_noise(explanation: Any) -> str:
+    """A sentence on what other seeds would change, where that was measured, else ''."""
+    noise = explanation.details.get("seed_noise")
+    if noise is None:
+        return ""
+    mean = "" if noise["seeds"] == 1 else f"; each value is the mean of {noise['seeds']} trainings"
+    return (
+        f"Other seeds change a value by {noise['deviation']:.3g} (standard deviation{mean}) and reproduce "
+        f"{100 * (1 - noise['share']):.0f}% of the variance over masks; more seeds raise that."
+    )
+
+
+def failures(explanation: Any) -> str:
+    """A sentence on masks without a finite value, else ''."""
+    failed = 0 if explanation.failed is None else len(explanation.failed)
+    if not failed:
+        return ""
+    return f"{counted(failed, 'mask')} gave no finite value and {'is' if failed == 1 else 'are'} left out."
 
 
 def escape(value: object) -> str:

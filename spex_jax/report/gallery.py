@@ -1,0 +1,59 @@
+"""Groups of training examples as pictures: which help and harm a test point, which are redundant, which complement."""
+
+import collections
+from typing import Any
+
+from spex_jax.report.view import View, escape
+
+__all__ = ["gallery"]
+
+_ROWS = 5  # of each kind
+
+# Size of the set, whether its value is of the good sign, title and meaning.
+_KINDS = (
+    (1, True, "Most helpful", "training on it makes the value better"),
+    (1, False, "Most harmful", "training on it makes the value worse"),
+    (2, False, "Redundant", "together they do less good than the sum of the parts, as near-duplicates do"),
+    (2, True, "Synergistic", "together they do more good than the sum of the parts: they complement each other"),
+)
+
+
+def _image(uri: Any, description: str) -> str:
+    return f'<img src="{escape(uri)}" alt="{escape(description)}">'
+
+
+def gallery(view: View) -> str:
+    """The section, or nothing where a lens knows no pictures of training examples."""
+    details = view.explanation.details
+    pictures = details.get("pictures")
+    if pictures is None:
+        return ""
+    found: dict[tuple[int, bool], list[str]] = collections.defaultdict(list)
+    sign = -1 if details.get("value") == "loss" else 1
+    for key, value in view.ranked:
+        rows = found[len(key), sign * value > 0]
+        if len(key) <= 2 and len(rows) < _ROWS:
+            names = [view.explanation.names[unit] for unit in key]
+            shown = " <em>&amp;</em> ".join(
+                f'<span class="sx-group">{"".join(_image(uri, name) for uri in pictures["units"][unit])}'
+                f"<small>{view.name(unit)}</small></span>"
+                for unit, name in zip(key, names, strict=True)
+            )
+            rows.append(f'<div class="sx-pictures"><b>{view.number(value, plus=True)}</b>{shown}</div>')
+    blocks = [
+        f'<div><h3>{title}</h3><p class="sx-note">{meaning}</p>{"".join(found[order, good])}</div>'
+        for order, good, title, meaning in _KINDS
+        if found[order, good]
+    ]
+    point = details.get("test_point")
+    test = ""
+    if point is not None:
+        label = "" if details.get("target") is None else f", class {escape(details['target'])}"
+        test = (
+            f'<div class="sx-pictures"><span class="sx-group">{_image(pictures["tests"][point], "test point")}'
+            f"<small>test point {point}{label}</small></span></div>"
+        )
+    return (
+        f'<section class="sx-card"><h2>As pictures</h2>{test}<div class="sx-two">{"".join(blocks)}</div>'
+        '<p class="sx-note">The first examples of each group are shown.</p></section>\n\n'
+    )
