@@ -1,0 +1,59 @@
+"""Interactions among training examples from retrainings that others computed, read from disk in parts."""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from spex_jax import PackedMasks, proxyspex
+from spex_jax.metrics import faithfulness, lds
+from spex_jax.runtime import save_result, seed
+
+
+def explain_tables(masks: str, margins: str, features: int | None, points: Sequence[str], out: pathlib.Path) -> None:
+    """Fits each of the points on all retrainings but the last tenth, prints its strongest examples and pairs, and saves
+    its interactions.
+
+    Args:
+      masks: .npy of bool [M, n] or packed bits.
+      margins: .npy of values [M, T] or [M].
+      features: n, where the masks are packed.
+      points: columns of the margins.
+      out: folder.
+
+    Raises:
+      ValueError: files that cannot be read or do not fit, a column that is not there.
+    """
+    table = PackedMasks.open(pathlib.Path(masks).expanduser(), features)
+    try:
+        values = np.load(pathlib.Path(margins).expanduser(), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read --margins {margins!r}: {error}") from error
+    if values.ndim not in (1, 2) or len(values) != len(table):
+        raise ValueError(f"--margins must have a row for each of the {len(table)} masks, got shape {values.shape}")
+    columns = values[:, None] if values.ndim == 1 else values
+    chosen = []
+    for point in points:
+        if not point.isdigit() or int(point) >= columns.shape[1]:
+            raise ValueError(f"--points must be columns of --margins from 0 to {columns.shape[1] - 1}, got {point!r}")
+        chosen.append(int(point))
+    held = max(50, len(table) // 10)
+    if len(table) < 2 * held:
+        raise ValueError(f"{len(table)} retrainings are too few: {held} are held out, and as many are needed to fit")
+    fitted, tested = PackedMasks(table.bits[:-held], table.n), table.rows(slice(len(table) - held, None))
+    scores = []
+    for point in chosen:
+        column = np.asarray(columns[:, point], np.float64)
+        spectrum = proxyspex.fit(fitted, column[:-held], proxy="linear", max_degree=2, seed=seed())
+        predicted = spectrum(tested)
+        score, rank = faithfulness(column[-held:], predicted, seed=seed()), lds(column[-held:], predicted)
+        interactions = spectrum.interactions("FBII", max_order=2)
+        print(f"\npoint {point}: {score}, rank correlation {rank.mean:.3f} on {held} held-out retrainings")
+        for order, kind in ((1, "examples"), (2, "pairs of examples")):
+            print(f"strongest {kind} (FBII):")
+            for key, value in interactions.top(10, order=order):
+                print(f"  {value:+.4g}  {' + '.join(map(str, key))}")
+        interactions.save(out / f"interactions_{point}.json")
+        scores.append({"point": point, "r2": score.r2, "lds": rank.mean, "terms": len(spectrum)})
+    save_result(out / "tables.json", {"retrainings": len(table), "examples": table.n, "points": scores})
+    print(f"\ninteractions: {out}/interactions_*.json")
