@@ -7,7 +7,7 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import jax
@@ -42,7 +42,8 @@ def explain_many(
         may stand alone.
       store: a folder, made where it does not exist: FILE.ablations for each value function, FILE-OPTIONS/ for each
         explanation.
-      progress: of the whole corpus: a bar on a terminal or in a notebook, else a line a minute.
+      progress: of the whole corpus, or of the ablations and outputs of one value function: a bar on a terminal or in a
+        notebook, else a line a minute.
       **options: of `explain`. `store_key` cannot be one of them, since value functions need an identity each
         (`ValueFunction(..., identity=)`).
 
@@ -61,26 +62,35 @@ def explain_many(
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
         folder.mkdir(parents=True, exist_ok=True)
-    several = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
-    total = len(several) if isinstance(several, Sized) else None
+    alone = isinstance(value_fns, ValueFunction)
+    several: Iterable[ValueFunction] = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
+    total: int | None = len(several) if isinstance(several, Sized) else None
+    if isinstance(value_fns, ValueFunction):
+        total = math.prod(value_fns.outputs)
+    first = jax.process_index() == 0
     found: list[Explanation] = []
-    with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
+    with Progress(total, shown=progress and first, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
-                found += _answers(value_fn, folder, options)
+                for answer in _answers(value_fn, folder, options, progress and alone):
+                    found.append(answer)
+                    shown.update(1 if alone else 0)
             except BaseException as error:
                 error.add_note(f"at value function {position} of explain_many, {len(found)} explained before it")
                 raise
-            shown.update(1)
+            shown.update(0 if alone else 1)
     return found
 
 
-def _answers(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any]) -> list[Explanation]:
+def _answers(
+    value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any], progress: bool
+) -> Iterator[Explanation]:
     """One explanation for each output of a value function, those that the folder holds out of it."""
     if not isinstance(value_fn, ValueFunction):
         raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
-        return list(explain_outputs(value_fn, progress=False, **options))
+        yield from explain_outputs(value_fn, progress=progress, **options)
+        return
     identity = identity_of(value_fn, value_fn.n)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
     outputs = range(math.prod(value_fn.outputs))
@@ -99,10 +109,12 @@ def _answers(value_fn: ValueFunction, folder: pathlib.Path | None, options: dict
                 warnings.warn(f"{error}; it is made again", stacklevel=3)
                 shutil.rmtree(saved[output])
     missing = [output for output in outputs if output not in found]
-    if missing:
-        answers = explain_outputs(value_fn, which=missing, progress=False, store=folder, **options)
-        for output, answer in zip(missing, answers, strict=True):
-            found[output] = answer
-            if alone:
-                answer.save(saved[output])
-    return [found[output] for output in outputs]
+    answers = explain_outputs(value_fn, which=missing, progress=progress, store=folder, **options)
+    for output in outputs:
+        if output in found:
+            yield found[output]
+            continue
+        answer = next(answers)
+        if alone:
+            answer.save(saved[output])
+        yield answer

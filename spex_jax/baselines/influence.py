@@ -4,6 +4,7 @@ Both take a value function of `lenses.training_data` and retrain nothing but tho
 parameters, N of training examples, T of test points.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.lenses.retraining import Retraining, with_keys
+from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data import WATCHED, are_classes
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
@@ -193,7 +194,7 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
     everything = np.ones((1, value_fn.n), np.bool_)
     for number in range(len(networks), models):
         key = jax.random.fold_in(fn.keys[0], 1_000 + number)
-        further = jax.jit(Retraining.trained)(with_keys(fn, key[None]), everything)
+        further = jax.jit(Retraining.trained)(dataclasses.replace(fn, keys=key[None]), everything)
         networks.append(jax.tree.map(lambda leaf: leaf[0], further))
     keys = jax.random.split(jax.random.key(seed), len(networks))
     found = [_kernel(fn, network, key, int(size)) for network, key in zip(networks, keys, strict=True)]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Retraining", "in_dtype", "seed_keys", "with_keys"]
+__all__ = ["Retraining", "in_dtype", "seed_keys"]
 
 _CHUNKS = 8  # parts of a batch of all examples, of which those without kept examples are not computed
 _CHUNK = 64  # examples of such a part, at least
@@ -209,11 +209,6 @@ class Retraining:
         return jax.lax.scan(add, zero, (rows.swapaxes(0, 1), weight.swapaxes(0, 1)))[0]
 
 
-def with_keys(fn: Retraining, keys: jax.Array) -> Retraining:
-    """The same trainings from other seeds, keys [R]."""
-    return dataclasses.replace(fn, keys=keys)
-
-
-def seed_keys(seed: int, first: int, count: int) -> jax.Array:
-    """Keys [count] of the seeds from number `first` on."""
-    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(first, first + count))
+def seed_keys(seed: int, count: int) -> jax.Array:
+    """Keys [count], one for each training of a mask."""
+    return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(count))

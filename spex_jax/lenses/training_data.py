@@ -12,7 +12,7 @@ import optax
 from spex_jax.evaluate import evaluate
 from spex_jax.lenses.groups import as_groups
 from spex_jax.lenses.pictures import picture_details
-from spex_jax.lenses.retraining import Retraining, seed_keys, with_keys
+from spex_jax.lenses.retraining import Retraining, seed_keys
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.lenses.values import logit_and_margin
 from spex_jax.masks import check_whole, finite_rows, uniform
@@ -248,7 +248,7 @@ def training_data(
         x_test=x_test,
         y_test=y_test,
         group=jnp.asarray(divided.labels),
-        keys=seed_keys(int(seed), 0, int(seeds)),
+        keys=seed_keys(int(seed), int(seeds)),
         init=init_fn,
         apply=apply_fn,
         loss=loss,
@@ -338,7 +338,7 @@ def measure_seed_noise(
     for repeat in range(1, repeats + 1):  # the lens's own seeds are in what it is compared with
         keys = jax.vmap(lambda key, repeat=repeat: jax.random.fold_in(key, repeat))(fn.keys)
         other = ValueFunction(
-            with_keys(fn, keys),
+            dataclasses.replace(fn, keys=keys),
             value_fn.n,
             on_device=True,
             outputs=value_fn.outputs,
