@@ -16,7 +16,8 @@ Retrainings that others computed need no network: --masks is a .npy of bits (np.
 
   python experiments/data_attribution.py --masks=masks.npy --features=50000 --margins=margins.npy --points=0,7
 
-Expected: 6 minutes on 2 CPU cores; LDS of ProxySPEX .76 (mlp) with the largest budget, of LASSO .72.
+Expected: 3.5 minutes on 2 CPU cores; with all 1,800 trainings ProxySPEX has LDS .98 (mlp) and .91 (cnn), LASSO .95 and
+.90.
 """
 
 import functools
