@@ -23,6 +23,7 @@ Expected: 3.5 minutes on 2 CPU cores; with all 1,800 trainings ProxySPEX has LDS
 import functools
 import hashlib
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -201,7 +202,9 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
         },
     }
     for name, methods in choices.items():
-        found = {setting: method(value_fn) for setting, method in methods.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # dampings that are too small, which are not chosen
+            found = {setting: method(value_fn) for setting, method in methods.items()}
         scores = {setting: score(spectra, slice(len(fitted))).mean for setting, spectra in found.items()}
         best = max(scores, key=lambda setting: scores[setting])
         add(f"{name} {best}", _MODELS if name.startswith("trak") else _SEEDS.value, found[best])
@@ -268,7 +271,9 @@ def main() -> None:
         return
     if unknown := sorted(set(_NETWORKS.value) - set(MODELS)):
         raise ValueError(f"unknown networks {', '.join(unknown)}; --networks takes {', '.join(MODELS)}")
-    if wrong := [budget for budget in _BUDGETS.value or () if not budget.isdigit() or int(budget) < 20]:
+    if wrong := [
+        budget for budget in _BUDGETS.value or () if not (budget.isascii() and budget.isdigit()) or int(budget) < 20
+    ]:
         raise ValueError(f"--budgets must be whole numbers of trainings of at least 20, got {', '.join(wrong)}")
     images = image_data.load_images(seed())
     for name in _NETWORKS.value:

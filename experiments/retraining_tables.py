@@ -27,14 +27,16 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
     table = PackedMasks.open(pathlib.Path(masks).expanduser(), features)
     try:
         values = np.load(pathlib.Path(margins).expanduser(), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, ValueError) as error:
         raise ValueError(f"cannot read --margins {margins!r}: {error}") from error
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub":
+        raise ValueError(f"--margins {margins!r} must be a .npy of real numbers")
     if values.ndim not in (1, 2) or len(values) != len(table):
         raise ValueError(f"--margins must have a row for each of the {len(table)} masks, got shape {values.shape}")
     columns = values[:, None] if values.ndim == 1 else values
     chosen = []
     for point in points:
-        if not point.isdigit() or int(point) >= columns.shape[1]:
+        if not (point.isascii() and point.isdigit()) or int(point) >= columns.shape[1]:
             raise ValueError(f"--points must be columns of --margins from 0 to {columns.shape[1] - 1}, got {point!r}")
         chosen.append(int(point))
     held = max(50, len(table) // 10)
@@ -44,6 +46,10 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
     scores = []
     for point in chosen:
         column = np.asarray(columns[:, point], np.float64)
+        if not np.isfinite(column).all():
+            raise ValueError(
+                f"column {point} of --margins has {(~np.isfinite(column)).sum()} values that are not finite"
+            )
         spectrum = proxyspex.fit(fitted, column[:-held], proxy="linear", max_degree=2, seed=seed())
         predicted = spectrum(tested)
         score, rank = faithfulness(column[-held:], predicted, seed=seed()), lds(column[-held:], predicted)
@@ -54,6 +60,8 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
             for key, value in interactions.top(10, order=order):
                 print(f"  {value:+.4g}  {' + '.join(map(str, key))}")
         interactions.save(out / f"interactions_{point}.json")
-        scores.append({"point": point, "r2": score.r2, "lds": rank.mean, "terms": len(spectrum)})
+        numbers = {"r2": score.r2, "lds": rank.mean}
+        defined = {name: number if np.isfinite(number) else None for name, number in numbers.items()}
+        scores.append({"point": point, **defined, "terms": len(spectrum)})
     save_result(out / "tables.json", {"retrainings": len(table), "examples": table.n, "points": scores})
     print(f"\ninteractions: {out}/interactions_*.json")

@@ -83,6 +83,11 @@ class DatamodellingScore:
         return f"LDS {self.mean:.3f}{interval}"
 
 
+def _varies(values: np.ndarray) -> bool:
+    """Whether values differ by more than rounding."""
+    return bool(np.ptp(values) > 8 * np.finfo(np.float64).eps * np.abs(values).max())
+
+
 def lds(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> DatamodellingScore:
     """Linear datamodelling score: Spearman's rank correlation of predicted and measured values over masks that no fit
     saw, averaged over test points (Park et al. 2023, https://arxiv.org/abs/2303.14186, section 2). Of the predictions
@@ -97,7 +102,7 @@ def lds(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> Datamode
       The interval is nan for fewer than two points.
 
     Raises:
-      ValueError: shapes that differ, or fewer than two masks.
+      ValueError: shapes that differ, fewer than two masks, or numbers that are not finite.
     """
     truth, prediction = (np.asarray(array, np.float64) for array in (truth, prediction))
     if truth.shape != prediction.shape or truth.ndim not in (1, 2) or len(truth) < 2:
@@ -105,11 +110,13 @@ def lds(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> Datamode
             f"truth and prediction must have the same shape [M, T] with at least 2 masks, got {truth.shape} and "
             f"{prediction.shape}"
         )
+    if not np.isfinite(truth).all() or not np.isfinite(prediction).all():
+        raise ValueError("truth and prediction must be finite; leave out the masks whose values are not")
     truth, prediction = truth.reshape(len(truth), -1), prediction.reshape(len(truth), -1)
     points = np.full(truth.shape[1], np.nan)
     for point, (measured, predicted) in enumerate(zip(truth.T, prediction.T, strict=True)):
-        if np.ptp(measured) > 0:
-            points[point] = stats.spearmanr(measured, predicted).statistic if np.ptp(predicted) > 0 else 0.0
+        if _varies(measured):
+            points[point] = stats.spearmanr(measured, predicted).statistic if _varies(predicted) else 0.0
     known = points[np.isfinite(points)]
     if not len(known):
         return DatamodellingScore(np.nan, np.nan, np.nan, points)

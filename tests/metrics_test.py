@@ -70,3 +70,6 @@ def test_lds_of_what_is_constant(rng):
     assert np.isnan(lds(truth[:, 0], truth[:, 0]).low)
     with pytest.raises(ValueError, match="same shape"):
         lds(truth, truth[:5])
+    with pytest.raises(ValueError, match="must be finite"):
+        lds(truth, np.where(np.arange(3) == 1, np.nan, truth))
+    assert np.isnan(lds(0.3 + 5e-17 * rng.integers(0, 2, 20), rng.random(20)).mean)

@@ -33,7 +33,10 @@ def datamodels(masks: Any, values: Any, *, folds: int = 5, seed: int = 0) -> Spe
         raise ValueError("datamodels need scikit-learn: pip install 'spex-jax[data]'") from error
     masks = masks_lib.check_masks(masks)
     values = masks_lib.check_values(values, masks)
-    masks_lib.check_whole("folds", folds, 2, len(masks))
+    masks_lib.check_whole("folds", folds, 2)
+    masks_lib.check_whole("seed", seed, 0, 2**32 - 1)
+    if len(masks) < folds:
+        raise ValueError(f"a cross-validation in {folds} folds needs at least {folds} ablations, got {len(masks)}")
     if np.ptp(values) == 0:
         return additive_spectrum(np.zeros(masks.shape[1]), float(values[0]))
     with warnings.catch_warnings():

@@ -6,6 +6,7 @@ parameters, N of training examples, T of test points.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ __all__ = ["SOLVERS", "influence", "trak"]
 
 SOLVERS = ("cg", "exact")
 _RIDGE = 1e-4  # of the projected features, as a share of their mean square: float32 needs it
+_UNSOLVED = 0.05  # of a gradient
 _MOST_EXACT = 20_000  # parameters whose Hessian, 1.6 GB, is still written down
 
 
@@ -80,15 +82,19 @@ def _hessian(fn: Retraining, params: Any) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="iterations")
 def _by_conjugate_gradients(
     fn: Retraining, params: Any, given: jax.Array, damping: jax.Array, iterations: int
-) -> jax.Array:
-    """(H + damping)^-1 of each row of [T, P]."""
+) -> tuple[jax.Array, jax.Array]:
+    """(H + damping)^-1 of each row of [T, P], and what is left of it as a part of the row, [T]."""
     flat, losses, _ = _functions(fn, params)
     gradient = jax.grad(lambda vector: losses(vector).mean())
 
     def product(direction: jax.Array) -> jax.Array:
         return jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
 
-    return jax.lax.map(lambda row: cg(product, row, maxiter=iterations)[0], given, batch_size=8)
+    def solve(row: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found = cg(product, row, maxiter=iterations)[0]
+        return found, jnp.linalg.norm(product(found) - row) / jnp.maximum(jnp.linalg.norm(row), 1e-30)
+
+    return jax.lax.map(solve, given, batch_size=8)
 
 
 @jax.jit
@@ -107,37 +113,50 @@ def influence(
 
     Args:
       value_fn: of `lenses.training_data`.
-      damping: added to the diagonal of the Hessian, which is not positive where the training has not ended.
+      damping: added to the diagonal of the Hessian, which has negative eigenvalues where the training has not ended;
+        where the conjugate gradients fail for that a warning says so.
       solver: "cg" (conjugate gradients with products with the Hessian) or "exact" (the Hessian itself).
       iterations: of the conjugate gradients, at most.
 
     Returns:
-      The additive spectrum of groups, whose examples' effects add up: one for each test point, or one where the lens
-      averages them.
+      The additive spectrum of groups, whose examples' effects add up (examples that are always kept are part of the
+      training and have none): one for each test point, or one where the lens averages them. Values that are constant
+      but for jumps, such as "accuracy", have no gradient and no effects.
 
     Raises:
       ValueError: another value function, an unknown solver, options out of range, too many parameters for "exact".
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
-    if not damping >= 0:
-        raise ValueError(f"damping must not be below 0, got {damping!r}")
+    if isinstance(damping, bool) or not isinstance(damping, int | float | np.number) or not 0 <= damping < np.inf:
+        raise ValueError(f"damping must be a finite number that is not below 0, got {damping!r}")
     check_whole("iterations", iterations, 1)
     fn, params = _networks(value_fn, "influence")
     count = sum(leaf[0].size for leaf in jax.tree.leaves(params))
     if solver == "exact" and count > _MOST_EXACT:
         raise ValueError(f"solver='exact' is for up to {_MOST_EXACT:,} parameters, got {count:,}; use 'cg'")
-    effects = np.zeros(())
+    effects, unsolved = np.zeros(()), 0.0
     for seed in range(len(fn.keys)):
         network = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
         rows = _gradients_of_values(fn, network)
         if solver == "exact":
             matrix = np.asarray(_hessian(fn, network), np.float64) + damping * np.eye(count)
-            directions = jnp.asarray(np.linalg.solve(matrix, np.asarray(rows, np.float64).T).T, jnp.float32)
+            try:
+                solved = np.linalg.solve(matrix, np.asarray(rows, np.float64).T).T
+            except np.linalg.LinAlgError as error:
+                raise ValueError(f"the Hessian has no inverse with damping = {damping}; give a larger one") from error
+            directions = jnp.asarray(solved, jnp.float32)
         else:
-            directions = _by_conjugate_gradients(fn, network, rows, jnp.float32(damping), int(iterations))
+            directions, left = _by_conjugate_gradients(fn, network, rows, jnp.float32(damping), int(iterations))
+            unsolved = max(unsolved, float(jnp.where(jnp.isfinite(left), left, jnp.inf).max()))
         along = _losses_along(fn, network, directions)
         effects = effects - np.asarray(along, np.float64) / (fn.examples * len(fn.keys))
+    if unsolved > _UNSOLVED:
+        warnings.warn(
+            f"conjugate gradients left {100 * unsolved:.0f}% of a gradient: where the Hessian has negative eigenvalues "
+            f"(the training has not ended), damping must exceed them, it is {damping}; or give more iterations",
+            stacklevel=2,
+        )
     return _spectra(fn, effects, params, value_fn.n)
 
 
@@ -187,8 +206,11 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
     for name, given in (("size", size), ("models", models)):
         check_whole(name, given, 1)
     fn = getattr(value_fn, "fn", None)
-    if isinstance(fn, Retraining) and not are_classes(fn.y):
-        raise ValueError("trak needs a classifier, whose y are class numbers [N]")
+    check_whole("seed", seed, 0, 2**32 - 1)
+    if isinstance(fn, Retraining):
+        logits = jax.eval_shape(lambda fn: fn.logits(fn.init(fn.keys[0]), fn.x), fn).shape[1]
+        if not are_classes(fn.y) or logits < 2 or not all(y.min() >= 0 and y.max() < logits for y in (fn.y, fn.y_test)):
+            raise ValueError(f"trak needs a classifier, whose y are class numbers from 0 to {logits - 1}, at least two")
     fn, params = _networks(value_fn, "trak")
     networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(fn.keys))]
     everything = np.ones((1, value_fn.n), np.bool_)
@@ -201,4 +223,8 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
     kernel, weight = (
         np.mean([np.asarray(part, np.float64) for part in parts], axis=0) for parts in zip(*found, strict=True)
     )
+    if not np.isfinite(kernel).all():
+        raise ValueError(
+            "the margins of the trained network have no gradient (it is saturated): trak says nothing of it"
+        )
     return _spectra(fn, kernel * weight, params, value_fn.n)

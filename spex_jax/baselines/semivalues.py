@@ -28,7 +28,7 @@ def banzhaf(masks: Any, values: Any) -> Spectrum:
     2023, https://arxiv.org/abs/2205.15466, section 4).
 
     Args:
-      masks: bool [M, n], uniform.
+      masks: bool [M, n], uniform; one that stands in several rows counts as often.
       values: [M].
 
     Raises:
@@ -46,10 +46,11 @@ def shapley(masks: Any, values: Any) -> Spectrum:
     size was drawn.
 
     Of uniform masks hardly any are small or large, where the kernel has its weight: with many units it is consistent
-    and noisy. It sums to f(all) - f(none) where both were asked.
+    and noisy. It sums to f(all) - f(none) where both were asked; what fewer masks than units leave open is shared
+    equally.
 
     Args:
-      masks: bool [M, n], of each size uniform.
+      masks: bool [M, n], of each size uniform; one that stands in several rows counts as often.
       values: [M].
 
     Raises:
@@ -69,9 +70,9 @@ def shapley(masks: Any, values: Any) -> Spectrum:
         found = np.linalg.lstsq(design * root[:, None], y * root, rcond=None)[0]
         return additive_spectrum(found[1:], float(found.sum()))
     total = ends[1] - ends[0]
-    if n == 1:
-        return additive_spectrum([total], float(ends[1]))
-    # The last effect is what is missing to f(all) - f(none).
-    design, target = x[:, :-1] - x[:, -1:], y - ends[0] - x[:, -1] * total
-    first = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
-    return additive_spectrum(np.append(first, total - first.sum()), float(ends[1]))
+    # Equal shares of f(all) - f(none), and what deviates from them and sums to 0: of too few masks the least deviation.
+    share = total / n
+    design, target = x - x.mean(axis=1, keepdims=True), y - ends[0] - x.sum(axis=1) * share
+    return additive_spectrum(
+        share + np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0], float(ends[1])
+    )

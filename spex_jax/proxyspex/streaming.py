@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from spex_jax.masks import check_values
+from spex_jax.masks import check_values, hashes
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import passes
 from spex_jax.proxyspex.extract import energy_cut
@@ -80,8 +80,16 @@ class _Solved:
     errors: tuple[float, float]
 
 
-def _split(values: np.ndarray, seed: int) -> _Rows:
-    out = np.random.default_rng(seed).permutation(len(values)) % _HELD_OUT == 0
+def _split(masks: PackedMasks, values: np.ndarray, seed: int) -> _Rows:
+    """Rows of one mask are held out together, or they would tell what the fit has seen."""
+    step = masks.block_rows()
+    keys = [hashes(masks.packed_rows(slice(start, start + step))) for start in range(0, len(masks), step)]
+    found, mask = np.unique(np.concatenate(keys), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    if len(found) in (1, len(values)):
+        out = rng.permutation(len(values)) % _HELD_OUT == 0
+    else:
+        out = (rng.permutation(len(found)) % _HELD_OUT == 0)[mask]
     seen = (~out).astype(np.float32)
     return _Rows(values, np.stack([seen, np.ones_like(seen)], 1), np.stack([seen, 1 - seen], 1), np.flatnonzero(~out))
 
@@ -350,7 +358,8 @@ def fit(masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | No
 
     Terms of two features and more are those that stand out from chance, 1,024 at most. A triple is found where two of
     its features are a term too, or where it lies within 512 features: those of the terms and the largest singles.
-    Masks that stand in several rows are not put together; where their values differ, no warning says so.
+    Masks that stand in several rows are not put together, but held out together; where their values differ, no warning
+    says so. Of features that are always kept together any may stand for the others.
 
     Memory: at most 1 GiB, whatever the number of rows, besides some 100 bytes for each row and the result (a byte for
     each term and feature, twice while it is made; a None in max_terms may keep 10,000 terms). Pages of a file that is
@@ -369,7 +378,7 @@ def fit(masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | No
     if isinstance(standardised, float):
         return Spectrum(np.zeros((1, masks.n), np.bool_), np.array([standardised]))
     targets, mean, scale = standardised
-    rows, design = _split(targets, seed), passes.design(masks)
+    rows, design = _split(masks, targets, seed), passes.design(masks)
     n = design.n
     everything, nothing = np.ones((n + 1, 2), np.bool_), np.arange(n + 1)[:, None] == np.array([n, n])
     penalties = _penalties(design, rows)

@@ -59,6 +59,18 @@ def test_shapley_of_drawn_masks_comes_near(ends, rng):
     assert np.sqrt((error**2).mean()) < 0.25 * np.std([exact[i,] for i in range(10)])
 
 
+def test_shapley_of_too_few_masks_treats_all_units_alike(rng):
+    found = baselines.shapley(np.array([[1, 1, 1], [0, 0, 0]], bool), [3.0, 0.0])
+    np.testing.assert_allclose(-2 * found.coefficients[1:], 1)
+    masks = np.concatenate([uniform(30, 10, rng), np.ones((1, 30), bool), np.zeros((1, 30), bool)])
+    np.testing.assert_allclose(-2 * baselines.shapley(masks, masks.sum(axis=1)).coefficients[1:], 1)
+
+
+def test_conjugate_gradients_that_fail_are_said(lens):
+    with pytest.warns(UserWarning, match="conjugate gradients left"):
+        baselines.influence(lens(steps=1), damping=1e-4)
+
+
 def test_datamodels_leave_out_what_does_nothing(rng):
     masks = uniform(30, 200, rng)
     effects = np.where(np.arange(30) < 3, 2.0, 0.0)
@@ -145,7 +157,10 @@ def test_gradients_of_the_mean_over_test_points_are_the_mean_of_those(lens):
     ("call", "message"),
     [
         (lambda fn: baselines.influence(fn, solver="lu"), "unknown solver 'lu'"),
-        (lambda fn: baselines.influence(fn, damping=-1), "damping must not be below 0"),
+        (lambda fn: baselines.influence(fn, damping=-1), "damping must be a finite number that is not below 0"),
+        (lambda fn: baselines.influence(fn, damping="a"), "damping must be a finite number"),
+        (lambda fn: baselines.trak(fn, seed=2**40), "seed must be a whole number"),
+        (lambda fn: baselines.datamodels(np.eye(3, dtype=bool), np.arange(3)), "needs at least 5 ablations, got 3"),
         (lambda fn: baselines.influence(lambda masks: masks), r"lenses\.training_data"),
         (lambda fn: baselines.trak(fn, size=0), "size must be a whole number"),
         (lambda fn: baselines.trak(lambda masks: masks), r"lenses\.training_data"),

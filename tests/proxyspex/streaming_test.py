@@ -34,6 +34,13 @@ def test_the_same_terms_as_the_table_in_memory(solver, rng):
     assert oracle.r2(truth, found(held_out)) > 0.98
 
 
+def test_rows_of_one_mask_are_held_out_together(rng):
+    table, values, held_out, truth = planted(13, 40, rng, terms=4, degree=2)
+    repeated, noisy = np.repeat(table, 10, axis=0), np.repeat(values, 10) + 0.1 * rng.normal(size=400)
+    found = fit(repeated, noisy, max_degree=2)
+    assert oracle.r2(truth, found(held_out)) > 0.95
+
+
 def test_pairs_without_singles_and_many_small_singles(rng):
     n, rows = 400, 3000
     members = [tuple(rng.choice(n, 2, replace=False)) for _ in range(15)]
