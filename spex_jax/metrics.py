@@ -7,7 +7,7 @@ from scipy import stats
 
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["DatamodellingScore", "Faithfulness", "energy_by_group", "faithfulness", "lds", "r2_score"]
+__all__ = ["DatamodellingScore", "Faithfulness", "energy_by_group", "faithfulness", "lds", "r2_score", "varies"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DatamodellingScore:
         return f"LDS {self.mean:.3f}{interval}"
 
 
-def _varies(values: np.ndarray) -> bool:
+def varies(values: np.ndarray) -> bool:
     """Whether values differ by more than rounding."""
     return bool(np.ptp(values) > 8 * np.finfo(np.float64).eps * np.abs(values).max())
 
@@ -115,8 +115,8 @@ def lds(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> Datamode
     truth, prediction = truth.reshape(len(truth), -1), prediction.reshape(len(truth), -1)
     points = np.full(truth.shape[1], np.nan)
     for point, (measured, predicted) in enumerate(zip(truth.T, prediction.T, strict=True)):
-        if _varies(measured):
-            points[point] = stats.spearmanr(measured, predicted).statistic if _varies(predicted) else 0.0
+        if varies(measured):
+            points[point] = stats.spearmanr(measured, predicted).statistic if varies(predicted) else 0.0
     known = points[np.isfinite(points)]
     if not len(known):
         return DatamodellingScore(np.nan, np.nan, np.nan, points)

@@ -30,12 +30,15 @@ _UNSOLVED = 0.05  # of a gradient
 _MOST_EXACT = 20_000  # parameters whose Hessian, 1.6 GB, is still written down
 
 
-def _networks(value_fn: Any, caller: str) -> tuple[Retraining, Any]:
-    """The trainings, and the parameters [R, ...] of those on all examples."""
+def _networks(value_fn: Any, caller: str, count: int = 0) -> tuple[Retraining, Any]:
+    """The trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
     fn = getattr(value_fn, "fn", None)
     if not isinstance(fn, Retraining):
         raise ValueError(f"{caller} needs a value function of lenses.training_data, whose network it differentiates")
-    return fn, jax.jit(Retraining.trained)(fn, np.ones((1, value_fn.n), np.bool_))
+    further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in range(len(fn.keys), count)]
+    keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
+    everything = np.ones((1, value_fn.n), np.bool_)
+    return fn, jax.jit(Retraining.trained)(dataclasses.replace(fn, keys=keys), everything)
 
 
 def _spectra(fn: Retraining, effects: np.ndarray, params: Any, n: int) -> Spectrum | list[Spectrum]:
@@ -189,13 +192,13 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
     https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over
     networks; its last step, a soft threshold, is left out.
 
-    Its networks are trained on all examples with seeds of their own.
+    Its networks are trained on all examples: those of the lens's seeds, and of further ones up to `models`.
 
     Args:
       value_fn: of `lenses.training_data`, of a classifier.
       size: numbers that are kept of a gradient; well below the number of examples.
       models: networks, where the lens has fewer seeds.
-      seed: of further networks and the projections.
+      seed: of the projections.
 
     Returns:
       As `influence`. Effects are of the margin whatever the lens watches, and known up to a factor.
@@ -211,14 +214,10 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
         logits = jax.eval_shape(lambda fn: fn.logits(fn.init(fn.keys[0]), fn.x), fn).shape[1]
         if not are_classes(fn.y) or logits < 2 or not all(y.min() >= 0 and y.max() < logits for y in (fn.y, fn.y_test)):
             raise ValueError(f"trak needs a classifier, whose y are class numbers from 0 to {logits - 1}, at least two")
-    fn, params = _networks(value_fn, "trak")
-    networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(fn.keys))]
-    everything = np.ones((1, value_fn.n), np.bool_)
-    for number in range(len(networks), models):
-        key = jax.random.fold_in(fn.keys[0], 1_000 + number)
-        further = jax.jit(Retraining.trained)(dataclasses.replace(fn, keys=key[None]), everything)
-        networks.append(jax.tree.map(lambda leaf: leaf[0], further))
-    keys = jax.random.split(jax.random.key(seed), len(networks))
+    fn, params = _networks(value_fn, "trak", models)
+    count = max(len(fn.keys), models)
+    networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
+    keys = jax.random.split(jax.random.key(seed), count)
     found = [_kernel(fn, network, key, int(size)) for network, key in zip(networks, keys, strict=True)]
     kernel, weight = (
         np.mean([np.asarray(part, np.float64) for part in parts], axis=0) for parts in zip(*found, strict=True)
@@ -227,4 +226,5 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
         raise ValueError(
             "the margins of the trained network have no gradient (it is saturated): trak says nothing of it"
         )
-    return _spectra(fn, kernel * weight, params, value_fn.n)
+    own = jax.tree.map(lambda leaf: leaf[: len(fn.keys)], params)  # whose mean is the lens's value
+    return _spectra(fn, kernel * weight, own, value_fn.n)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.metrics import varies
+
 __all__ = [
     "View",
     "bars",
@@ -121,8 +123,7 @@ def rounded(value: float) -> float:
 
 def constant(explanation: Any) -> bool:
     """Whether all values asked are the same, up to rounding."""
-    values = explanation.values
-    return bool(np.ptp(values) <= 8 * np.finfo(np.float64).eps * np.abs(values).max())
+    return not varies(explanation.values)
 
 
 def look(explanation: Any) -> View:
