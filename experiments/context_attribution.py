@@ -31,7 +31,7 @@ from spex_jax import ValueFunction, evaluate, explain, lenses, proxyspex
 from spex_jax import masks as masks_lib
 from spex_jax.lenses.removal import REMOVALS
 from spex_jax.metrics import lds, r2_score
-from spex_jax.runtime import mesh, run_program, save_result, seed
+from spex_jax.runtime import mesh, run_program, save_result, seed, without_nan
 
 METHODS: dict[str, dict[str, Any]] = {
     "proxyspex": {"proxy": "auto"},
@@ -214,15 +214,6 @@ def interval(values: Sequence[float]) -> list[float]:
         return [float(array.mean())] * 3 if len(array) else [float("nan")] * 3
     found = stats.bootstrap((array,), np.mean, rng=np.random.default_rng(0), method="percentile").confidence_interval
     return [float(array.mean()), float(found.low), float(found.high)]
-
-
-def without_nan(result: Any) -> Any:
-    """The same with None, JSON's null, for what is not defined, such as R2 of a constant."""
-    if isinstance(result, Mapping):
-        return {name: without_nan(value) for name, value in result.items()}
-    if isinstance(result, list):
-        return [without_nan(value) for value in result]
-    return None if isinstance(result, float) and not np.isfinite(result) else result
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:

@@ -42,7 +42,7 @@ from spex_jax.lenses import groups
 from spex_jax.lenses.training_data import VALUES
 from spex_jax.metrics import DatamodellingScore, lds
 from spex_jax.proxyspex import PROXIES
-from spex_jax.runtime import first_process, mesh, run_program, save_result, seed
+from spex_jax.runtime import first_process, mesh, run_program, save_result, seed, without_nan
 
 DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _MODELS = 4  # networks of the TRAK-like projections
@@ -149,11 +149,6 @@ def lens_of(name: str, images: image_data.Images, divided: groups.Groups) -> Any
     )
 
 
-def known(number: float) -> float | None:
-    """A number for JSON, None where it is not defined."""
-    return float(number) if np.isfinite(number) else None
-
-
 def first_order(spectrum: Any) -> Any:
     """The part of a spectrum of single units."""
     few = spectrum.support.sum(axis=1) <= 1
@@ -172,8 +167,7 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
 
     def add(name: str, trainings: int, spectra: list[Any]) -> None:
         found = score(spectra, slice(len(fitted), None))
-        numbers = {"lds": found.mean, "low": found.low, "high": found.high}
-        rows.append({"method": name, "trainings": trainings, **{key: known(value) for key, value in numbers.items()}})
+        rows.append({"method": name, "trainings": trainings, "lds": found.mean, "low": found.low, "high": found.high})
         print(f"{name:24} {trainings:6}  {found}", flush=True)
 
     for budget in budgets:
@@ -235,19 +229,19 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
     if not answers[0].exact:
         budgets = [min(int(budget), most) for budget in _BUDGETS.value or (most // 4, most // 2, most)]
         table = score_table(value_fn, answers, budgets)
-        save_result(
-            out / "lds.json",
+        result = without_nan(
             {
                 "data": images.name,
                 "groups": value_fn.n,
                 "points": len(answers),
                 "held_out": answers[0].held_out,
                 "seeds": _SEEDS.value,
-                "reproduced_by_other_seeds": known(reproduced),
-                "r2": known(np.mean([e.faithfulness.r2 for e in answers])),
+                "reproduced_by_other_seeds": float(reproduced),
+                "r2": float(np.mean([e.faithfulness.r2 for e in answers])),
                 "rows": table,
-            },
+            }
         )
+        save_result(out / "lds.json", result)
     if _REFINE.value:
         effects = np.abs([[e.interactions("SV")[unit,] for unit in range(value_fn.n)] for e in answers]).mean(axis=0)
         chosen = np.argsort(-effects)[: _REFINE.value].tolist()

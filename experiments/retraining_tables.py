@@ -7,7 +7,7 @@ import numpy as np
 
 from spex_jax import PackedMasks, proxyspex
 from spex_jax.metrics import faithfulness, lds
-from spex_jax.runtime import save_result, seed
+from spex_jax.runtime import save_result, seed, without_nan
 
 
 def explain_tables(masks: str, margins: str, features: int | None, points: Sequence[str], out: pathlib.Path) -> None:
@@ -60,8 +60,6 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
             for key, value in interactions.top(10, order=order):
                 print(f"  {value:+.4g}  {' + '.join(map(str, key))}")
         interactions.save(out / f"interactions_{point}.json")
-        numbers = {"r2": score.r2, "lds": rank.mean}
-        defined = {name: number if np.isfinite(number) else None for name, number in numbers.items()}
-        scores.append({"point": point, **defined, "terms": len(spectrum)})
-    save_result(out / "tables.json", {"retrainings": len(table), "examples": table.n, "points": scores})
+        scores.append({"point": point, "r2": score.r2, "lds": rank.mean, "terms": len(spectrum)})
+    save_result(out / "tables.json", {"retrainings": len(table), "examples": table.n, "points": without_nan(scores)})
     print(f"\ninteractions: {out}/interactions_*.json")

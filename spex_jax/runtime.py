@@ -23,7 +23,7 @@ from absl import app, flags, logging
 from spex_jax.files import replacing
 from spex_jax.version import environment
 
-__all__ = ["first_process", "mesh", "run_parts", "run_program", "save_result", "seed"]
+__all__ = ["first_process", "mesh", "run_parts", "run_program", "save_result", "seed", "without_nan"]
 
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**32 - 1)
 _MESH = flags.DEFINE_string(
@@ -221,6 +221,15 @@ def run_parts(parts: Mapping[str, Callable[[], Any]], chosen: Sequence[str], out
         result[name] = parts[name]()
         print(name, result[name], flush=True)
         save_result(out, result)
+
+
+def without_nan(result: Any) -> Any:
+    """The same with None, JSON's null, for what is not defined, such as R2 of a constant."""
+    if isinstance(result, Mapping):
+        return {name: without_nan(value) for name, value in result.items()}
+    if isinstance(result, list):
+        return [without_nan(value) for value in result]
+    return None if isinstance(result, float) and not math.isfinite(result) else result
 
 
 def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
