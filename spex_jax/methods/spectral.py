@@ -1,50 +1,17 @@
-"""The methods of `explain`: which masks each asks and how it fits a spectrum to their values."""
+"""ProxySPEX and SPEX as methods of `explain`."""
 
-import abc
 from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax import proxyspex, spex
+from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["PROXYSPEX", "SPEX"]
 
 _FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
-
-
-class Method(abc.ABC):
-    """What `explain` needs to know of a method.
-
-    Attributes:
-      defaults: its options.
-      from_any_masks: whether it can do without some of the masks that it drew.
-    """
-
-    defaults: ClassVar[dict[str, Any]]
-    from_any_masks: ClassVar[bool] = True
-
-    @abc.abstractmethod
-    def check(self, seed: int, options: dict[str, Any]) -> None:
-        """Raises ValueError for options that could not be used."""
-
-    @abc.abstractmethod
-    def least(self, n: int, options: dict[str, Any]) -> int:
-        """The fewest masks that can be fitted."""
-
-    @abc.abstractmethod
-    def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
-        """Up to `count` distinct masks to fit, bool [M, n], and what `fit` must know of them."""
-
-    @abc.abstractmethod
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
-        """The spectrum."""
-
-    def settings(self, made: Any) -> dict[str, Any]:
-        """What a report should say of the masks."""
-        del made
-        return {}
 
 
 class _ProxySPEX(Method):
@@ -105,4 +72,5 @@ class _SPEX(Method):
         return {"bins": 2**made.plan.b, "degree": made.plan.t}
 
 
-METHODS: dict[str, Method] = {"proxyspex": _ProxySPEX(), "spex": _SPEX()}
+PROXYSPEX = _ProxySPEX()
+SPEX = _SPEX()

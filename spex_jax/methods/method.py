@@ -1,0 +1,43 @@
+"""What `explain` needs to know of a method."""
+
+import abc
+from typing import Any, ClassVar
+
+import numpy as np
+
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["Method"]
+
+
+class Method(abc.ABC):
+    """What `explain` needs to know of a method.
+
+    Attributes:
+      defaults: its options.
+      from_any_masks: whether it can do without some of the masks that it drew.
+    """
+
+    defaults: ClassVar[dict[str, Any]]
+    from_any_masks: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def check(self, seed: int, options: dict[str, Any]) -> None:
+        """Raises ValueError for options that could not be used."""
+
+    @abc.abstractmethod
+    def least(self, n: int, options: dict[str, Any]) -> int:
+        """The fewest masks that can be fitted."""
+
+    @abc.abstractmethod
+    def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
+        """Up to `count` distinct masks to fit, bool [M, n], and what `fit` must know of them."""
+
+    @abc.abstractmethod
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
+        """The spectrum."""
+
+    def settings(self, made: Any) -> dict[str, Any]:
+        """What a report should say of the masks."""
+        del made
+        return {}

@@ -1,0 +1,117 @@
+"""Which masks to ask: the draw follows the question.
+
+Uniform masks serve R2, Fourier and Banzhaf-type indices. Shapley-type indices weigh small and large sets: their masks
+are drawn by size, each with its complement.
+"""
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+
+__all__ = ["SAMPLINGS", "by_size", "draw", "leave_out"]
+
+SAMPLINGS = ("uniform", "size", "kernel_shap", "pairs", "leave_one_out")
+
+_DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
+
+
+def _ends(n: int) -> np.ndarray:
+    return np.stack([np.ones(n, np.bool_), np.zeros(n, np.bool_)])
+
+
+def by_size(n: int, count: int, rng: np.random.Generator, *, kernel: bool = False) -> np.ndarray:
+    """Distinct masks, the full and the empty one first, then by size, each followed by its complement.
+
+    The size is uniform over 1 to n - 1, or follows the KernelSHAP weights (Lundberg and Lee 2017,
+    https://arxiv.org/abs/1705.07874, theorem 2); of masks of a size all are equally likely. A mask that was drawn
+    before is drawn anew. A larger count gives the same masks and further ones.
+
+    Args:
+      n: number of features.
+      count: number of masks.
+      rng: numpy generator.
+      kernel: whether sizes follow the KernelSHAP weights, 1 / (s (n - s)) for all masks of size s together.
+
+    Returns:
+      bool [count, n].
+
+    Raises:
+      ValueError: fewer than `count` distinct masks exist.
+    """
+    if count < 2 or (n < 63 and count > 2**n):
+        raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
+    if n < 2:
+        return _ends(n)[:count]
+    sizes = np.arange(1, n)
+    share = 1 / (sizes * (n - sizes)) if kernel else np.ones(n - 1)
+    if n <= 20:  # few enough to put all pairs into a random order: exponential races (Efraimidis and Spirakis, 2006)
+        codes = np.arange(1, 2 ** (n - 1))  # one of each pair: that which removes the last feature
+        each = masks_lib.all_masks(n - 1)[codes]
+        size = each.sum(axis=1)
+        counts = np.bincount(size, minlength=n) + np.bincount(n - size, minlength=n + 1)[:n]
+        order = np.argsort(rng.exponential(size=len(codes)) * counts[size] / share[size - 1], kind="stable")
+        first = np.pad(each[order], ((0, 0), (0, 1)))
+        swapped = rng.integers(0, 2, len(first)).astype(np.bool_)
+        first ^= swapped[:, None]
+        return np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])[:count]
+    masks = _ends(n)
+    while len(masks) < count:
+        blocks = -(-(count - len(masks)) // (2 * _DRAWN))
+        size = rng.choice(sizes, blocks * _DRAWN, p=share / share.sum())
+        rank = rng.permuted(np.broadcast_to(np.arange(n), (len(size), n)), axis=1)
+        drawn = rank < size[:, None]
+        masks = np.concatenate([masks, np.stack([drawn, ~drawn], axis=1).reshape(-1, n)])
+        masks = masks[masks_lib.deduplicate(masks)[0]]
+    return masks[:count]
+
+
+def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.ndarray:
+    """The full and the empty mask, every mask that removes one feature, those that remove two in a random order, and
+    uniform ones for what is left of `count`.
+
+    Args:
+      n: number of features.
+      count: number of masks.
+      rng: numpy generator.
+      most: 1 or 2, features removed.
+
+    Returns:
+      bool [count, n], distinct.
+    """
+    parts = [_ends(n), ~np.eye(n, dtype=np.bool_)]
+    if most == 2 and n > 1:
+        left, right = np.triu_indices(n, 1)
+        order = rng.permutation(len(left))[: max(0, count - 2 - n)]
+        pairs = np.ones((len(order), n), np.bool_)
+        pairs[np.arange(len(order)), left[order]] = pairs[np.arange(len(order)), right[order]] = False
+        parts.append(pairs)
+    masks = np.concatenate(parts)
+    masks = masks[masks_lib.deduplicate(masks)[0]][:count]
+    return masks_lib.uniform(n, count, rng, given=masks)
+
+
+def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
+    """Distinct masks, the full and the empty one first; a larger count gives the same ones and further ones.
+
+    Args:
+      sampling: "uniform"; "size" (the size uniform, with complements); "kernel_shap" (the size by the KernelSHAP
+        weights, with complements); "pairs" (all masks that remove one or two features, as many as there is room for,
+        then uniform ones); "leave_one_out" (all that remove one, then uniform ones).
+      n: number of features.
+      count: number of masks.
+      seed: of the draw.
+
+    Returns:
+      bool [count, n].
+
+    Raises:
+      ValueError: an unknown sampling, or fewer than `count` distinct masks.
+    """
+    rng = np.random.default_rng(seed)
+    if sampling == "uniform":
+        return masks_lib.uniform(n, count, rng, given=_ends(n)[:count])
+    if sampling in ("size", "kernel_shap"):
+        return by_size(n, count, rng, kernel=sampling == "kernel_shap")
+    if sampling in ("pairs", "leave_one_out"):
+        return leave_out(n, count, rng, most=2 if sampling == "pairs" else 1)
+    raise ValueError(f"unknown sampling {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
