@@ -183,8 +183,8 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
         add("proxyspex", budget, found)
         add("proxyspex, first order", budget, [first_order(spectrum) for spectrum in found])
         add("lasso (datamodels)", budget, spectra(baselines.datamodels))
-        add("banzhaf", budget, spectra(baselines.banzhaf))
-        add("shapley", budget, spectra(baselines.shapley))
+        add("banzhaf", budget, spectra(functools.partial(baselines.banzhaf, estimator="reuse")))
+        add("shapley", budget, spectra(baselines.kernel_shap))
     # What the gradient methods leave open is chosen where the other methods are fitted.
     sizes = sorted({max(1, value_fn.fn.examples // share) for share in (32, 8, 4)})
     choices = {

@@ -33,7 +33,7 @@ ALLOWED = {
     "invariance": {"masks", "evaluate"},
     "models": set(),
     "lenses": {"masks", "interactions", "engine", "evaluate", "identity", "models"},
-    "baselines": {"masks", "spectrum", "evaluate", "lenses"},
+    "baselines": {"walsh", "masks", "spectrum", "evaluate", "lenses"},
     "explain": {*MATHEMATICS, *LEAVES, "methods", "explanation", "evaluate", "invariance", "lenses"},
     "corpus": {"explain", "explanation", "evaluate", "engine", "lenses", "version"},
     "runtime": LEAVES,

@@ -1,17 +1,21 @@
-"""What people compare with: methods that give each unit one number, and a greedy search for a circuit.
+"""What people compare with: methods that give each unit one number, faithful interactions of low order, and a greedy
+search for a circuit.
 
-All ask the model through the engine, or read a table of ablations that was asked (`banzhaf`, `datamodels`, `shapley`),
-or the gradients of networks (`influence`, `trak`). Those that give numbers return the `Spectrum` of their additive
-surrogate, so that they can be compared, optimised and reported as any other.
+Most read a table of ablations that was asked; `explain` has these as methods. The others ask the model through the
+engine (`acdc`, `attribution_patching`, `integrated_gradients`, `leave_one_out`), or read the gradients of networks
+(`influence`, `trak`). Those that give numbers return the `Spectrum` of their surrogate, so that they can be compared,
+optimised and reported as any other.
 """
 
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.circuit_discovery import Circuits, acdc
-from spex_jax.baselines.datamodels import datamodels
 from spex_jax.baselines.gradients import attribution_patching, integrated_gradients
 from spex_jax.baselines.influence import influence, trak
-from spex_jax.baselines.leave_one_out import leave_one_out
-from spex_jax.baselines.semivalues import banzhaf, shapley
+from spex_jax.baselines.lasso import datamodels, lasso
+from spex_jax.baselines.leave_one_out import leave_one_out, left_out
+from spex_jax.baselines.lime import lime
+from spex_jax.baselines.permutations import permutation_shapley
+from spex_jax.baselines.semivalues import banzhaf, faith_banzhaf, faith_shapley, kernel_shap
 
 __all__ = [
     "Circuits",
@@ -20,9 +24,15 @@ __all__ = [
     "attribution_patching",
     "banzhaf",
     "datamodels",
+    "faith_banzhaf",
+    "faith_shapley",
     "influence",
     "integrated_gradients",
+    "kernel_shap",
+    "lasso",
     "leave_one_out",
-    "shapley",
+    "left_out",
+    "lime",
+    "permutation_shapley",
     "trak",
 ]

@@ -4,12 +4,35 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.permutations import look_up
 from spex_jax.evaluate import evaluate, features_of
-from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["leave_one_out"]
+__all__ = ["leave_one_out", "left_out", "one_left_out"]
+
+
+def one_left_out(n: int) -> np.ndarray:
+    """The full mask and every mask that removes one unit, bool [n + 1, n]."""
+    return np.concatenate([np.ones((1, n), np.bool_), ~np.eye(n, dtype=np.bool_)])
+
+
+def left_out(masks: Any, values: Any) -> Spectrum:
+    """`leave_one_out` of a table of ablations.
+
+    Args:
+      masks: bool [M, n], the full one and all that remove one unit among them; others say nothing here. The values of
+        equal rows are averaged.
+      values: [M].
+
+    Raises:
+      ValueError: no table of ablations, or one that lacks a mask.
+    """
+    masks = masks_lib.check_masks(masks)
+    values = masks_lib.check_values(values, masks)
+    found = look_up(masks, values, one_left_out(masks.shape[1]), "leave_one_out")
+    return additive_spectrum(found[0] - found[1:], float(found[0]))
 
 
 def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectrum | list[Spectrum]:
@@ -30,10 +53,9 @@ def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectr
       ValueError: see `spex_jax.evaluate`; no n, or a wrong one.
     """
     n = features_of(value_fn, n, "leave_one_out", several=True)
-    check_whole("n", n, 1)
-    without = ~np.eye(n, dtype=np.bool_)
-    values = evaluate(value_fn, np.concatenate([np.ones_like(without[:1]), without]), **options)
+    masks_lib.check_whole("n", n, 1)
+    masks = one_left_out(n)
+    values = evaluate(value_fn, masks, **options)
     if values.ndim == 1:
-        return additive_spectrum(values[0] - values[1:], float(values[0]))
-    columns = values.reshape(len(values), -1).T
-    return [additive_spectrum(column[0] - column[1:], float(column[0])) for column in columns]
+        return left_out(masks, values)
+    return [left_out(masks, column) for column in values.reshape(len(values), -1).T]

@@ -29,7 +29,7 @@ def linear_in_mask(masks, rng, n, noise=0.0):
     return 2 + masks @ effects + noise * rng.normal(size=len(masks)), effects
 
 
-@pytest.mark.parametrize("method", [baselines.banzhaf, baselines.shapley, baselines.datamodels])
+@pytest.mark.parametrize("method", [baselines.banzhaf, baselines.kernel_shap, baselines.datamodels])
 def test_a_linear_function_is_found(method, rng):
     masks = all_masks(7)
     values, effects = linear_in_mask(masks, rng, 7)
@@ -42,7 +42,7 @@ def test_a_linear_function_is_found(method, rng):
 def test_semivalues_of_all_masks_are_those_of_the_spectrum(rng):
     masks, values = all_masks(6), rng.normal(size=64)
     exact = spex_jax.explain(lambda asked: values[asked @ (1 << np.arange(6))], 6, budget=64)
-    for method, index in ((baselines.banzhaf, "BV"), (baselines.shapley, "SV")):
+    for method, index in ((baselines.banzhaf, "BV"), (baselines.kernel_shap, "SV")):
         found = method(masks, values).interactions(index)
         expected = exact.interactions(index)
         np.testing.assert_allclose([found[i,] for i in range(6)], [expected[i,] for i in range(6)], atol=1e-9)
@@ -54,16 +54,16 @@ def test_shapley_of_drawn_masks_comes_near(ends, rng):
     masks = uniform(10, 900, rng)
     inner = masks[(masks.sum(axis=1) > 0) & (masks.sum(axis=1) < 10)]
     masks = np.concatenate([inner, np.ones((1, 10), bool), np.zeros((1, 10), bool)]) if ends else inner
-    found, exact = baselines.shapley(masks, truth(masks)).interactions("SV"), truth.interactions("SV")
+    found, exact = baselines.kernel_shap(masks, truth(masks)).interactions("SV"), truth.interactions("SV")
     error = np.array([found[i,] - exact[i,] for i in range(10)])
     assert np.sqrt((error**2).mean()) < 0.25 * np.std([exact[i,] for i in range(10)])
 
 
 def test_shapley_of_too_few_masks_treats_all_units_alike(rng):
-    found = baselines.shapley(np.array([[1, 1, 1], [0, 0, 0]], bool), [3.0, 0.0])
+    found = baselines.kernel_shap(np.array([[1, 1, 1], [0, 0, 0]], bool), [3.0, 0.0])
     np.testing.assert_allclose(-2 * found.coefficients[1:], 1)
     masks = np.concatenate([uniform(30, 10, rng), np.ones((1, 30), bool), np.zeros((1, 30), bool)])
-    np.testing.assert_allclose(-2 * baselines.shapley(masks, masks.sum(axis=1)).coefficients[1:], 1)
+    np.testing.assert_allclose(-2 * baselines.kernel_shap(masks, masks.sum(axis=1)).coefficients[1:], 1)
 
 
 def test_conjugate_gradients_that_fail_are_said(lens):
@@ -80,7 +80,7 @@ def test_datamodels_leave_out_what_does_nothing(rng):
     assert not baselines.datamodels(masks, np.full(200, 3.0)).coefficients[1:].any()
 
 
-@pytest.mark.parametrize("method", [baselines.banzhaf, baselines.shapley, baselines.datamodels])
+@pytest.mark.parametrize("method", [baselines.banzhaf, baselines.kernel_shap, baselines.datamodels])
 def test_tables_are_checked(method):
     with pytest.raises(ValueError, match="values must have shape"):
         method(np.eye(4, dtype=bool), np.zeros(3))

@@ -1,0 +1,53 @@
+"""LIME: a linear function of the masks, those near the full one first."""
+
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.regression import check_positive
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["lime"]
+
+
+def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 1.0) -> Spectrum:
+    """The weighted ridge regression of LIME (Ribeiro et al. 2016, https://arxiv.org/abs/1602.04938, section 3.4) as its
+    package does it for texts, with all units kept.
+
+    A mask of s of n units has the weight exp(-d^2 / (2 kernel_width^2)) with d = 100 (1 - sqrt(s / n)), 100 times its
+    cosine distance to the full one. The intercept is not shrunk.
+
+    Args:
+      masks: bool [M, n].
+      values: [M].
+      kernel_width: in hundredths of the distance.
+      alpha: of the ridge.
+
+    Raises:
+      ValueError: no table of ablations, or a width or alpha that is no positive number.
+    """
+    masks = masks_lib.check_masks(masks)
+    values = masks_lib.check_values(values, masks)
+    check_positive("kernel_width", kernel_width)
+    check_positive("alpha", alpha)
+    if not len(masks):
+        raise ValueError("lime needs at least one ablation, got none")
+    distance = 100 * (1 - np.sqrt(masks.mean(axis=1)))
+    weight = np.exp(-((distance / kernel_width) ** 2) / 2)
+    if not weight.sum() > 0:
+        raise ValueError(f"every mask is too far from the full one for kernel_width {kernel_width}; give a larger one")
+    center = weight @ masks / weight.sum()
+    design, middle = masks - center, values.min() / 2 + values.max() / 2  # constant values leave exactly 0
+    mean = weight @ (values - middle) / weight.sum()
+    target = values - middle - mean
+    n = masks.shape[1]
+    if len(masks) < n:  # the same ridge, with an equation for each mask in place of each unit
+        root = np.sqrt(weight)
+        rows = design * root[:, None]
+        effects = np.linalg.solve(rows @ rows.T + alpha * np.eye(len(rows)), root * target) @ rows
+    else:
+        gram = (design * weight[:, None]).T @ design
+        effects = np.linalg.solve(gram + alpha * np.eye(n), (weight * target) @ design)
+    return additive_spectrum(effects, float(middle + mean + (1 - center) @ effects))

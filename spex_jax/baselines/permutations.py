@@ -1,0 +1,101 @@
+"""Shapley values by the permutations in which units arrive."""
+
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["draw_permutations", "permutation_shapley"]
+
+
+def draw_permutations(n: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random permutations, each followed by its reverse (antithetic sampling: Mitchell et al. 2022,
+    https://arxiv.org/abs/2104.12199), as many as `count` masks have room for and at most `count`, and the masks that
+    they need. Equal masks are asked once.
+
+    A larger count gives the same permutations and further ones.
+
+    Args:
+      n: number of units.
+      count: of masks, at least n + 1.
+      seed: of the draw.
+
+    Returns:
+      masks: bool [M, n], distinct, M <= count; the full and the empty one first.
+      permutations: int [P, n], the unit that comes first, second and so on.
+    """
+    rng = np.random.default_rng(seed)
+    masks = [np.ones((1, n), np.bool_), np.zeros((1, n), np.bool_)]
+    permutations: list[np.ndarray] = []
+    known: set[bytes] = set()
+    while len(permutations) < count:
+        forward = rng.permutation(n)
+        for order in (forward, forward[::-1]):
+            first = _prefixes(order[None])[0, 1:-1]
+            keys = list(map(bytes, masks_lib.pack(first)))
+            new = [row for row, key in enumerate(keys) if key not in known]
+            if 2 + len(known) + len(new) > count:
+                return np.concatenate(masks), np.array(permutations)
+            known.update(keys)
+            masks.append(first[new])
+            permutations.append(order)
+    return np.concatenate(masks), np.array(permutations)
+
+
+def permutation_shapley(masks: Any, values: Any, permutations: Any) -> Spectrum:
+    """Shapley values as the mean of what each unit adds to those before it (Castro et al. 2009,
+    https://doi.org/10.1016/j.cor.2008.04.004); they sum to f(all) - f(none).
+
+    Args:
+      masks: bool [M, n], in any order, with those that the permutations need among them; the values of equal rows are
+        averaged.
+      values: [M].
+      permutations: int [P, n]; each row holds the numbers of all units in the order in which they are added.
+
+    Raises:
+      ValueError: no table of ablations, no permutations, or a mask that they need and the table lacks.
+    """
+    masks = masks_lib.check_masks(masks)
+    values = masks_lib.check_values(values, masks)
+    n = masks.shape[1]
+    orders = np.asarray(permutations)
+    whole = np.issubdtype(orders.dtype, np.integer)
+    if (
+        not (whole and orders.ndim == 2 and len(orders) and orders.shape[1] == n)
+        or (np.sort(orders, axis=1) != np.arange(n)).any()
+    ):
+        raise ValueError(
+            f"permutations must be int [P, {n}], each of the units 0 to {n - 1} once in every row, got {orders.dtype} "
+            f"{orders.shape}"
+        )
+    along = look_up(masks, values, _prefixes(orders).reshape(-1, n), "permutation_shapley").reshape(len(orders), n + 1)
+    effects = np.zeros(n)
+    np.add.at(effects, orders, np.diff(along, axis=1))
+    return additive_spectrum(effects / len(orders), float(along[0, -1]))
+
+
+def look_up(masks: np.ndarray, values: np.ndarray, wanted: np.ndarray, caller: str) -> np.ndarray:
+    """The values float64 [W] of the masks bool [W, n] in a table bool [M, n], float64 [M]; the mean of equal rows.
+
+    Raises:
+      ValueError: a mask that the table lacks.
+    """
+    first, group = masks_lib.deduplicate(np.concatenate([masks, wanted]))
+    own, found = group[: len(masks)], group[len(masks) :]
+    if (lacking := first[found] >= len(masks)).any():
+        removed = np.flatnonzero(~wanted[np.argmax(lacking)])
+        raise ValueError(
+            f"{caller} needs {lacking.sum()} masks that the table lacks; the first removes {len(removed)} of "
+            f"{masks.shape[1]} units ({', '.join(map(str, removed[:20])) or 'none'}): ask it too"
+        )
+    means = np.bincount(own, values, len(first)) / np.maximum(np.bincount(own, minlength=len(first)), 1)
+    return means[found]
+
+
+def _prefixes(orders: np.ndarray) -> np.ndarray:
+    """The masks of the first 0 to n units of permutations int [P, n], bool [P, n + 1, n]."""
+    n = orders.shape[1]
+    return np.argsort(orders, axis=1)[:, None, :] < np.arange(n + 1)[:, None]

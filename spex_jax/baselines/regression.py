@@ -1,0 +1,147 @@
+"""Least squares on all sets of units up to an order, in their characters: what the faithful indices are fitted by."""
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from spex_jax import masks as masks_lib
+
+__all__ = ["check_positive", "check_rows", "check_weights", "least_squares", "number_of_sets", "sets_up_to", "table"]
+
+_MOST = 20_000  # coefficients, whose normal equations take 3.2 GB
+_ELEMENTS = 2**24  # of the design that are made at a time, 128 MB
+_SINGULAR = 1e-12  # reciprocal condition of normal equations below which they are not believed
+_REFINEMENTS = 2
+
+
+def number_of_sets(n: int, order: int) -> int:
+    """How many sets of at most `order` of n units there are, () included.
+
+    Raises:
+      ValueError: more than a least squares problem may have.
+    """
+    found = sum(math.comb(n, size) for size in range(min(order, n) + 1))
+    if found > _MOST:
+        raise ValueError(
+            f"{n} units have {found:,} sets of up to {order}; least squares is for up to {_MOST:,} coefficients: use a "
+            "lower order, or proxyspex, which needs no coefficient for every set"
+        )
+    return found
+
+
+def sets_up_to(n: int, order: int) -> np.ndarray:
+    """All sets of at most `order` units by size, () first, bool [K, n]."""
+    support = np.zeros((number_of_sets(n, order), n), np.bool_)
+    row = 1
+    for size in range(1, min(order, n) + 1):
+        members = np.array(list(combinations(range(n), size)))
+        support[np.arange(row, row + len(members))[:, None], members] = True
+        row += len(members)
+    return support
+
+
+def check_rows(masks: np.ndarray, support: np.ndarray) -> None:
+    """Raises ValueError where there are fewer masks than coefficients."""
+    if len(masks) < len(support):
+        raise ValueError(
+            f"{len(support)} coefficients, one for each set of up to {support.sum(axis=1).max()} of {masks.shape[1]} "
+            f"units, need at least as many ablations, got {len(masks)}: ask more masks, or use a lower order"
+        )
+
+
+def check_positive(name: str, given: Any) -> None:
+    """Raises ValueError where `given` is no positive finite number."""
+    number = isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
+    if not number or not 0 < given < np.inf:
+        raise ValueError(f"{name} must be a positive finite number, got {given!r}")
+
+
+def check_weights(weights: Any, masks: np.ndarray) -> np.ndarray:
+    """Weights of the rows as float64 [M].
+
+    Raises:
+      ValueError: another shape, or weights that are negative or not finite.
+    """
+    array = np.asarray(weights, np.float64)
+    if array.shape != (len(masks),) or not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(
+            f"weights must be {len(masks)} finite numbers that are not negative, one for each mask, "
+            f"got shape {array.shape}"
+        )
+    return array
+
+
+def least_squares(
+    design: Callable[[np.ndarray], np.ndarray],
+    count: int,
+    masks: np.ndarray,
+    target: np.ndarray,
+    weights: np.ndarray,
+    *,
+    closed: np.ndarray | None = None,
+) -> np.ndarray:
+    """The z that minimises sum_m weights[m] (target[m] - design(masks)[m] @ z)^2; of several the shortest.
+
+    By normal equations, refined, which take M K^2 operations and 8 K^2 bytes; the design is made in parts. Where masks
+    leave something open, or nearly so, by a singular value decomposition of the whole design, which is slow for many
+    thousand coefficients.
+
+    Args:
+      design: masks bool [m, n] -> float64 [m, K].
+      count: K.
+      masks: bool [M, n].
+      target: float64 [M].
+      weights: float64 [M].
+      closed: float64 [K], a direction that every row of the design is orthogonal to, as is the answer.
+
+    Returns:
+      float64 [K].
+    """
+    root = np.sqrt(weights)
+    at_once = max(1, _ELEMENTS // max(1, count))
+    parts = [slice(start, start + at_once) for start in range(0, len(masks), at_once)]
+    if len(masks) + (closed is not None) >= count:
+        gram = np.zeros((count, count))
+        for part in parts:
+            rows = design(masks[part]) * root[part, None]
+            gram += rows.T @ rows
+        if closed is not None:
+            gram += np.outer(closed, closed) * (np.trace(gram) / (count * max(1.0, closed @ closed)))
+        size = np.abs(gram).sum(axis=0).max(initial=0.0)
+        try:
+            factor = scipy.linalg.cho_factor(gram.T, lower=True, overwrite_a=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
+            factor = None
+        if factor is not None and scipy.linalg.lapack.dpocon(factor[0], size, uplo="L")[0] > _SINGULAR:
+            found = np.zeros(count)
+            for _ in range(1 + _REFINEMENTS):
+                slope = np.zeros(count)
+                for part in parts:
+                    rows = design(masks[part])
+                    slope += (weights[part] * (target[part] - rows @ found)) @ rows
+                found += scipy.linalg.cho_solve(factor, slope, check_finite=False)
+            return found
+        del gram, factor
+    whole = design(masks) * root[:, None]
+    return np.linalg.lstsq(whole, target * root, rcond=None)[0]
+
+
+def table(masks: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A table of ablations, checked: masks bool [M, n], values float64 [M].
+
+    Raises:
+      ValueError: no such table, or a unit that is always kept or always removed.
+    """
+    masks = masks_lib.check_masks(masks)
+    values = masks_lib.check_values(values, masks)
+    varies = masks.any(axis=0) & ~masks.all(axis=0)
+    if not varies.all():
+        raise ValueError(
+            f"every unit must be kept by some masks and removed by others; unit {int(np.argmin(varies))} is not: "
+            "ask more masks"
+        )
+    return masks, values
