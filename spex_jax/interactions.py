@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax import exchange
 from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
 from spex_jax.indices import INDICES, gain
@@ -36,7 +37,11 @@ class Interactions(Mapping[tuple[int, ...], float]):
       index: one of INDICES.
       n: number of features.
       max_order: largest size of a set.
+      min_order: smallest size of a set.
       names: one name per feature.
+      baseline: the value of the empty mask, f(none), or None where unknown.
+      estimated: whether the values are estimates; True where unknown.
+      budget: of ablations that they were estimated from, or None where unknown.
     """
 
     def __init__(
@@ -49,11 +54,19 @@ class Interactions(Mapping[tuple[int, ...], float]):
         max_order: int,
         names: Sequence[str] | None = None,
         std_errors: np.ndarray | None = None,
+        min_order: int | None = None,
+        baseline: float | None = None,
+        estimated: bool = True,
+        budget: int | None = None,
     ):
-        """Takes sorted tuples `members`, their `values` [T] and, where known, `std_errors` [T]."""
+        """Takes sorted tuples `members`, their `values` [T] and, where known, `std_errors` [T]; min_order None is the
+        size of the smallest.
+        """
         self.index, self.n, self.max_order = index, int(n), int(max_order)
         self.names = check_names(names, self.n)
         self._members = list(members)
+        self.min_order = min(map(len, self._members), default=0) if min_order is None else int(min_order)
+        self.baseline, self.estimated, self.budget = baseline, estimated, budget
         self._values = np.asarray(values, np.float64)
         self._errors = None if std_errors is None else np.asarray(std_errors, np.float64)
         for name, array in (("values", self._values), ("std_errors", self._errors)):
@@ -118,17 +131,21 @@ class Interactions(Mapping[tuple[int, ...], float]):
         """Standard errors as a mapping like this one, or None where the spectrum has no variances."""
         if self._errors is None:
             return None
-        return self._replace(np.ones(len(self), np.bool_), self._errors, None)
+        return self._replace(np.ones(len(self), np.bool_), self._errors, None, min_order=self.min_order, baseline=None)
 
-    def _replace(self, keep: np.ndarray, values: np.ndarray, errors: np.ndarray | None) -> "Interactions":
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        names = ("index", "n", "max_order", "min_order", "names", "baseline", "estimated", "budget")
+        return {name: getattr(self, name) for name in names}
+
+    def _replace(
+        self, keep: np.ndarray, values: np.ndarray, errors: np.ndarray | None, **attributes: Any
+    ) -> "Interactions":
         return Interactions(
             [key for key, kept in zip(self._members, keep, strict=True) if kept],
             values[keep],
-            n=self.n,
-            index=self.index,
-            max_order=self.max_order,
-            names=self.names,
             std_errors=None if errors is None else errors[keep],
+            **{**self._attributes, **attributes},
         )
 
     @functools.cached_property
@@ -137,7 +154,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
     def order(self, order: int) -> "Interactions":
         """The interactions of sets of exactly this size."""
-        return self._replace(self._sizes == order, self._values, self._errors)
+        return self._replace(self._sizes == order, self._values, self._errors, min_order=None)
 
     def top(self, k: int = 10, order: int | None = None) -> list[tuple[tuple[int, ...], float]]:
         """The k largest by absolute value, without (), ties in the order of the sets.
@@ -182,12 +199,9 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return f"<Interactions {self.index} n={self.n} max_order={self.max_order} sets={len(self)}>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes JSON: index, n, max_order, names, members, values and standard errors."""
+        """Writes JSON: members, values, standard errors and the attributes."""
         content = {
-            "index": self.index,
-            "n": self.n,
-            "max_order": self.max_order,
-            "names": list(self.names),
+            **self._attributes,
             "members": self._members,
             "values": self._values.tolist(),
             "std_errors": None if self._errors is None else self._errors.tolist(),
@@ -210,29 +224,54 @@ class Interactions(Mapping[tuple[int, ...], float]):
         except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a file of Interactions.save: {error!r}") from error
 
-    def to_shapiq(self) -> Any:
-        """The same values as `shapiq.InteractionValues`.
+    def to_shapiq(self, *, estimated: bool | None = None, budget: int | None = None) -> Any:
+        """The same values, bit for bit, as `shapiq.InteractionValues`.
+
+        shapiq gives every index of order 1 that is the Shapley or the Banzhaf value that name, SV or BV.
+
+        Args:
+          estimated, budget: for its `estimated` and `estimation_budget`; None takes the attributes.
 
         Raises:
           ImportError: shapiq is not installed.
         """
-        try:
-            from shapiq import InteractionValues
-        except ImportError as error:
-            raise ImportError(
-                "to_shapiq needs the package shapiq: pip install 'spex-jax[peers]' (Python 3.12)"
-            ) from error
-        members = self._members if () in self else [(), *self._members]
-        values = self._values if () in self else np.concatenate([[0.0], self._values])
-        return InteractionValues(
-            values=values,
+        return exchange.to_shapiq(
+            dict(self),
             index=self.index,
+            n=self.n,
             max_order=self.max_order,
-            min_order=0,
-            n_players=self.n,
-            interaction_lookup={key: position for position, key in enumerate(members)},
-            baseline_value=self[()],
+            min_order=self.min_order,
+            baseline=self[()] if self.baseline is None else self.baseline,
+            estimated=self.estimated if estimated is None else estimated,
+            budget=self.budget if budget is None else budget,
         )
+
+    @classmethod
+    def from_shapiq(cls, values: Any, names: Sequence[str] | None = None) -> "Interactions":
+        """The same values, bit for bit, of `shapiq.InteractionValues`; shapiq's names of indices are ours.
+
+        Args:
+          values: InteractionValues of one of INDICES, its sets in any order.
+          names: n names of the features.
+
+        Raises:
+          ValueError: no InteractionValues, another index, values that are not finite, or the wrong number of names.
+        """
+        return cls(names=names, **exchange.from_shapiq(values))
+
+    def to_dataframe(self) -> Any:
+        """A `pandas.DataFrame` of all stored sets, the largest by absolute value first and the empty set last.
+
+        Its columns: set (tuple), features (their names, joined), order (size of the set), value, and std_error where
+        the standard errors are known.
+
+        Raises:
+          ImportError: pandas is not installed.
+        """
+        ranked = np.lexsort((-np.abs(self._values), self._sizes == 0))
+        sets = [self._members[position] for position in ranked]
+        errors = None if self._errors is None else self._errors[ranked]
+        return exchange.to_dataframe(sets, [self.label(key) for key in sets], self._values[ranked], errors)
 
 
 def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
@@ -345,6 +384,8 @@ def convert(
         max_order=order,
         names=names,
         std_errors=np.concatenate(errors) if errors else None,
+        # Where the empty set holds f(none) it is the same number, rounded alike.
+        baseline=float(values[0][0]) if index in _HOLDS_EMPTY_VALUE else float(coefficients.sum()),
     )
 
 

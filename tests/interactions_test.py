@@ -1,4 +1,6 @@
+import sys
 import time
+import types
 
 import numpy as np
 import oracle
@@ -160,6 +162,7 @@ def test_save_and_load(tmp_path, rng):
     assert loaded == found
     assert loaded.names == found.names
     assert loaded.std_errors == found.std_errors
+    assert identical(loaded, found)
     (tmp_path / "bad.json").write_text('{"index": 3}')
     with pytest.raises(ValueError, match=r"not a file of Interactions\.save"):
         Interactions.load(tmp_path / "bad.json")
@@ -190,13 +193,166 @@ def test_many_features_need_no_table(rng):
     assert time.perf_counter() - start < 60
 
 
-def test_to_shapiq(rng):
-    pytest.importorskip("shapiq", reason="shapiq is in the extra 'peers', which needs Python 3.12")
-    found = spectrum_of(oracle.random_game(5, rng)).interactions("FSII", 2)
-    converted = found.to_shapiq()
-    assert converted.index == "FSII"
-    for members, value in found.items():
-        assert converted[members] == pytest.approx(value)
+def shapiq_values(index="FSII", order=2, baseline=0.5, **changed):
+    """What stands in for shapiq.InteractionValues where shapiq is not installed, its sets in no order."""
+    lookup = {(2, 0): 1, (): 3, (1,): 0, (0,): 2}
+    attributes = {
+        "index": index, "n_players": 3, "max_order": order, "min_order": 0, "interaction_lookup": lookup,
+        "values": np.array([0.1, -0.2, 0.3, 0.5]), "baseline_value": baseline, "estimated": False,
+        "estimation_budget": np.int64(70),
+    }  # fmt: skip
+    return types.SimpleNamespace(**{**attributes, **changed})
+
+
+def test_from_shapiq():
+    found = Interactions.from_shapiq(shapiq_values(), ["a", "b", "c"])
+    assert dict(found) == {(): 0.5, (0,): 0.3, (1,): 0.1, (0, 2): -0.2}
+    assert list(found) == [(), (0,), (1,), (0, 2)]
+    assert (found.index, found.n, found.max_order, found.min_order) == ("FSII", 3, 2, 0)
+    assert (found.baseline, found.estimated, found.budget) == (0.5, False, 70)
+    assert found.label((0, 2)) == "a + c"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({(0,): 1.0}, "expected shapiq.InteractionValues, got dict"),
+        (None, "expected shapiq.InteractionValues, got NoneType"),
+        (shapiq_values(values=None), "expected shapiq.InteractionValues, got SimpleNamespace"),
+        (shapiq_values(values=np.zeros(2)), "expected shapiq.InteractionValues, got SimpleNamespace"),
+        (shapiq_values(interaction_lookup={0: 0}), "expected shapiq.InteractionValues, got SimpleNamespace"),
+        (shapiq_values("kADD-SHAP"), "unknown index 'kADD-SHAP'; expected one of SV"),
+        (shapiq_values(interaction_lookup={(0, 3): 0}), "not a set of players; expected distinct numbers from 0 to 2"),
+        (shapiq_values(interaction_lookup={(1, 1): 0}), "not a set of players"),
+        (shapiq_values(interaction_lookup={(0, 1): 0, (1, 0): 1}), "comes twice"),
+        (shapiq_values(values=np.array([0.1, np.nan, np.inf, 0])), r"2 values are not finite, the first at \(0, 2\)"),
+        (shapiq_values(baseline=np.nan), "1 values are not finite, the first at baseline_value"),
+    ],
+)
+def test_what_from_shapiq_refuses(values, message):
+    with pytest.raises(ValueError, match=message):
+        Interactions.from_shapiq(values)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], "abc"])
+def test_from_shapiq_needs_a_name_for_each_player(names):
+    with pytest.raises(ValueError, match="3 strings, one for each feature"):
+        Interactions.from_shapiq(shapiq_values(), names)
+
+
+def identical(left, right):
+    """Whether two have the same sets, values to the last bit, and attributes."""
+    names = ("index", "n", "max_order", "min_order", "names", "baseline", "estimated", "budget")
+    same = all(getattr(left, name) == getattr(right, name) for name in names)
+    return same and [(key, value.hex()) for key, value in left.items()] == [(k, v.hex()) for k, v in right.items()]
+
+
+def called_by_shapiq(index, order):
+    """shapiq's name of an index: of order 1 it calls most of them by the value that they generalize."""
+    if order > 1 or index in ("SII", "FBII", "Moebius", "Fourier"):
+        return index
+    return "BV" if index in ("BV", "BII") else "SV"
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_there_and_back_through_shapiq(index, order, rng):
+    indices = pytest.importorskip("shapiq.game_theory.indices")
+    if not indices.is_index_valid(index):
+        pytest.skip(f"this shapiq does not know {index}")
+    values = oracle.random_game(5, rng)
+    found = spectrum_of(values).interactions(index, order)
+    converted = found.to_shapiq(estimated=False, budget=32)
+    assert converted.index == called_by_shapiq(index, order)
+    assert (converted.n_players, converted.max_order, converted.min_order) == (5, found.max_order, 0)
+    assert (converted.estimated, converted.estimation_budget) == (False, 32)
+    assert converted.baseline_value == pytest.approx(values[0])
+    assert converted.interaction_lookup == {members: position for position, members in enumerate(found)}
+    assert converted.values.tolist() == list(found.values())
+    back = Interactions.from_shapiq(converted)
+    again = Interactions.from_shapiq(back.to_shapiq())
+    assert identical(back, again)
+    assert dict(back) == dict(found)
+    assert back.index == converted.index
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("index", INDICES)
+def test_what_shapiq_computes_is_the_same_index_here(index, order, rng):
+    shapiq = pytest.importorskip("shapiq")
+    indices = pytest.importorskip("shapiq.game_theory.indices")
+    if not indices.is_index_valid(index) or (index in ("SV", "BV") and order > 1):
+        pytest.skip(f"this shapiq does not know {index} of order {order}")
+    values = oracle.random_game(4, rng)
+    exact = shapiq.ExactComputer(lambda masks: values[masks.astype(int) @ (1 << np.arange(4))], n_players=4)
+    theirs = Interactions.from_shapiq(exact(index, order))
+    ours = spectrum_of(values).interactions(theirs.index, theirs.max_order)
+    assert not theirs.estimated
+    for members, value in theirs.items():
+        if members or theirs.index == index:  # shapiq calls FBII of order 1 BV, and keeps FBII's empty set
+            assert ours[members] == pytest.approx(value, abs=1e-9)
+
+
+def test_shapiq_values_without_the_empty_set_or_any_set():
+    shapiq = pytest.importorskip("shapiq")
+    given = {(1, 0): 0.25, (2,): -1e-300}
+    values = shapiq.InteractionValues(given, index="k-SII", max_order=2, min_order=1, n_players=3, baseline_value=2.0)
+    found = Interactions.from_shapiq(values)
+    assert dict(found) == {(2,): -1e-300, (0, 1): 0.25}
+    assert (found.min_order, found.baseline, found[()]) == (1, 2.0, 0.0)
+    back = found.to_shapiq()
+    assert (back.min_order, back.baseline_value) == (1, 2.0)
+    assert back.interactions == dict(found)
+    pairs = found.order(2).to_shapiq()
+    assert (pairs.min_order, pairs.interactions) == (2, {(0, 1): 0.25})
+    nothing = found.order(3).to_shapiq()
+    assert len(nothing) == 0
+    assert identical(Interactions.from_shapiq(nothing), Interactions.from_shapiq(nothing))
+    constant = Spectrum(np.zeros((0, 1), bool), np.zeros(0)).interactions("SV").to_shapiq()
+    assert (constant.interactions, constant.baseline_value, constant.n_players) == ({(): 0.0}, 0.0, 1)
+
+
+@pytest.mark.parametrize("n", [7, 45])
+def test_shapiq_draws_what_to_shapiq_gives(n, rng):
+    shapiq = pytest.importorskip("shapiq")
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    support = np.zeros((12, n), bool)
+    for row in support:
+        row[rng.choice(n, 2, replace=False)] = True
+    found = Spectrum(np.unique(support, axis=0), rng.normal(size=len(np.unique(support, axis=0)))).interactions("k-SII")
+    values = found.to_shapiq()
+    for draw in (values.plot_force, values.plot_upset, values.plot_network, values.plot_stacked_bar):
+        assert draw(show=False) is not None
+    assert shapiq.plot.bar_plot([values], show=False) is not None
+    matplotlib.pyplot.close("all")
+    assert "k-SII" in str(values + values)
+
+
+def test_dataframe(rng):
+    pandas = pytest.importorskip("pandas")
+    sets, numbers = [(), (0,), (2,), (0, 2)], np.array([9.0, 1.0, -3.0, 1.0])
+    found = Interactions(sets, numbers, n=3, index="FSII", max_order=2, names=["a", "b\n", "c"])
+    frame = found.to_dataframe()
+    assert list(frame.columns) == ["set", "features", "order", "value"]
+    assert frame["set"].tolist() == [(2,), (0,), (0, 2), ()]
+    assert frame["features"].tolist() == ["c", "a", "a + c", "(none)"]
+    assert frame["order"].tolist() == [1, 1, 2, 0]
+    assert frame["value"].tolist() == [-3.0, 1.0, 1.0, 9.0]
+    known = Interactions(sets, numbers, n=3, index="FSII", max_order=2, std_errors=numbers / 10).to_dataframe()
+    assert known["std_error"].tolist() == [-0.3, 0.1, 0.1, 0.9]
+    nothing = found.order(3).to_dataframe()
+    assert nothing.shape == (0, 4)
+    assert pandas.concat([nothing, frame]).dtypes.equals(frame.dtypes)
+
+
+@pytest.mark.parametrize("package", ["shapiq", "pandas"])
+def test_what_is_not_installed_is_named(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    found = Interactions([()], np.zeros(1), n=3, index="FSII", max_order=2)
+    convert = {"shapiq": found.to_shapiq, "pandas": found.to_dataframe}[package]
+    with pytest.raises(ImportError, match=rf"needs the package {package}: pip install 'spex-jax\[{package}\]'"):
+        convert()
 
 
 def test_labels_are_one_line_of_what_can_be_printed():

@@ -1,0 +1,128 @@
+"""Interaction values to and from the forms of other libraries: what the methods of `Interactions` are made of.
+
+shapiq (https://github.com/mmschlk/shapiq) and pandas are imported only when asked for.
+"""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax.indices import INDICES
+
+__all__ = ["from_shapiq", "to_dataframe", "to_shapiq"]
+
+# shapiq calls an index of order 1 SV or BV. For these two that would not be true: their empty set is another number.
+_KEPT_NAMES = ("SII", "FBII")
+
+
+def to_shapiq(
+    values: Mapping[tuple[int, ...], float],
+    *,
+    index: str,
+    n: int,
+    max_order: int,
+    min_order: int,
+    baseline: float,
+    estimated: bool,
+    budget: int | None,
+) -> Any:
+    """`shapiq.InteractionValues` of these sets and values, in their order.
+
+    Raises:
+      ImportError: shapiq is not installed.
+    """
+    try:
+        from shapiq import InteractionValues
+    except ImportError as error:
+        raise ImportError("to_shapiq needs the package shapiq: pip install 'spex-jax[shapiq]'") from error
+    made = InteractionValues(
+        values=dict(values),
+        index=index,
+        max_order=max_order,
+        min_order=min_order,
+        n_players=n,
+        estimated=estimated,
+        estimation_budget=budget,
+        baseline_value=baseline,
+    )
+    made.interactions = dict(values)  # the constructor puts the baseline at the empty set
+    if index in _KEPT_NAMES:
+        made.index = index
+    return made
+
+
+def from_shapiq(values: Any) -> dict[str, Any]:
+    """What `Interactions` is made of, from `shapiq.InteractionValues` with its sets in any order.
+
+    Returns:
+      The arguments members, values, index, n, max_order, min_order, baseline, estimated and budget.
+
+    Raises:
+      ValueError: not InteractionValues, an index that is not of `INDICES`, sets that are not of n players or come
+        twice, or values that are not finite.
+    """
+    try:
+        index, n, lookup, numbers = values.index, values.n_players, values.interaction_lookup, values.values
+        orders = int(values.max_order), int(values.min_order)
+        baseline = float(values.baseline_value)
+        budget = getattr(values, "estimation_budget", None)
+        found = {_members(key, n): float(numbers[position]) for key, position in lookup.items()}
+    except (AttributeError, TypeError, IndexError, KeyError) as error:
+        raise ValueError(f"expected shapiq.InteractionValues, got {type(values).__name__}: {error}") from error
+    if index not in INDICES:
+        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    if len(found) != len(lookup):
+        raise ValueError("a set comes twice, in two orders of its players; give each once")
+    wrong = [repr(key) for key, value in found.items() if not math.isfinite(value)]
+    if wrong or not math.isfinite(baseline):
+        where = wrong[0] if wrong else "baseline_value"
+        raise ValueError(f"{len(wrong) or 1} values are not finite, the first at {where}; leave them out or mend them")
+    members = sorted(found, key=lambda key: (len(key), key))
+    return {
+        "members": members,
+        "values": [found[key] for key in members],
+        "index": index,
+        "n": n,
+        "max_order": orders[0],
+        "min_order": orders[1],
+        "baseline": baseline,
+        "estimated": bool(getattr(values, "estimated", True)),
+        "budget": None if budget is None else int(budget),
+    }
+
+
+def _members(key: Any, n: int) -> tuple[int, ...]:
+    members = tuple(sorted(map(operator.index, key)))
+    if len(set(members)) != len(members) or (members and not 0 <= members[0] <= members[-1] < n):
+        raise ValueError(f"{key!r} is not a set of players; expected distinct numbers from 0 to {n - 1}")
+    return members
+
+
+def to_dataframe(
+    sets: Sequence[tuple[int, ...]], labels: Sequence[str], values: np.ndarray, errors: np.ndarray | None
+) -> Any:
+    """A `pandas.DataFrame` with a row for each set: set, features, order, value and, where known, std_error.
+
+    Args:
+      sets: T tuples.
+      labels: T texts.
+      values: float64 [T].
+      errors: float64 [T] or None.
+
+    Raises:
+      ImportError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_dataframe needs the package pandas: pip install 'spex-jax[pandas]'") from error
+    columns = {
+        "set": pandas.Series(sets, dtype=object),
+        "features": pandas.Series(labels, dtype=str),
+        "order": pandas.Series([len(key) for key in sets], dtype=np.int64),
+        "value": values,
+    }
+    return pandas.DataFrame(columns if errors is None else {**columns, "std_error": errors})
