@@ -10,7 +10,7 @@ Masks in, values out, a sparse Walsh spectrum back:
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 """
 
-from spex_jax import baselines, lenses, metrics, models, optimize, proxyspex, spex
+from spex_jax import baselines, interop, lenses, metrics, models, optimize, proxyspex, spex
 from spex_jax.corpus import explain_many
 from spex_jax.evaluate import evaluate
 from spex_jax.explain import Estimate, estimate, explain
@@ -39,6 +39,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_many",
+    "interop",
     "lenses",
     "metrics",
     "models",

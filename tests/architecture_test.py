@@ -37,6 +37,7 @@ ALLOWED = {
     "baselines": {"walsh", "masks", "spectrum", "evaluate", "lenses"},
     "explain": {*MATHEMATICS, *LEAVES, "methods", "explanation", "evaluate", "invariance", "lenses"},
     "corpus": {"explain", "explanation", "evaluate", "engine", "lenses", "version"},
+    "interop": {"masks", "indices", "methods", "explanation", "explain"},
     "runtime": LEAVES,
     "__init__": {
         *MATHEMATICS,
@@ -52,6 +53,7 @@ ALLOWED = {
         "explain",
         "explanation",
         "corpus",
+        "interop",
         "version",
     },
 }

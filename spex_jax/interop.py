@@ -1,0 +1,138 @@
+"""This package inside the frame of another library: `ShapiqApproximator` is an approximator of shapiq.
+
+    approximator = spex_jax.interop.ShapiqApproximator(n, max_order=2, index="k-SII", random_state=0)
+    values = approximator.approximate(budget, game)
+
+shapiq is imported when the class is first asked for, so that this package does not need it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.explain import explain
+from spex_jax.explanation import Explanation
+from spex_jax.indices import INDICES
+from spex_jax.methods import METHODS
+
+__all__ = ["ShapiqApproximator"]
+
+ShapiqApproximator: Any  # made when it is first asked for, by __getattr__
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ShapiqApproximator":
+        return _approximator_class()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@functools.cache
+def _approximator_class() -> type:
+    try:
+        from shapiq.approximator.base import Approximator
+        from shapiq.game_theory.indices import is_empty_value_the_baseline, is_index_valid
+    except ImportError as error:
+        raise ImportError("ShapiqApproximator needs the package shapiq: pip install 'spex-jax[shapiq]'") from error
+
+    class ShapiqApproximator(Approximator):
+        """`spex_jax.explain` as an approximator of shapiq, for its explainers and its benchmark.
+
+        Attributes:
+          valid_indices: those of `spex_jax.indices.INDICES` that the installed shapiq knows.
+          method, options: of `explain`.
+          explanation: the `Explanation` behind the last answer, with its faithfulness and spectrum; None before.
+        """
+
+        valid_indices = tuple(index for index in INDICES if is_index_valid(index))
+
+        def __init__(
+            self,
+            n: int,
+            max_order: int = 2,
+            index: str = "k-SII",
+            *,
+            method: str = "proxyspex",
+            top_order: bool = False,
+            random_state: int | None = None,
+            **options: Any,
+        ):
+            """Keeps the question; nothing is asked yet.
+
+            Args:
+              n: number of players.
+              max_order: largest size of a set; SV and BV ignore it.
+              index: one of valid_indices.
+              method: of `explain`.
+              top_order: whether to give only the sets of size max_order.
+              random_state: the seed of masks and fit: the same one gives the same answer, None another each time.
+              **options: of `explain`, those of the method among them.
+
+            Raises:
+              ValueError: an unknown index or method, or n or max_order below 1.
+            """
+            if method not in METHODS:
+                raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+            masks_lib.check_whole("n", n, 1)
+            masks_lib.check_whole("max_order", max_order, 1)
+            super().__init__(
+                n,
+                1 if index in ("SV", "BV") else max_order,
+                index,
+                top_order=top_order,
+                random_state=random_state,
+                sampling_weights=np.ones(n + 1),  # of a sampler that is not used; the default ones overflow at n > 1000
+                initialize_dict=False,
+            )
+            self.method, self.options = method, options
+            self.explanation: Explanation | None = None
+
+        def approximate(self, budget: int, game: Callable[[np.ndarray], np.ndarray], **kwargs: Any) -> Any:
+            """Explains a game by at most `budget` evaluations.
+
+            Those that `explain` holds out of the fit, max(50, 10%), are counted in the budget. With 2^n evaluations or
+            more the answer is exact.
+
+            Args:
+              budget: evaluations of the game, the empty and the grand coalition included.
+              game: coalitions bool [M, n] -> values [M]; a `shapiq.Game` or any callable.
+              **kwargs: further options of `explain`, for this call.
+
+            Returns:
+              `shapiq.InteractionValues` of the sets that the answer holds; all others are 0. The baseline value is that
+              of the empty coalition, as the game gave it.
+
+            Raises:
+              ValueError: a budget that is too small for the method (the message says the least that would do), values
+                that are not finite, or options that do not fit.
+            """
+            seed = self._random_state
+            found = explain(
+                game,
+                self.n,
+                budget=budget,
+                method=self.method,
+                index=self.index,
+                max_order=self.max_order,
+                seed=int(self._rng.integers(2**32)) if seed is None else seed,
+                **{"progress": False, **self.options, **kwargs},
+            )
+            self.explanation = found
+            interactions = found.interactions()
+            if self.top_order:
+                interactions = interactions.order(self.max_order)
+            failed = 0 if found.failed is None else len(found.failed)
+            values = interactions.to_shapiq(estimated=not found.exact, budget=len(found.masks) + failed)
+            values.min_order = self.min_order
+            none = found.values[~found.masks.any(axis=1)]
+            if len(none):  # the game's own answer, in place of the spectrum's
+                values.baseline_value = float(none[0])
+                if () in values.interactions and is_empty_value_the_baseline(values.index):
+                    values[()] = values.baseline_value
+            self._interaction_lookup = values.interaction_lookup
+            return values
+
+    ShapiqApproximator.__qualname__ = "ShapiqApproximator"  # where pickle finds it
+    return ShapiqApproximator
