@@ -7,19 +7,24 @@ import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax import report
+from spex_jax.asking import Asker
+from spex_jax.evaluate import features_of
 from spex_jax.interactions import Interactions
-from spex_jax.metrics import Faithfulness
+from spex_jax.metrics import Faithfulness, varies
 from spex_jax.spectrum import Spectrum
+from spex_jax.validation import Validation, validate
 
 __all__ = ["Explanation"]
 
 _FORMAT = 1
+_ROUNDING = 1e-10  # interactions below this part of the largest are rounding errors of the fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +46,9 @@ class Explanation:
       settings: method, options, budget, seed, versions and device.
       details: what the lens knows of the input (text, spans, units, target), for reports.
       failed: bool [F, n], masks that were asked and gave no finite value; they are in none of the above.
+      ask: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds no
+        model.
+      validation: what `validate` found last.
     """
 
     spectrum: Spectrum
@@ -58,6 +66,8 @@ class Explanation:
     noise: float = math.nan
     stored: int = 0
     failed: np.ndarray | None = None
+    ask: Callable[[np.ndarray], np.ndarray] | None = None
+    validation: Validation | None = None
 
     @property
     def n(self) -> int:
@@ -69,6 +79,64 @@ class Explanation:
         return self.spectrum.interactions(
             self.index if index is None else index, self.max_order if max_order is None else max_order, self.names
         )
+
+    def validate(
+        self,
+        top: int = 10,
+        *,
+        contexts: int = 256,
+        index: str | None = None,
+        max_order: int | None = None,
+        seed: int = 0,
+        value_fn: Any = None,
+        **options: Any,
+    ) -> Validation:
+        """Measures the strongest interactions on the model itself, at masks of its own.
+
+        The answer stands in the reports from then on, and goes into the folder of `save`. What an exact explanation
+        knows already it is not asked again.
+
+        Args:
+          top: how many interactions; of equal ones those of the first sets.
+          contexts: the most for one set, 2^|set| ablations each, of which sets share some; see
+            `spex_jax.validation.validate` for how many are taken, what is measured and the verdicts.
+          index, max_order: as for `interactions`.
+          seed: of the contexts.
+          value_fn: the value function, where the explanation was loaded from a folder.
+          **options: batch_size, mesh, store and store_key of `spex_jax.evaluate` for this value function, and output,
+            the number of the output that was explained where it has several.
+
+        Raises:
+          ValueError: `top` or `contexts` out of range, no value function, one with other features or with several
+            outputs, or a value that is not finite.
+        """
+        masks_lib.check_whole("top", top, 1)
+        masks_lib.check_whole("contexts", contexts, 2)
+        ask = self.ask
+        if value_fn is not None:
+            features_of(value_fn, self.n, "validate", several="output" in options)
+            ask = Asker(value_fn=value_fn, **options)
+        elif options:
+            raise ValueError(f"{', '.join(options)} are for another value function; give value_fn= too")
+        interactions = self.interactions(index, max_order)
+        ranked = interactions.top(top) if varies(self.values) else []
+        found = validate(
+            ask,
+            self.spectrum,
+            [members for members, value in ranked if abs(value) > _ROUNDING * abs(ranked[0][1])],
+            index=interactions.index,
+            max_order=interactions.max_order,
+            claims=interactions,
+            names=self.names,
+            masks=self.masks,
+            values=self.values,
+            noise=self.noise,
+            contexts=max(contexts, len(self.masks)) if self.exact else contexts,
+            seed=seed,
+        )
+        # Everything else is frozen: the answer does not change by being tested, only what reports know of it.
+        object.__setattr__(self, "validation", found)
+        return found
 
     def __str__(self) -> str:
         """The ranked table of the terminal report."""
@@ -115,6 +183,7 @@ class Explanation:
                     for name in ("held_out", "exact", "index", "max_order", "timings", "settings", "details", "stored")
                 },
                 "noise": None if math.isnan(self.noise) else self.noise,
+                "validation": None if self.validation is None else self.validation.to_json(),
                 "names": list(self.names),
                 "faithfulness": {
                     k: None if math.isnan(v) else v for k, v in dataclasses.asdict(self.faithfulness).items()
@@ -150,6 +219,7 @@ class Explanation:
                 failed = masks_lib.unpack(ablations["failed"], spectrum.n) if "failed" in ablations else None
             score = {name: np.nan if value is None else value for name, value in content.pop("faithfulness").items()}
             names, noise = tuple(content.pop("names")), content.pop("noise", None)
+            validation = content.pop("validation", None)
             return cls(
                 spectrum=spectrum,
                 masks=masks,
@@ -158,6 +228,7 @@ class Explanation:
                 faithfulness=Faithfulness(**score),
                 noise=math.nan if noise is None else noise,
                 failed=failed,
+                validation=None if validation is None else Validation.from_json(validation, names),
                 **content,
             )
         except (OSError, KeyError, TypeError, ValueError) as error:

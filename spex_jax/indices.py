@@ -9,7 +9,7 @@ import functools
 import math
 from fractions import Fraction
 
-__all__ = ["INDICES", "gain"]
+__all__ = ["INDICES", "bernoulli", "gain"]
 
 INDICES = ("SV", "BV", "SII", "k-SII", "BII", "STII", "FSII", "FBII", "Moebius", "Fourier")
 
@@ -43,9 +43,9 @@ def _weight(index: str, s: int, t: int, order: int) -> Fraction:
 
 
 @functools.cache
-def _bernoulli(m: int) -> Fraction:
-    """Bernoulli numbers with B_1 = -1/2."""
-    return Fraction(m == 0) - sum(math.comb(m, k) * _bernoulli(k) / (m - k + 1) for k in range(m))
+def bernoulli(m: int) -> Fraction:
+    """The m-th Bernoulli number, with B_1 = -1/2."""
+    return Fraction(m == 0) - sum(math.comb(m, k) * bernoulli(k) / (m - k + 1) for k in range(m))
 
 
 @functools.cache
@@ -60,7 +60,7 @@ def gain(index: str, r: int, t: int, order: int) -> Fraction:
         return Fraction(r == t)
     if index == "k-SII":
         sizes = range(t, min(order, r) + 1)
-        return sum((math.comb(r - t, s - t) * _bernoulli(s - t) * gain("SII", r, s, order) for s in sizes), Fraction(0))
+        return sum((math.comb(r - t, s - t) * bernoulli(s - t) * gain("SII", r, s, order) for s in sizes), Fraction(0))
     if index in ("SV", "SII"):  # the alternating sum is an integral of (1 - 2x)^(r-t) over [0, 1]
         return Fraction((-2) ** t * ((r - t + 1) % 2), r - t + 1)
     return sum(

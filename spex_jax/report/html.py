@@ -17,31 +17,28 @@ from typing import Any
 import numpy as np
 
 from spex_jax.files import replacing
+from spex_jax.report.checks import checks
+from spex_jax.report.evidence import show_energy, show_score, show_settings
 from spex_jax.report.gallery import gallery
 from spex_jax.report.layers import layer_map, layer_tables
 from spex_jax.report.view import (
+    ROWS,
     View,
-    bars,
     constant,
     counted,
     escape,
-    failures,
     look,
-    noise_warning,
     percent,
     rounded,
-    seed_noise,
     shorten,
 )
 from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
 
 __all__ = ["save_html", "to_html"]
 
-_ROWS = 20  # of the ranking: so many overall, and so many of each order
 _PARTNERS = 4  # interactions shown for the unit in focus
 _CHIPS = 400  # units shown where there is no text, the strongest
 _TERMS, _TERM_CHARACTERS = 2000, 200_000  # of the spectrum that the page carries
-_DEGREES = 8  # bars of energy; higher degrees share the last
 
 
 def to_html(explanation: Any, page: bool = True) -> str:
@@ -70,11 +67,12 @@ def to_html(explanation: Any, page: bool = True) -> str:
         filters=_filters(view),
         meaning=escape(INDEX_MEANING[view.interactions.index]),
         ranking=_ranking(view) if view.ranked else _nothing(view),
+        validation=checks(view),
         layers=layer_tables(view),
         gallery=gallery(view),
-        score=_score(view),
-        energy=_energy(view),
-        settings=_settings(view),
+        score=show_score(view),
+        energy=show_energy(view),
+        settings=show_settings(view),
     )
     return _template("page.html").substitute(headline=headline, fragment=fragment) if page else fragment
 
@@ -237,7 +235,7 @@ def _row(view: View, rank: int, key: Sequence[int], value: float, limit: float, 
         spread = 1.96 * errors[key] / limit
         bar += f'<i style="left:{50 * (1 + value / limit - spread):.2f}%;width:{100 * spread:.2f}%"></i>'
         error = f'<td class="sx-error">&plusmn; {errors[key]:.2g}</td>'
-    members, top = " ".join(map(str, key)), "data-top" if rank <= _ROWS else "hidden"
+    members, top = " ".join(map(str, key)), "data-top" if rank <= ROWS else "hidden"
     return (
         f'<tr data-order="{len(key)}" data-members="{members}" data-sign="{sign}" {top}><td class="sx-rank">{rank}</td>'
         f'<td>{names}</td><td class="sx-order">{len(key)}</td>'
@@ -262,14 +260,14 @@ def _ranking(view: View) -> str:
     chosen = []
     for rank, (key, value) in enumerate(view.ranked, 1):
         seen[len(key)] += 1
-        if rank <= _ROWS or seen[len(key)] <= _ROWS:
+        if rank <= ROWS or seen[len(key)] <= ROWS:
             chosen.append((rank, key, value))
     errors, noun = view.interactions.std_errors, escape(view.noun)
     limit = max(abs(value) + (0.0 if errors is None else 1.96 * errors[key]) for _, key, value in chosen)
     rows = "".join(_row(view, rank, key, value, limit, errors) for rank, key, value in chosen)
     error = "" if errors is None else '<th class="sx-error">std. error</th>'
     sets = counted(len(view.ranked), "set")
-    shown = f"The {_ROWS} strongest of {sets}, or of one order" if len(view.ranked) > _ROWS else f"All of {sets}"
+    shown = f"The {ROWS} strongest of {sets}, or of one order" if len(view.ranked) > ROWS else f"All of {sets}"
     whiskers = "" if errors is None else " Thin lines span 95%."
     return (
         f'<table><thead><tr><th class="sx-rank">Rank</th><th>{noun.capitalize()}s</th><th class="sx-order">Order</th>'
@@ -289,86 +287,6 @@ def _nothing(view: View) -> str:
     else:
         text = "No interactions: the values vary, but the spectrum holds no effect of this index."
     return f'<p class="sx-below">{text}</p>'
-
-
-def _score(view: View) -> str:
-    """R2 with its interval, or why there is none; and where the values are too noisy."""
-    e = view.explanation
-    score, asked = e.faithfulness, f"{counted(len(e.masks), 'ablation')} asked"
-    if e.exact:
-        title = "Exact"
-        text = "Every mask was asked, so the spectrum is the function itself: none is left to test it on, and "
-        text = f"{asked}. {text}R<sup>2</sup> is not defined."
-    elif math.isnan(score.r2):
-        title = "R<sup>2</sup> not defined"
-        text = f"{asked}, {e.held_out:,} of them held out. "
-        text += "All values are the same: there is no variance to explain."
-        if not constant(e):
-            text = text.replace("All values", "The held-out values")
-    else:
-        title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
-        text = "Share of the variance of the model's values that the spectrum explains, on "
-        text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}."
-    scale = "" if math.isnan(score.r2) else _score_scale(score)
-    seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
-    warnings = [warning for warning in (failures(e), noise_warning(e, view.ranked[:_ROWS])) if warning]
-    shown = "".join(f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' for warning in warnings)
-    return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{seeds}{shown}'
-
-
-def _score_scale(score: Any) -> str:
-    """The interval and the estimate on a line from 0, or from the lower end where that is negative, to 1."""
-    low = min(0.0, score.r2, score.low)
-
-    def x(value: float) -> float:
-        return 10 + 380 * (value - low) / (1 - low)
-
-    marks = "".join(
-        f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="16" y2="24" stroke="var(--muted)"/>'
-        f'<text x="{x(tick):.1f}" y="40" text-anchor="middle">{tick:.2g}</text>'
-        for tick in sorted({low, 0.0, 0.5, 1.0} if low == 0 or -2 < low < -0.3 else {low, 1.0})
-    )
-    return (
-        f'<svg viewBox="0 0 400 44" role="img" aria-label="R2 {score.r2:.3f} on a scale to 1">'
-        f'<line x1="10" x2="390" y1="16" y2="16" stroke="var(--muted)"/>{marks}'
-        f'<rect x="{x(score.low):.1f}" y="11" width="{max(x(score.high) - x(score.low), 1):.1f}" height="10" rx="3" '
-        f'fill="rgb(var(--pos) / 0.35)"/><circle cx="{x(score.r2):.1f}" cy="16" r="6" fill="rgb(var(--pos))"/></svg>'
-    )
-
-
-def _energy(view: View) -> str:
-    """Bars of the energy from degree 1 on, as shares."""
-    energy = np.trim_zeros(view.explanation.spectrum.energy_by_degree()[1:], "b")
-    if not len(energy):
-        return '<p class="sx-note sx-below">None: the spectrum is a constant.</p>'
-    shares = (energy / energy.sum()).tolist()
-    labels = [str(degree) for degree in range(1, len(shares) + 1)]
-    if len(shares) > _DEGREES:
-        shares, labels = shares[: _DEGREES - 1], [*labels[: _DEGREES - 1], f"{_DEGREES} and more"]
-        shares.append(1 - sum(shares))
-    text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(view.noun)}s carry."
-    return f'{bars(zip(labels, shares, strict=True))}<p class="sx-note">{text}</p>'
-
-
-def _settings(view: View) -> str:
-    e, given = view.explanation, dict(view.explanation.settings)
-    versions, budget = given.pop("versions", {}), given.pop("budget", None)
-    entries = {
-        "method": given.pop("method", None),
-        "index": f"{e.index}, sets of up to {view.interactions.max_order}",
-        "budget": None if budget is None else counted(budget, "ablation"),
-        "seed": given.pop("seed", None),
-        "device": given.pop("device", None),
-        "timings": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in e.timings.items()),
-        "options": ", ".join(f"{name} {value}" for name, value in given.items()),
-        "spectrum": counted(len(e.spectrum), "term"),
-        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-    }
-    return "".join(
-        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in entries.items()
-        if value not in (None, "")
-    )
 
 
 def _embedded_terms(spectrum: Any) -> Any:

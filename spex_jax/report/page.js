@@ -123,7 +123,7 @@
       button.addEventListener("click", () => {
         const order = button.dataset.order;
         for (const other of filters) other.setAttribute("aria-pressed", other === button);
-        for (const row of rows) row.hidden = order ? row.dataset.order !== order : !("top" in row.dataset);
+        for (const row of rows.filter((row) => row.dataset.order)) row.hidden = order ? row.dataset.order !== order : !("top" in row.dataset);
       });
     }
     update();

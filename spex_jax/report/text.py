@@ -31,6 +31,8 @@ def to_text(explanation: Any, top: int = 10) -> str:
             f"{details['value']} of test point {details['test_point']}{target}; {explanation.n} {details['units']}s"
         )
     lines.append(interactions.table(top))
+    if explanation.validation is not None:
+        lines.append(str(explanation.validation))
     asked = f"{len(explanation.masks)} ablations"
     asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:

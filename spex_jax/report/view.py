@@ -12,6 +12,7 @@ import numpy as np
 from spex_jax.metrics import varies
 
 __all__ = [
+    "ROWS",
     "View",
     "bars",
     "constant",
@@ -25,6 +26,8 @@ __all__ = [
     "seed_noise",
     "shorten",
 ]
+
+ROWS = 20  # of the ranking: so many overall, and so many of each order
 
 _NAME_WIDTH = 48
 _ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown

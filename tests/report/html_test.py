@@ -13,6 +13,7 @@ import spex_jax
 from spex_jax.indices import INDICES
 from spex_jax.report.html import save_html, to_html
 from spex_jax.report.wording import INDEX_MEANING
+from spex_jax.validation import Measured, Validation
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "line", "rect", "circle"}
 NASTY = (
@@ -307,3 +308,61 @@ def test_save_writes_the_page(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         save_html(e, tmp_path / "missing" / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def measured(members, predicted, value, half, verdict, **given):
+    content = {"members": members, "predicted": predicted, "measured": value, "low": value - half, "high": value + half}
+    return Measured(**{**content, "contexts": 64, "whole": False, "verdict": verdict, **given})
+
+
+def validation_of(*rows, names, **given):
+    content = {"index": "FSII", "max_order": 2, "draws": ("size",), "asked": 1234, "known": 5, "noise": 0.0}
+    return Validation(**{**content, "rows": rows, "names": names, **given})
+
+
+def test_what_was_measured_on_the_model_has_a_section():
+    e = simple()
+    assert "Measured on the model" not in to_html(e)
+    rows = [
+        measured((0,), -0.8, -0.75, 0.1, "confirmed"),
+        measured((0, 1), 0.25, -0.2, 0.1, "reversed"),
+        measured((1,), 0.3, 0.01, 0.05, "absent"),
+        measured((3,), 0.2, 0.1, 0.15, "undecided"),
+        measured((2,), 0.2, 0.1, 0.0, "confirmed", contexts=8, whole=True),
+    ]
+    page = to_html(simple(validation=validation_of(*rows, names=e.names)))
+    section = page.split("Measured on the model")[1].split("</section>")[0]
+    plain = html.unescape(re.sub(r"<[^>]+>", "", section))
+    assert "5 sets: 2 confirmed, 1 reversed, 1 absent, 1 undecided; 1,234 further ablations" in plain
+    assert "the number of other words that are kept is uniform" in plain
+    for shown in ("as predicted, 64 contexts", "smaller, all 8 contexts", "-0.850 to -0.650", "+0.250-0.200"):
+        assert shown in plain
+    read = Reader(page)
+    assert [given["data-members"] for tag, given in read.elements if tag == "tr" and "data-sign" in given][-5:] == [
+        "0",
+        "0 1",
+        "1",
+        "3",
+        "2",
+    ]
+    left = [float(given["style"].removeprefix("left:").removesuffix("%")) for tag, given in read.elements if tag == "u"]
+    np.testing.assert_allclose(left, [50 + 50 * row.predicted / 0.85 for row in rows], atol=0.01)
+
+
+@pytest.mark.parametrize("noun", [NASTY, "word"])
+def test_names_in_what_was_measured_stay_names(noun):
+    names = ("<img src=x onerror=alert(1)>", "</script>", "a & b", "")
+    found = validation_of(measured((0, 1), 0.2, 0.1, 0.05, "confirmed"), names=names, index="<u>")
+    e = explanation_of(spectrum_of(4, SIMPLE), names=names, validation=found)
+    e.details.update(units=noun)
+    read = Reader(to_html(e))
+    assert not [tag for tag, _ in read.elements if tag == "img"]
+    assert [tag for tag, _ in read.elements].count("u") == 1
+    assert "<img src=x onerror=alert(1)> + </script>" in str(e)
+
+
+def test_a_validation_of_nothing_has_no_table():
+    page = to_html(simple(validation=validation_of(names=("a", "b", "c", "d"))))
+    section = page.split("Measured on the model")[1].split("</section>")[0]
+    assert "nothing to validate: the spectrum holds no interactions" in section
+    assert "<table" not in section
