@@ -183,9 +183,9 @@ def validate(
 
     The estimate is the mean over contexts, steadied by regression: the derivatives of the spectrum at the same contexts
     are correlated with those of the model, and their mean over all contexts is known, its index. A spectrum that
-    explains nothing leaves the plain mean. The interval is Student's, each set's for itself: one in 20 misses. Where few
-    contexts matter it misses more often: over the games of experiments/validation.py it held the index of the model 92
-    to 94 times in 100, 83 times for the worst of them.
+    explains nothing leaves the plain mean. The interval is Student's, each set's for itself: one in 20 misses. Where
+    few contexts matter it misses more often: over the games of experiments/validation.py it held the index of the model
+    92 to 94 times in 100, 83 times for the worst of them.
 
     Verdicts, for a claimed value p:
       confirmed: the interval excludes zero on the side of p, and the estimate is at least a tenth of p.
