@@ -15,6 +15,7 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax import report
 from spex_jax.asking import Asker
+from spex_jax.correction import Correction
 from spex_jax.evaluate import features_of
 from spex_jax.interactions import Interactions
 from spex_jax.metrics import Faithfulness, varies
@@ -33,6 +34,8 @@ class Explanation:
 
     Attributes:
       spectrum: the answer.
+      correction: what the spectrum misses of Shapley-type indices, where masks were drawn for these; `interactions`
+        adds it.
       masks: bool [M, n], the distinct masks asked; the last `held_out` of them no fit saw.
       values: float64 [M].
       held_out: number of masks held out.
@@ -66,6 +69,7 @@ class Explanation:
     noise: float = math.nan
     stored: int = 0
     failed: np.ndarray | None = None
+    correction: Correction | None = None
     ask: Callable[[np.ndarray], np.ndarray] | None = None
     validation: Validation | None = None
 
@@ -76,9 +80,12 @@ class Explanation:
 
     def interactions(self, index: str | None = None, max_order: int | None = None) -> Interactions:
         """Interactions with names; None takes the index and order that `explain` was given ("FSII", 2 by default)."""
-        return self.spectrum.interactions(
+        found = self.spectrum.interactions(
             self.index if index is None else index, self.max_order if max_order is None else max_order, self.names
         )
+        found = found if self.correction is None else self.correction(found)
+        found.estimated, found.budget = not self.exact, len(self.masks)
+        return found
 
     def validate(
         self,
@@ -175,6 +182,8 @@ class Explanation:
             arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks), "values": self.values}
             if self.failed is not None:
                 arrays["failed"] = masks_lib.pack(self.failed)
+            if self.correction is not None:
+                arrays |= self.correction.to_arrays()
             np.savez_compressed(new / "ablations.npz", **arrays)
             content = {
                 "format": _FORMAT,
@@ -217,6 +226,7 @@ class Explanation:
             with np.load(folder / "ablations.npz", allow_pickle=False) as ablations:
                 masks, values = masks_lib.unpack(ablations["masks"], spectrum.n), ablations["values"]
                 failed = masks_lib.unpack(ablations["failed"], spectrum.n) if "failed" in ablations else None
+                correction = Correction.from_arrays(ablations, spectrum.n)
             score = {name: np.nan if value is None else value for name, value in content.pop("faithfulness").items()}
             names, noise = tuple(content.pop("names")), content.pop("noise", None)
             validation = content.pop("validation", None)
@@ -228,6 +238,7 @@ class Explanation:
                 faithfulness=Faithfulness(**score),
                 noise=math.nan if noise is None else noise,
                 failed=failed,
+                correction=correction,
                 validation=None if validation is None else Validation.from_json(validation, names),
                 **content,
             )

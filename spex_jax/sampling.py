@@ -5,32 +5,61 @@ are drawn by size, each with its complement.
 """
 
 import numpy as np
+import scipy.stats
 
 from spex_jax import masks as masks_lib
 
-__all__ = ["SAMPLINGS", "by_size", "draw", "leave_out"]
+__all__ = ["ACQUISITIONS", "PAIRED", "SAMPLINGS", "SHAPLEY_TYPE", "by_size", "check", "draw", "for_index", "leave_out"]
 
-SAMPLINGS = ("uniform", "size", "kernel_shap", "pairs", "leave_one_out")
+SAMPLINGS = ("uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out")
+ACQUISITIONS = ("information", "interactions", "uniform")
+PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complement
+SHAPLEY_TYPE = ("SV", "SII", "k-SII", "STII", "FSII")
 
 _DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
+
+
+def for_index(index: str) -> str:
+    """The draw that an index asks for (BUILD_NOTES.md)."""
+    if index == "SV":
+        return "kernel_shap"
+    return "mixed" if index in SHAPLEY_TYPE else "uniform"
+
+
+def check(sampling: str, *, adaptive: bool = False) -> None:
+    """Raises ValueError for an unknown sampling; `adaptive` where that is one too."""
+    known = (*SAMPLINGS, "adaptive") if adaptive else SAMPLINGS
+    if sampling not in known:
+        raise ValueError(f"unknown sampling {sampling!r}; expected one of {', '.join(known)}")
 
 
 def _ends(n: int) -> np.ndarray:
     return np.stack([np.ones(n, np.bool_), np.zeros(n, np.bool_)])
 
 
-def by_size(n: int, count: int, rng: np.random.Generator, *, kernel: bool = False) -> np.ndarray:
+def _shares(sampling: str, n: int) -> np.ndarray:
+    """How likely the sizes 1 to n - 1 are, float64 [n - 1]."""
+    sizes = np.arange(1, n)
+    kernel = 1 / (sizes * (n - sizes))
+    if sampling == "kernel_shap":
+        return kernel / kernel.sum()
+    if sampling == "size":
+        return np.full(n - 1, 1 / (n - 1))
+    uniform = scipy.stats.binom.pmf(sizes, n, 0.5)
+    return (kernel / kernel.sum() + uniform / uniform.sum()) / 2
+
+
+def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
     """Distinct masks, the full and the empty one first, then by size, each followed by its complement.
 
-    The size is uniform over 1 to n - 1, or follows the KernelSHAP weights (Lundberg and Lee 2017,
-    https://arxiv.org/abs/1705.07874, theorem 2); of masks of a size all are equally likely. A mask that was drawn
-    before is drawn anew. A larger count gives the same masks and further ones.
+    Of the masks of a size all are equally likely. A mask that was drawn before is drawn anew. A larger count gives the
+    same masks and further ones.
 
     Args:
-      n: number of features.
+      n: number of features, at least 2.
       count: number of masks.
       rng: numpy generator.
-      kernel: whether sizes follow the KernelSHAP weights, 1 / (s (n - s)) for all masks of size s together.
+      share: float64 [n - 1], how likely the sizes 1 to n - 1 are; that of s as likely as that of n - s.
 
     Returns:
       bool [count, n].
@@ -40,10 +69,6 @@ def by_size(n: int, count: int, rng: np.random.Generator, *, kernel: bool = Fals
     """
     if count < 2 or (n < 63 and count > 2**n):
         raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
-    if n < 2:
-        return _ends(n)[:count]
-    sizes = np.arange(1, n)
-    share = 1 / (sizes * (n - sizes)) if kernel else np.ones(n - 1)
     if n <= 20:  # few enough to put all pairs into a random order: exponential races (Efraimidis and Spirakis, 2006)
         codes = np.arange(1, 2 ** (n - 1))  # one of each pair: that which removes the last feature
         each = masks_lib.all_masks(n - 1)[codes]
@@ -55,13 +80,12 @@ def by_size(n: int, count: int, rng: np.random.Generator, *, kernel: bool = Fals
         first ^= swapped[:, None]
         return np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])[:count]
     masks = _ends(n)
-    while len(masks) < count:
-        blocks = -(-(count - len(masks)) // (2 * _DRAWN))
-        size = rng.choice(sizes, blocks * _DRAWN, p=share / share.sum())
-        rank = rng.permuted(np.broadcast_to(np.arange(n), (len(size), n)), axis=1)
-        drawn = rank < size[:, None]
+    while len(masks) < count:  # block by block, so that a larger count sees the same numbers
+        size = rng.choice(np.arange(1, n), _DRAWN, p=share)
+        drawn = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1) < size[:, None]
         masks = np.concatenate([masks, np.stack([drawn, ~drawn], axis=1).reshape(-1, n)])
-        masks = masks[masks_lib.deduplicate(masks)[0]]
+        first = masks_lib.deduplicate(masks)[0]
+        masks = masks if len(first) == len(masks) else masks[first]
     return masks[:count]
 
 
@@ -95,8 +119,9 @@ def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
 
     Args:
       sampling: "uniform"; "size" (the size uniform, with complements); "kernel_shap" (the size by the KernelSHAP
-        weights, with complements); "pairs" (all masks that remove one or two features, as many as there is room for,
-        then uniform ones); "leave_one_out" (all that remove one, then uniform ones).
+        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements); "mixed" (half of
+        the sizes like that and half as of uniform masks, with complements); "pairs" (all masks that remove one or two
+        features, as many as there is room for, then uniform ones); "leave_one_out" (all that remove one, then uniform).
       n: number of features.
       count: number of masks.
       seed: of the draw.
@@ -107,11 +132,10 @@ def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
     Raises:
       ValueError: an unknown sampling, or fewer than `count` distinct masks.
     """
+    check(sampling)
     rng = np.random.default_rng(seed)
     if sampling == "uniform":
         return masks_lib.uniform(n, count, rng, given=_ends(n)[:count])
-    if sampling in ("size", "kernel_shap"):
-        return by_size(n, count, rng, kernel=sampling == "kernel_shap")
-    if sampling in ("pairs", "leave_one_out"):
-        return leave_out(n, count, rng, most=2 if sampling == "pairs" else 1)
-    raise ValueError(f"unknown sampling {sampling!r}; expected one of {', '.join(SAMPLINGS)}")
+    if sampling in PAIRED:
+        return by_size(n, count, rng, _shares(sampling, n)) if n > 1 else _ends(n)[:count]
+    return leave_out(n, count, rng, most=2 if sampling == "pairs" else 1)

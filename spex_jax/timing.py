@@ -32,14 +32,20 @@ class Stopwatch:
         """Starts all phases, and 'compile', at zero."""
         _listen()
         self.seconds = dict.fromkeys(("compile", *phases), 0.0)
+        self._within = (0.0, 0.0)  # seconds and seconds of compilation of the phases inside the current one
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the block's time to `name`. The block must wait for what it dispatched."""
+        """Counts the block's time to `name`, without that of phases inside it. The block must wait for what it
+        dispatched.
+        """
         start, compiled = time.perf_counter(), getattr(_spent, "seconds", 0.0)
+        beside, self._within = self._within, (0.0, 0.0)
         try:
             yield
         finally:
-            compiling = getattr(_spent, "seconds", 0.0) - compiled
-            self.seconds["compile"] += compiling
-            self.seconds[name] += max(time.perf_counter() - start - compiling, 0.0)
+            seconds, compiling = time.perf_counter() - start, getattr(_spent, "seconds", 0.0) - compiled
+            own = compiling - self._within[1]
+            self.seconds["compile"] += own
+            self.seconds[name] += max(seconds - self._within[0] - own, 0.0)
+            self._within = (beside[0] + seconds, beside[1] + compiling)

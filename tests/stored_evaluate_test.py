@@ -17,9 +17,9 @@ import pytest
 import spex_jax
 from spex_jax import evaluate, explain
 from spex_jax import masks as masks_lib
-from spex_jax.explain import _question
 from spex_jax.identity import fingerprint
 from spex_jax.methods import METHODS
+from spex_jax.question import question
 from spex_jax.spex.design import least_budget
 from spex_jax.store import read
 
@@ -87,6 +87,9 @@ class FirstOrder(type(METHODS["proxyspex"])):
         signs = np.concatenate([np.ones((len(masks), 1)), 1.0 - 2 * masks], axis=1)
         return spex_jax.Spectrum(support, np.linalg.lstsq(signs, values, rcond=None)[0])
 
+    def cross_fit(self, masks, values, made, seed, options):
+        return self.fit(masks, values, made, seed, options), None
+
 
 def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
     monkeypatch.setitem(METHODS, "proxyspex", FirstOrder())
@@ -104,7 +107,8 @@ def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
 
 
 def drawn(n, budget, method, **options):
-    return _question(Counting(), n, budget=budget, method=method, seed=0, names=None, options=options).masks
+    settings = {"index": "FSII", "max_order": 2, "seed": 0, "names": None}
+    return question(Counting(), n, budget=budget, method=method, options=options, **settings).masks
 
 
 @pytest.mark.parametrize("n", [7, 12, 20, 21, 40])

@@ -21,6 +21,11 @@ class Method(abc.ABC):
     defaults: ClassVar[dict[str, Any]]
     from_any_masks: ClassVar[bool] = True
 
+    def complete(self, options: dict[str, Any], index: str) -> dict[str, Any]:
+        """The options with what follows from the index that is asked for."""
+        del index
+        return options
+
     @abc.abstractmethod
     def check(self, seed: int, options: dict[str, Any]) -> None:
         """Raises ValueError for options that could not be used."""
@@ -36,6 +41,14 @@ class Method(abc.ABC):
     @abc.abstractmethod
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
         """The spectrum."""
+
+    def cross_fit(
+        self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]
+    ) -> tuple[Spectrum, np.ndarray | None]:
+        """The spectrum, and where its interactions are to be corrected by what it misses, what was predicted for each
+        mask without it, float64 [M].
+        """
+        return self.fit(masks, values, made, seed, options), None
 
     def settings(self, made: Any) -> dict[str, Any]:
         """What a report should say of the masks."""

@@ -5,17 +5,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax import proxyspex, spex
+from spex_jax import proxyspex, sampling, spex
 from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["PROXYSPEX", "SPEX"]
 
 _FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
+_REFITS = 5  # batches of adaptive sampling
+_OF_ADAPTIVE = ("acquisition", "refits", "target_r2", "target_width")
+
+
+_WITH_VARIANCES = ("auto", "walsh_gp")
+
+
+def _of_fit(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "sampling" and name not in _OF_ADAPTIVE}
 
 
 class _ProxySPEX(Method):
-    """The full and the empty mask and uniform ones."""
+    """The full and the empty mask, and those of a sampling; of the adaptive one half of them, uniform."""
 
     defaults: ClassVar[dict[str, Any]] = {
         "proxy": "auto",
@@ -23,23 +32,64 @@ class _ProxySPEX(Method):
         "max_terms": None,
         "solver": None,
         "extract": None,
+        "sampling": None,
+        **dict.fromkeys(_OF_ADAPTIVE),
     }
 
+    def complete(self, options: dict[str, Any], index: str) -> dict[str, Any]:
+        if options["sampling"] is None:
+            options["sampling"] = sampling.for_index(index)
+        if options["sampling"] == "adaptive":
+            for name, default in (("acquisition", sampling.ACQUISITIONS[0]), ("refits", _REFITS)):
+                options[name] = default if options[name] is None else options[name]
+        return options
+
     def check(self, seed: int, options: dict[str, Any]) -> None:
-        proxyspex.check_options(seed=seed, **options)
+        proxyspex.check_options(seed=seed, **_of_fit(options))
+        sampling.check(options["sampling"], adaptive=True)
+        if options["sampling"] != "adaptive":
+            for name in _OF_ADAPTIVE:
+                if options[name] is not None:
+                    raise ValueError(
+                        f"{name}= belongs to sampling='adaptive', got it with sampling={options['sampling']!r}; leave "
+                        "it out"
+                    )
+            return
+        if options["acquisition"] not in sampling.ACQUISITIONS:
+            raise ValueError(
+                f"unknown acquisition {options['acquisition']!r}; expected one of {', '.join(sampling.ACQUISITIONS)}"
+            )
+        masks_lib.check_whole("refits", options["refits"], 1)
+        r2, width = options["target_r2"], options["target_width"]
+        if r2 is not None and not (isinstance(r2, int | float) and 0 < r2 <= 1):
+            raise ValueError(f"target_r2 must be a number above 0 and at most 1, got {r2!r}")
+        if width is not None and not (isinstance(width, int | float) and 0 < width < np.inf):
+            raise ValueError(f"target_width must be a positive number in units of the value, got {width!r}")
+        if width is not None and options["proxy"] not in _WITH_VARIANCES:
+            raise ValueError(
+                f"target_width needs a proxy with standard errors ({', '.join(_WITH_VARIANCES)}), got proxy="
+                f"{options['proxy']!r}"
+            )
 
     def least(self, n: int, options: dict[str, Any]) -> int:
         del options
         return max(n + 1, _FEWEST_ROWS)  # a row for each coefficient of first order
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
-        del options
-        ends = np.stack([np.ones(n, np.bool_), np.zeros(n, np.bool_)])
-        return masks_lib.uniform(n, count, np.random.default_rng(seed), given=ends), None
+        if options["sampling"] == "adaptive":
+            return sampling.draw("uniform", n, max(count // 2, min(count, self.least(n, options))), seed), None
+        return sampling.draw(options["sampling"], n, count, seed), None
 
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
         del made
-        return proxyspex.fit(masks, values, seed=seed, **options)
+        return proxyspex.fit(masks, values, seed=seed, **_of_fit(options))
+
+    def cross_fit(
+        self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]
+    ) -> tuple[Spectrum, np.ndarray | None]:
+        if options["sampling"] not in sampling.PAIRED:
+            return self.fit(masks, values, made, seed, options), None
+        return proxyspex.cross_fit(masks, values, seed=seed, **_of_fit(options))
 
 
 class _SPEX(Method):

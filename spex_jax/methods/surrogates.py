@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 _FEWEST_ROWS = 12  # for what is shrunk, and could be fitted to any number
-_PAIRED = ("size", "kernel_shap")
 
 
 class _LeaveOneOut(Method):
@@ -95,8 +94,7 @@ class _Regression(Method):
 
     def check(self, seed: int, options: dict[str, Any]) -> None:
         masks_lib.check_whole("seed", seed, 0, 2**32 - 1)
-        if (given := options.get("sampling")) is not None and given not in sampling.SAMPLINGS:
-            raise ValueError(f"unknown sampling {given!r}; expected one of {', '.join(sampling.SAMPLINGS)}")
+        sampling.check(self._sampling(options))
         if "order" in options:
             masks_lib.check_whole("order", options["order"], 1)
         for name in ("alpha", "kernel_width"):
@@ -165,7 +163,7 @@ class _FaithShapley(_Regression):
     def least(self, n: int, options: dict[str, Any]) -> int:
         order = min(options.get("order", 1), n)
         fewest = number_of_sets(n, order)
-        if self._sampling(options) in _PAIRED:
+        if self._sampling(options) in sampling.PAIRED:
             # A pair of complements is one equation for the odd coefficients and one for the even ones, both of which
             # the pair of the ends constrains.
             groups = [sum(math.comb(n, size) for size in range(first, order + 1, 2)) for first in (0, 1)]

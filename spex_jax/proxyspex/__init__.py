@@ -1,7 +1,7 @@
 """ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy."""
 
-from spex_jax.proxyspex.fit import PROXIES, check_options, fit
+from spex_jax.proxyspex.fit import PROXIES, check_options, cross_fit, fit
 from spex_jax.proxyspex.residual import fit_and_decode
 from spex_jax.proxyspex.trained import TrainedMLP, train_mlp
 
-__all__ = ["PROXIES", "TrainedMLP", "check_options", "fit", "fit_and_decode", "train_mlp"]
+__all__ = ["PROXIES", "TrainedMLP", "check_options", "cross_fit", "fit", "fit_and_decode", "train_mlp"]

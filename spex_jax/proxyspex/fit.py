@@ -10,10 +10,10 @@ from spex_jax.masks import check_whole
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
 from spex_jax.proxyspex.extract import EXTRACTS, in_units
-from spex_jax.proxyspex.table import Fitted, prepare, trust
+from spex_jax.proxyspex.table import Fitted, Table, prepare, trust
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["PROXIES", "check_options", "fit"]
+__all__ = ["PROXIES", "check_options", "cross_fit", "fit"]
 
 FITS: dict[str, Callable[..., Fitted]] = {
     "auto": stack.fit,
@@ -95,16 +95,65 @@ def fit(
         return streaming.fit(
             masks, values, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed), solver=solver or "greedy"
         )
+    return _fit(masks, values, proxy, max_degree, max_terms, seed, options)[0]
+
+
+def cross_fit(
+    masks: Any,
+    values: Any,
+    *,
+    proxy: str = "auto",
+    max_degree: int = 5,
+    max_terms: int | None = None,
+    seed: int = 0,
+    solver: str | None = None,
+    extract: str | None = None,
+) -> tuple[Spectrum, np.ndarray]:
+    """The spectrum of `fit`, and what the proxy predicts for every mask from the other folds.
+
+    Args:
+      masks: bool [M, n], distinct.
+      values: [M], finite.
+      proxy, max_degree, max_terms, seed, solver, extract: see `fit`.
+
+    Returns:
+      The spectrum, and predictions float64 [M]; nan for masks that were in every fit (of many thousands).
+
+    Raises:
+      ValueError: as `fit`; masks that stand in several rows.
+    """
+    options = {"solver": solver, "extract": extract}
+    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
+    spectrum, table, fitted, share = _fit(masks, values, proxy, max_degree, max_terms, seed, options)
+    if table is None or fitted is None:
+        return spectrum, spectrum(masks)
+    if table.count != len(masks):
+        raise ValueError(f"cross-fitting needs distinct masks, got {table.count} of {len(masks)}; average them first")
+    return spectrum, table.mean + table.scale * share * fitted.held_out()
+
+
+def _fit(
+    masks: Any,
+    values: Any,
+    proxy: str,
+    max_degree: int,
+    max_terms: int | None,
+    seed: int,
+    options: dict[str, str | None],
+) -> tuple[Spectrum, Table | None, Fitted | None, float]:
+    """The spectrum; the table, what was fitted to it and the share of that to believe, None and 1 for a constant."""
     table = prepare(masks, values, seed)
     if isinstance(table, float):
-        return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table]))
+        return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table])), None, None, 1.0
     extra = {name: given for name, given in options.items() if given is not None}
     fitted = FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
-    terms = fitted.spectrum * (trust(fitted.held_out, table.values, table.n) if honest else 1.0)
-    spectrum = in_units(terms, table.mean, table.scale, max_terms)
+    share = trust(fitted.held_out, table.values, table.n) if honest else 1.0
+    spectrum = in_units(fitted.spectrum * share, table.mean, table.scale, max_terms)
     if fitted.covariance_factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
-        return spectrum
+        return spectrum, table, fitted, share
     factor = table.scale * fitted.covariance_factor(spectrum.support)
-    return dataclasses.replace(spectrum, variances=(factor**2).sum(axis=1), covariance_factor=factor)
+    variances = (factor**2).sum(axis=1)
+    spectrum = dataclasses.replace(spectrum, variances=variances, covariance_factor=factor)
+    return spectrum, table, fitted, share

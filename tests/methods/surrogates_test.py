@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from spex_jax import explain
-from spex_jax.explain import least_budget
 from spex_jax.methods import METHODS
+from spex_jax.question import least_budget
 from spex_jax.sampling import SAMPLINGS
 
 SURROGATES = [name for name in METHODS if name not in ("proxyspex", "spex")]

@@ -1,0 +1,131 @@
+"""Adaptive sampling: a first uniform part, then batches chosen by what was learned, until there is enough."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.metrics import faithfulness
+from spex_jax.proxyspex.acquisition import corners, most_informative, uncertain_sets
+from spex_jax.question import Question
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["Asked", "continue_asking", "widest_interval"]
+
+_POOL = 4096  # candidates for a batch
+_SETS = 10  # whose corners are candidates, and whose intervals count for the width
+_CORNERS_PER_CHOICE = 4  # candidates at corners for each place in a batch
+_95 = 1.96
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What adaptive sampling asked: masks bool [M, n], the last `held_out` of the question for the faithfulness, their
+    values float64 [M], the spectrum if the last of them has been fitted already, and what a report should say.
+    """
+
+    masks: np.ndarray
+    values: np.ndarray
+    spectrum: Spectrum | None
+    settings: dict[str, Any]
+
+
+def widest_interval(asked: Question, spectrum: Spectrum) -> float:
+    """The widest 95% interval of the ten strongest interactions, 0 where there are none; inf without variances."""
+    found = spectrum.interactions(asked.index, asked.max_order)
+    strongest = [key for key, _ in found.top(_SETS)]
+    errors = found.std_errors
+    if errors is None:
+        return math.inf if strongest else 0.0
+    return 2 * _95 * max((errors[key] for key in strongest), default=0.0)
+
+
+def _reached(asked: Question, spectrum: Spectrum, masks: np.ndarray, values: np.ndarray) -> str | None:
+    """Which target the spectrum has reached on the held-out masks, in words."""
+    options, known = asked.options, np.isfinite(values)
+    if options["target_r2"] is not None:
+        r2 = faithfulness(values[known], spectrum(masks[known]), seed=asked.seed).r2
+        if r2 >= options["target_r2"]:
+            return f"R2 {r2:.3f} reached"
+    if options["target_width"] is not None:
+        width = widest_interval(asked, spectrum)
+        if width <= options["target_width"]:
+            return f"interval width {width:.3g} reached"
+    return None
+
+
+def _choose(
+    asked: Question,
+    masks: np.ndarray,
+    values: np.ndarray,
+    seen: np.ndarray,
+    count: int,
+    turn: int,
+    spectrum: Spectrum | None,
+) -> np.ndarray:
+    """The next `count` masks, none of them among `seen`."""
+    rng, n = np.random.default_rng([asked.seed, 4, turn]), masks.shape[1]
+    every = len(seen) + _POOL if n >= 63 else min(len(seen) + _POOL, 2**n)
+    if asked.options["acquisition"] == "uniform":
+        return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
+    chosen = seen[:0]
+    if asked.options["acquisition"] == "interactions":
+        assert spectrum is not None
+        found = spectrum.interactions(asked.index, max(2, asked.max_order))
+        if sets := uncertain_sets(found, _SETS):
+            made = corners(sets, n, _CORNERS_PER_CHOICE * count, rng)
+            both = np.concatenate([seen, made])
+            first = masks_lib.deduplicate(both)[0]
+            new = both[first[first >= len(seen)]]
+            chosen = most_informative(masks, values, new, min(count, len(new)), seed=asked.seed)
+    if len(chosen) < count:
+        given = np.concatenate([seen, chosen])
+        pool = masks_lib.uniform(n, max(every, len(given) + count - len(chosen)), rng, given=given)[len(given) :]
+        rest = most_informative(masks, values, pool, count - len(chosen), seed=asked.seed)
+        chosen = np.concatenate([chosen, rest])
+    return chosen
+
+
+def continue_asking(asked: Question, values: np.ndarray, ask: Callable[[np.ndarray], np.ndarray]) -> Asked:
+    """Asks batch after batch until the budget is spent or a target is reached.
+
+    Args:
+      asked: a question whose masks are the first part and those held out.
+      values: float64 [M] of these masks; what is not finite takes no part in any fit.
+      ask: masks bool [B, n] -> values float64 [B].
+    """
+    options, split = asked.options, len(asked.masks) - asked.held_out
+    masks, held, answers = asked.masks[:split], asked.masks[split:], values[:split]
+    room = asked.budget - asked.held_out
+    batch = math.ceil((room - split) / options["refits"])
+    aims = options["target_r2"] is not None or options["target_width"] is not None
+    turn, reached, spectrum = 0, None, None
+    while True:
+        known = np.isfinite(answers)
+        if aims or (options["acquisition"] == "interactions" and len(masks) < room):
+            spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed, options)
+            reached = _reached(asked, spectrum, held, values[split:])
+        if reached or len(masks) >= room:
+            break
+        seen = np.concatenate([masks, held])
+        count = min(batch, room - len(masks))
+        new = _choose(asked, masks[known], answers[known], seen, count, turn, spectrum)
+        masks, answers = np.concatenate([masks, new]), np.concatenate([answers, ask(new)])
+        spectrum, turn = None, turn + 1
+    if aims and not reached:
+        wanted = [f"{name} = {options[name]:g}" for name in ("target_r2", "target_width") if options[name] is not None]
+        warnings.warn(
+            f"{' and '.join(wanted)} was not reached within the budget of {asked.budget} ablations; the answer uses "
+            "all of them",
+            stacklevel=4,
+        )
+    return Asked(
+        masks=np.concatenate([masks, held]),
+        values=np.concatenate([answers, values[split:]]),
+        spectrum=spectrum,
+        settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},
+    )

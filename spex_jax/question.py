@@ -1,0 +1,154 @@
+"""What `explain` asks: the arguments checked, the masks drawn; nothing has been paid for yet."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax.evaluate import features_of
+from spex_jax.indices import INDICES
+from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.methods import METHODS, Method
+from spex_jax.packed import PackedMasks
+
+__all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question"]
+
+_HELD_OUT = 50  # masks at least, or 10% of the budget
+
+
+def held_out_of(budget: int) -> int:
+    """How many masks of a budget no fit sees."""
+    return max(_HELD_OUT, budget // 10)
+
+
+def least_budget(n: int, method: str = "proxyspex", **options: Any) -> int:
+    """The smallest budget for n features: what the method needs to fit, and the held-out masks."""
+    if n < 63 and 2**n <= _HELD_OUT:
+        return 2**n
+    chosen = METHODS[method]
+    fitted = chosen.least(n, {**chosen.defaults, **options})
+    least = fitted + _HELD_OUT
+    while least - held_out_of(least) < fitted:
+        least += 1
+    return min(2**n, least) if n < 63 else least
+
+
+def default_budget(n: int, method: str = "proxyspex", **options: Any) -> int:
+    """8 n log2(n) ablations, and never fewer than the least."""
+    return max(math.ceil(8 * n * math.log2(n)), least_budget(n, method, **options))
+
+
+def _check_budget(budget: int | None, n: int, method: str, options: dict[str, Any]) -> int:
+    if budget is None:
+        return default_budget(n, method, **options)
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise ValueError(f"budget must be a whole number of ablations, got {budget!r}")
+    least = least_budget(n, method, **options)
+    if budget < least:
+        raise ValueError(
+            f"a budget of {budget} is too small for {n} features; the least that would do is {least} "
+            f"(the default is {default_budget(n, method, **options)})"
+        )
+    return int(budget)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a call of `explain` asks, all of it checked: the masks, and how their values will be read.
+
+    Attributes:
+      value_fn: the value function.
+      names: of its features.
+      masks: bool [M, n]; the last `held_out` of them are for the faithfulness. Of adaptive sampling those asked first.
+      exact: whether they are all masks.
+      method, options, seed: of the fit.
+      made: what the method knows of its masks.
+      budget: ablations.
+      index, max_order: of the interactions that are asked for.
+      settings: for the report.
+    """
+
+    value_fn: ValueFunction
+    names: tuple[str, ...]
+    masks: np.ndarray
+    held_out: int
+    exact: bool
+    method: Method
+    options: dict[str, Any]
+    seed: int
+    made: Any
+    budget: int
+    index: str
+    max_order: int
+    settings: dict[str, Any]
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether more masks follow those that are drawn already."""
+        return not self.exact and self.options.get("sampling") == "adaptive"
+
+
+def question(
+    value_fn: Any,
+    n: int | None,
+    *,
+    budget: int | None,
+    method: str,
+    index: str,
+    max_order: int,
+    seed: int,
+    names: Sequence[str] | None,
+    options: dict[str, Any],
+    several: bool = False,
+) -> Question:
+    """Checks the arguments of `explain` and draws the masks; nothing is asked yet."""
+    if index not in INDICES:
+        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    masks_lib.check_whole("max_order", max_order, 1)
+    if isinstance(value_fn, tuple | list | np.ndarray | PackedMasks):
+        raise ValueError(
+            "explain asks a value function, and was given a table, whose masks cannot be asked: "
+            "proxyspex.fit(masks, values) fits one"
+        )
+    n = features_of(value_fn, n, "explain", several=several)
+    if not isinstance(value_fn, ValueFunction):
+        value_fn = ValueFunction(value_fn, n)
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+    chosen = METHODS[method]
+    if unknown := sorted(set(options) - set(chosen.defaults)):
+        raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(chosen.defaults)}")
+    n = value_fn.n
+    options = chosen.complete({**chosen.defaults, **options}, index)
+    chosen.check(seed, options)  # now, and not after the model has been paid for
+    budget, seed = _check_budget(budget, n, method, options), int(seed)
+    names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names
+
+    exact = n < 63 and 2**n <= budget
+    held_out = 0 if exact else held_out_of(budget)
+    settings = {"method": method, "budget": budget, "seed": seed, **options}
+    made = None
+    if exact:
+        masks = masks_lib.all_masks(n)
+    else:
+        fitted, made = chosen.draw(n, budget - held_out, seed, options)
+        masks = masks_lib.uniform(n, len(fitted) + held_out, np.random.default_rng([seed, 1]), given=fitted)
+        settings |= chosen.settings(made)
+    return Question(
+        value_fn=value_fn,
+        names=names,
+        masks=masks,
+        held_out=held_out,
+        exact=exact,
+        method=chosen,
+        options=options,
+        seed=seed,
+        made=made,
+        budget=budget,
+        index=index,
+        max_order=int(max_order),
+        settings={name: value for name, value in settings.items() if value is not None},
+    )
