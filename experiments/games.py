@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import evaluate, lenses, masks, models
+from spex_jax import ValueFunction, evaluate, lenses, masks, models
 
 TEXTS = {
     "negation": "Her acting never fails to impress , but the plot is thin and nobody will miss the sequel .",
     "review": "The trailer promised a clever thriller, and for twenty minutes the film keeps that promise. "
     "Then the plot gives up, and not even a brilliant cast can save it from being a dull mess.",
 }
+SENTENCE = "Her acting never fails to impress , but the plot is thin ."
 TEST_ROWS = 1000
 
 
@@ -48,6 +49,17 @@ class Game:
         if budget <= most:
             return budget
         return most if alpha == 8 and most >= 6 * self.n * np.log2(self.n) - 2 else None
+
+    def table(self) -> np.ndarray:
+        """The values float64 [2^n] of a complete game in the order of `masks.all_masks`."""
+        found = np.empty(2**self.n)
+        found[self.masks @ (1 << np.arange(self.n))] = self.values
+        return found
+
+    def value_fn(self) -> ValueFunction:
+        """A complete game as a function that can be asked any mask."""
+        table, weights = self.table(), 1 << np.arange(self.n)
+        return ValueFunction(lambda asked: table[asked @ weights], self.n)
 
     def split(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Masks and values to fit, masks and values to test: the last 1,000 rows, or all others of a large table."""
@@ -92,3 +104,14 @@ def of_the_shipped_model(contains: str = "", alpha: int = 8) -> list[Game]:
         values = evaluate(value_fn, asked, progress=False)
         games.append(Game(name=name, masks=asked, values=values, reference={}))
     return games
+
+
+def complete(folder: str, contains: str = "") -> list[Game]:
+    """Games of which all 2^n values are known: a sentence read by the shipped model, and those of a folder."""
+    found = []
+    if contains in "shipped model":
+        value_fn = lenses.text(*models.tiny(), SENTENCE, value="margin", target="positive")
+        every = np.random.default_rng(0).permutation(masks.all_masks(value_fn.n))
+        values = evaluate(value_fn, every, progress=False)
+        found.append(Game(name="shipped model", masks=every, values=values, reference={}))
+    return found + [game for game in (load(folder, contains) if folder else []) if game.complete]

@@ -21,7 +21,7 @@ import games as games_lib
 import numpy as np
 from absl import flags
 
-from spex_jax import Spectrum, ValueFunction, evaluate, explain, lenses, models
+from spex_jax import Spectrum, explain
 from spex_jax import masks as masks_lib
 from spex_jax.runtime import run_parts, run_program, seed, without_nan
 from spex_jax.spectrum import exact_spectrum
@@ -41,7 +41,6 @@ _PROXY = flags.DEFINE_string("proxy", "auto", "Proxy of the explanations of the 
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Draws of contexts for each game.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/validation.json", "File for the result.")
 
-SENTENCE = "Her acting never fails to impress , but the plot is thin ."
 _PLANTED = 12  # pairs of a function, 20 terms of orders 3 and 4 besides
 _RELATIVE_NOISE = 1.0  # standard deviation of the noise over that of the background
 
@@ -146,12 +145,12 @@ def judge(found: Validation, truth: Mapping[tuple[int, ...], float]) -> list[tup
     return rows
 
 
-def of_a_table(name: str, value_fn: ValueFunction, table: np.ndarray, alpha: int, index: str) -> dict[str, Any]:
-    """The verdicts on one explanation against the index of the whole table float64 [2^n], in the order of the masks."""
-    n = value_fn.n
+def of_a_game(game: games_lib.Game, alpha: int, index: str) -> dict[str, Any]:
+    """The verdicts on one explanation against the index of all values."""
+    n, value_fn = game.n, game.value_fn()
     budget = int(alpha * n * np.log2(n))
     answer = explain(value_fn, budget=budget, index=index, proxy=_PROXY.value, seed=seed(), progress=False)
-    truth = exact_spectrum(masks_lib.all_masks(n), table).interactions(index, 2)
+    truth = exact_spectrum(game.masks, game.values).interactions(index, 2)
     rows, asked = [], []
     for draw in range(_SEEDS.value):
         found = answer.validate(20, seed=draw)
@@ -159,7 +158,7 @@ def of_a_table(name: str, value_fn: ValueFunction, table: np.ndarray, alpha: int
         asked.append(found.asked)
     claimed, confirmed, final, inside = np.array(rows, np.bool_).reshape(-1, 4).T
     return {
-        "game": name,
+        "game": game.name,
         "n": n,
         "index": index,
         "budget": len(answer.masks),
@@ -177,20 +176,11 @@ def of_a_table(name: str, value_fn: ValueFunction, table: np.ndarray, alpha: int
 
 def run_games() -> list[dict[str, Any]]:
     """The shipped model on a sentence, and the games of a folder."""
-    tables: dict[str, tuple[ValueFunction, np.ndarray]] = {}
-    if _ONLY.value in "shipped model":
-        value_fn = lenses.text(*models.tiny(), SENTENCE, value="margin", target="positive")
-        tables["shipped model"] = value_fn, evaluate(value_fn, masks_lib.all_masks(value_fn.n), progress=False)
-    for game in games_lib.load(_GAMES.value, _ONLY.value) if _GAMES.value else []:
-        if game.complete:
-            table = np.empty(2**game.n)
-            table[game.masks @ (1 << np.arange(game.n))] = game.values
-            tables[game.name] = ValueFunction(_lookup(table), game.n), table
     rows = []
-    for name, (value_fn, table) in tables.items():
+    for game in games_lib.complete(_GAMES.value, _ONLY.value):
         for alpha in map(int, _ALPHAS.value):
             for index in _INDICES.value:
-                rows.append(of_a_table(name, value_fn, table, alpha, index))
+                rows.append(of_a_game(game, alpha, index))
                 print(rows[-1], flush=True)
     return rows
 
@@ -198,11 +188,6 @@ def run_games() -> list[dict[str, Any]]:
 def share(which: np.ndarray) -> float | None:
     """The mean of bools; None where there are none."""
     return float(which.mean()) if len(which) else None
-
-
-def _lookup(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    weights = 1 << np.arange(len(table).bit_length() - 1)
-    return lambda masks: table[masks @ weights]
 
 
 def main() -> None:

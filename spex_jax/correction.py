@@ -28,7 +28,7 @@ __all__ = ["Correction", "correction_of", "point_weights", "residual_effects"]
 
 _LEAST_SHARE = 1e-4  # of the masks of a size: where fewer were asked, their own errors weigh nothing
 _MOST_SETS = 20_000  # sets that are all corrected; of more, those that the spectrum holds and the single features
-_PENALTIES = np.exp(np.linspace(-6.0, 16.0, 89))
+_PENALTIES = np.exp(np.linspace(-40.0, 16.0, 113))
 _NOTHING = 1e15  # a penalty that leaves nothing
 _ROUNDING = 1e-14  # of the largest value
 _ELEMENTS = 2**22  # of a temporary array
@@ -138,7 +138,7 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     """Effects float64 [n] of first order, of sum 0, in residuals float64 [M] at masks bool [M, n].
 
     The weighted regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2) after the
-    mean residual of each size, by ridge; the penalty is that of the largest marginal likelihood, so that residuals that
+    means of each size, by ridge; the penalty is that of the largest marginal likelihood, so that residuals that
     say nothing move nothing. Sizes 1 and n - 1 take no part, where the values themselves are known.
     """
     n, size = masks.shape[1], masks.sum(axis=1)
@@ -146,11 +146,12 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     if not inner.any():
         return np.zeros(n)
     size, counts = size[inner], np.bincount(size[inner], minlength=n + 1)
-    mean = np.bincount(size, residuals[inner], minlength=n + 1) / np.maximum(counts, 1)
+    of_size = (size == np.arange(n + 1)[:, None]) / np.maximum(counts, 1)[:, None]
     weights = (n - 1) / (size * (n - size)) / counts[size]
     root = np.sqrt(weights / weights.mean())
-    features = (masks[inner] - size[:, None] / n) * root[:, None]
-    targets = (residuals[inner] - mean[size]) * root
+    kept, left_over = masks[inner].astype(np.float64), residuals[inner]
+    features = (kept - (of_size @ kept)[size]) * root[:, None]
+    targets = (left_over - (of_size @ left_over)[size]) * root
     left, scale, right = np.linalg.svd(features, full_matrices=False)
     known = scale > 1e-9 * scale.max(initial=0.0)
     scale, right, along = scale[known], right[known], left.T[known] @ targets
