@@ -47,19 +47,24 @@ def explain(
 ) -> Explanation:
     """Which features act together in a value function.
 
-    Asks `budget` masks, the full and the empty one among them: uniform ones for "proxyspex", those of a design for
-    "spex". max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where 2^n <= budget
-    every mask is asked and the answer is exact.
+    Asks `budget` masks. max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where
+    2^n <= budget every mask is asked and the answer is exact.
 
-    With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, index or
-    order asks nothing, and a larger budget asks what it has more (but for uniform masks that a larger design of SPEX
-    has no room for).
+    The draw of the others follows the question (sampling=None): "kernel_shap" for the index SV, "mixed" for SII, k-SII,
+    STII and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
+    the proxy misses (`spex_jax.correction`): exact at the empty and the full mask.
+
+    With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, order or
+    index with the same draw asks nothing, and a larger budget asks what it has more (but for uniform masks that a
+    larger design of SPEX has no room for).
 
     Args:
       value_fn: a `ValueFunction` from a lens, or any callable masks bool [M, n] -> values [M].
       n: number of features; needed for a bare callable.
-      budget: ablations, held-out ones included; None is 8 n log2(n).
-      method: "proxyspex" (a proxy fitted to random ablations) or "spex" (coded ablations, decoded).
+      budget: ablations, held-out ones included; None is 8 n log2(n), or the least that the method needs.
+      method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
+        compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
+        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`).
       index, max_order: of the interactions that reports show; any other can be had from the same answer.
       store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
         function; see `spex_jax.store`.
@@ -71,13 +76,21 @@ def explain(
         `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
       nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
         leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
-      **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`).
+      **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`);
+        sampling: "uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out" (see `sampling.draw`) or
+        "adaptive": half of the masks uniform, then `refits` (5) batches, each chosen by what was learned. Of it
+        acquisition: "information" (the masks that say most under the Gaussian process, see `proxyspex.acquisition`),
+        "interactions" (of those at the corners of large and uncertain interactions) or "uniform"; target_r2 and
+        target_width (of the widest 95% interval among the ten strongest interactions, in units of the value) stop
+        before the budget is spent; a warning says where they were not reached.
         "spex": max_degree (see `spex.design`; "auto" by default) and residual_of, a proxy for the smooth part, of which
-        SPEX decodes what it leaves (see `proxyspex.fit_and_decode`).
+        SPEX decodes what it leaves (see `proxyspex.fit_and_decode`). "lime": kernel_width, alpha, sampling; "lasso":
+        alpha, sampling; "kernel_shap": sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order,
+        sampling.
 
     Raises:
-      ValueError: options that do not fit, a budget below the least, values that are not finite, or a store that is
-        damaged, in use or of another value function.
+      ValueError: options that do not fit, a budget below the least, values that are not finite, a table where a value
+        function is needed, or a store that is damaged, in use or of another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
     outputs = explain_outputs(
@@ -144,6 +157,11 @@ def explain_outputs(
     )
     if nonfinite == "keep" and not asked.method.from_any_masks:
         raise ValueError(f"method {method!r} needs the values of all its masks; use nonfinite='raise'")
+    if asked.adaptive and asked.value_fn.outputs:
+        raise ValueError(
+            f"adaptive sampling follows one value, this value function gives shape {asked.value_fn.outputs}; use "
+            "another sampling, or one output at a time"
+        )
     asking: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
     watch = Stopwatch("model", "fit")
     engine = Engine(asked.value_fn, asked.masks.shape[1], **asking)
