@@ -218,6 +218,7 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
         f"{100 * reproduced:.0f}% of the variance over masks reproduced (means over test points)"
     )
     options = {"budget": _BUDGET.value, "proxy": _PROXY.value, "seed": seed(), "store": _STORE.value, "mesh": mesh()}
+    options["sampling"] = "uniform"  # what the score is measured on
     answers = explain_many(value_fn, **options)
     if not first_process():
         return

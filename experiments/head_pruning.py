@@ -198,7 +198,7 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
     n = value_fn.n
     kept = sizes(n)
     budget = _BUDGET.value or (2**n if n <= 10 else default_budget(n))
-    found = explain(value_fn, budget=budget, seed=seed, store=_STORE.value, progress=False)
+    found = explain(value_fn, budget=budget, seed=seed, store=_STORE.value, sampling="uniform", progress=False)
     rng = np.random.default_rng([seed, 7])
     additive = {name: effects(name, value_fn, smooth, found) for name in ADDITIVE}
     greedy = acdc_sets(value_fn, kept)

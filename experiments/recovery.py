@@ -192,7 +192,7 @@ def of_a_game(game: games_lib.Game, budget: int) -> dict[str, Any]:
         for name, options in (
             ("spex", {"method": "spex"}),
             ("spex, residual of walsh_gp", {"method": "spex", "residual_of": "walsh_gp"}),
-            ("proxyspex, walsh_gp", {"proxy": "walsh_gp"}),
+            ("proxyspex, walsh_gp", {"proxy": "walsh_gp", "sampling": "uniform"}),
         )
     }
     if _PUBLIC.value:

@@ -1,5 +1,6 @@
 """Many value functions, a corpus of texts say, explained over one store."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import jax
@@ -48,7 +49,8 @@ def explain_many(
         (`ValueFunction(..., identity=)`).
 
     Returns:
-      The explanations, in the order of the value functions and their outputs.
+      The explanations, in the order of the value functions and their outputs; `Explanation.validate` of those from an
+      iterator that is no sequence, and of those out of a folder, needs value_fn=.
 
     Raises:
       ValueError: as `explain`; a store that is a file; what is no ValueFunction. A note says which one it was.
@@ -67,13 +69,14 @@ def explain_many(
     total: int | None = len(several) if isinstance(several, Sized) else None
     if isinstance(value_fns, ValueFunction):
         total = math.prod(value_fns.outputs)
+    held = alone or isinstance(value_fns, Sequence)  # a generator need not hold all models: neither do its answers
     first = jax.process_index() == 0
     found: list[Explanation] = []
     with Progress(total, shown=progress and first, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
                 for answer in _answers(value_fn, folder, options, progress and alone):
-                    found.append(answer)
+                    found.append(answer if held else dataclasses.replace(answer, ask=None))
                     shown.update(1 if alone else 0)
             except BaseException as error:
                 error.add_note(f"at value function {position} of explain_many, {len(found)} explained before it")

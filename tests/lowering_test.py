@@ -62,6 +62,10 @@ def peeling(b, t, uniform):
 
 # Module and function, and after a space what is different about these arguments: arguments and static arguments.
 CASES = {
+    "proxyspex.acquisition.greedy_information": (
+        (SCALES, real(N, n), mask(N), real(P, n), mask(P), mask(n)),
+        {"count": 3},
+    ),
     "proxyspex.extract.grow": (
         (*TABLE, mask(n), real(R, n), real(R), real(n)),
         {"max_degree": 3, "front": K},
