@@ -5,6 +5,7 @@ are drawn by size, each with its complement.
 """
 
 import numpy as np
+import scipy.special
 import scipy.stats
 
 from spex_jax import masks as masks_lib
@@ -49,7 +50,7 @@ def _shares(sampling: str, n: int) -> np.ndarray:
     return (kernel / kernel.sum() + uniform / uniform.sum()) / 2
 
 
-def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
+def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, border: bool) -> np.ndarray:
     """Distinct masks, the full and the empty one first, then by size, each followed by its complement.
 
     Of the masks of a size all are equally likely. A mask that was drawn before is drawn anew. A larger count gives the
@@ -60,6 +61,7 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray) -> 
       count: number of masks.
       rng: numpy generator.
       share: float64 [n - 1], how likely the sizes 1 to n - 1 are; that of s as likely as that of n - s.
+      border: whether every second pair is one feature alone and all but this one, until there are no more of them.
 
     Returns:
       bool [count, n].
@@ -69,24 +71,32 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray) -> 
     """
     if count < 2 or (n < 63 and count > 2**n):
         raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
-    if n <= 20:  # few enough to put all pairs into a random order: exponential races (Efraimidis and Spirakis, 2006)
-        codes = np.arange(1, 2 ** (n - 1))  # one of each pair: that which removes the last feature
-        each = masks_lib.all_masks(n - 1)[codes]
-        size = each.sum(axis=1)
-        counts = np.bincount(size, minlength=n) + np.bincount(n - size, minlength=n + 1)[:n]
-        order = np.argsort(rng.exponential(size=len(codes)) * counts[size] / share[size - 1], kind="stable")
-        first = np.pad(each[order], ((0, 0), (0, 1)))
-        swapped = rng.integers(0, 2, len(first)).astype(np.bool_)
-        first ^= swapped[:, None]
-        return np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])[:count]
-    masks = _ends(n)
-    while len(masks) < count:  # block by block, so that a larger count sees the same numbers
+    alone = np.eye(n, dtype=np.bool_)[rng.permutation(n) if border else []]
+    drawn = _all_in_random_order(n, rng, share) if n <= 20 else np.zeros((0, n), np.bool_)
+    while True:
+        turns = min(len(alone), len(drawn))
+        mixed = np.stack([drawn[:turns], alone[:turns]], axis=1).reshape(2 * turns, n)
+        first = np.concatenate([mixed, drawn[turns:]])
+        masks = np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])
+        masks = masks[masks_lib.deduplicate(masks)[0]]
+        if len(masks) >= count:
+            return masks[:count]
+        # Block by block, so that a larger count sees the same numbers.
         size = rng.choice(np.arange(1, n), _DRAWN, p=share)
-        drawn = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1) < size[:, None]
-        masks = np.concatenate([masks, np.stack([drawn, ~drawn], axis=1).reshape(-1, n)])
-        first = masks_lib.deduplicate(masks)[0]
-        masks = masks if len(first) == len(masks) else masks[first]
-    return masks[:count]
+        rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
+        drawn = np.concatenate([drawn, rank < size[:, None]])
+
+
+def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
+    """One mask of every pair but the ends, bool [2^(n-1) - 1, n], as drawn one after another: exponential races
+    (Efraimidis and Spirakis, 2006).
+    """
+    each = masks_lib.all_masks(n - 1)[1:]  # the one of each pair that removes the last feature
+    size = each.sum(axis=1)
+    counts = scipy.special.comb(n, np.arange(n + 1))
+    order = np.argsort(rng.exponential(size=len(each)) * counts[size] / share[size - 1], kind="stable")
+    first = np.pad(each[order], ((0, 0), (0, 1)))
+    return first ^ rng.integers(0, 2, (len(first), 1)).astype(np.bool_)
 
 
 def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.ndarray:
@@ -119,9 +129,10 @@ def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
 
     Args:
       sampling: "uniform"; "size" (the size uniform, with complements); "kernel_shap" (the size by the KernelSHAP
-        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements); "mixed" (half of
-        the sizes like that and half as of uniform masks, with complements); "pairs" (all masks that remove one or two
-        features, as many as there is room for, then uniform ones); "leave_one_out" (all that remove one, then uniform).
+        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements, and in turns with
+        these each feature alone and all but it); "mixed" (the same with half of the sizes as of uniform masks); "pairs"
+        (all masks that remove one or two features, as many as there is room for, then uniform ones); "leave_one_out"
+        (all that remove one, then uniform ones).
       n: number of features.
       count: number of masks.
       seed: of the draw.
@@ -137,5 +148,7 @@ def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
     if sampling == "uniform":
         return masks_lib.uniform(n, count, rng, given=_ends(n)[:count])
     if sampling in PAIRED:
-        return by_size(n, count, rng, _shares(sampling, n)) if n > 1 else _ends(n)[:count]
+        if n == 1:
+            return _ends(n)[:count]
+        return by_size(n, count, rng, _shares(sampling, n), border=sampling != "size")
     return leave_out(n, count, rng, most=2 if sampling == "pairs" else 1)

@@ -60,6 +60,16 @@ def test_masks_of_a_size_are_equally_likely():
         assert abs(of_size.sum() - 500) < 5 * np.sqrt(500)
 
 
+@pytest.mark.parametrize("n", [6, 30])
+@pytest.mark.parametrize("name", ["mixed", "kernel_shap"])
+def test_each_feature_alone_is_asked_in_turns(name, n):
+    masks = sampling.draw(name, n, min(4 * n + 2, 2**n), 1)
+    alone = masks[masks.sum(axis=1) == 1]
+    assert len(alone) == n
+    sizes = masks[2:].sum(axis=1).reshape(-1, 2).min(axis=1)
+    assert n == 6 or (sizes[1 : n // 2 : 2] == 1).all()
+
+
 def test_leave_one_out_and_pairs_come_first():
     n = 9
     every = sampling.draw("pairs", n, 2 + n + 36 + 5, 0)
