@@ -145,23 +145,28 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     inner = (size > 1) & (size < n - 1) & np.isfinite(residuals)
     if not inner.any():
         return np.zeros(n)
-    size, counts = size[inner], np.bincount(size[inner], minlength=n + 1)
-    of_size = (size == np.arange(n + 1)[:, None]) / np.maximum(counts, 1)[:, None]
-    weights = (n - 1) / (size * (n - size)) / counts[size]
-    root = np.sqrt(weights / weights.mean())
-    kept, left_over = masks[inner].astype(np.float64), residuals[inner]
-    features = (kept - (of_size @ kept)[size]) * root[:, None]
-    targets = (left_over - (of_size @ left_over)[size]) * root
-    left, scale, right = np.linalg.svd(features, full_matrices=False)
-    known = scale > 1e-9 * scale.max(initial=0.0)
-    scale, right, along = scale[known], right[known], left.T[known] @ targets
-    beside = max(float(targets @ targets - along @ along), 0.0)
+    gram, moments, power = np.zeros((n, n)), np.zeros(n), 0.0
+    for kept in np.unique(size[inner]):
+        rows = np.flatnonzero(inner & (size == kept))
+        features, targets = masks[rows].astype(np.float64), residuals[rows]
+        features, targets = features - features.mean(axis=0), targets - targets.mean()
+        weight = (n - 1) / (kept * (n - kept)) / len(rows)
+        gram += weight * features.T @ features
+        moments += weight * features.T @ targets
+        power += weight * float(targets @ targets)
+    rows = int(inner.sum())
+    total = sum((n - 1) / (kept * (n - kept)) for kept in np.unique(size[inner])) / rows  # the mean weight is 1
+    square, vectors = np.linalg.eigh(gram / total)
+    known = square > 1e-12 * square.max(initial=0.0)
+    scale, right = np.sqrt(square[known]), vectors.T[known]
+    along = right @ (moments / total) / scale
+    beside = max(power / total - float(along @ along), 0.0)
     best, chosen = np.inf, _NOTHING
     for penalty in (*_PENALTIES, _NOTHING):
-        noise = (beside + np.square(along) @ (penalty / (np.square(scale) + penalty))) / len(targets)
+        noise = (beside + np.square(along) @ (penalty / (np.square(scale) + penalty))) / rows
         if noise <= 0:  # nothing is left over
             return np.zeros(n) if not along.any() else right.T @ (along / scale)
-        surprise = len(targets) * np.log(noise) + np.log1p(np.square(scale) / penalty).sum()
+        surprise = rows * np.log(noise) + np.log1p(np.square(scale) / penalty).sum()
         if surprise < best:
             best, chosen = surprise, penalty
     effects = right.T @ (scale / (np.square(scale) + chosen) * along)

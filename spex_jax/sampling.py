@@ -72,7 +72,9 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, 
     if count < 2 or (n < 63 and count > 2**n):
         raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
     alone = np.eye(n, dtype=np.bool_)[rng.permutation(n) if border else []]
-    drawn = _all_in_random_order(n, rng, share) if n <= 20 else np.zeros((0, n), np.bool_)
+    drawn = np.zeros((0, n), np.bool_)
+    if n <= 20:  # few enough to put all of them in a random order
+        drawn = _all_in_random_order(n, rng, share)[: count // 2 + n]
     while True:
         turns = min(len(alone), len(drawn))
         mixed = np.stack([drawn[:turns], alone[:turns]], axis=1).reshape(2 * turns, n)
@@ -81,10 +83,15 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, 
         masks = masks[masks_lib.deduplicate(masks)[0]]
         if len(masks) >= count:
             return masks[:count]
-        # Block by block, so that a larger count sees the same numbers.
-        size = rng.choice(np.arange(1, n), _DRAWN, p=share)
-        rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
-        drawn = np.concatenate([drawn, rank < size[:, None]])
+        blocks = -(-(count - len(masks)) // (2 * _DRAWN))
+        drawn = np.concatenate([drawn, *(_block(n, rng, share) for _ in range(blocks))])
+
+
+def _block(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
+    """Masks bool [_DRAWN, n]; block by block, so that a larger count sees the same numbers."""
+    size = rng.choice(np.arange(1, n), _DRAWN, p=share)
+    rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
+    return rank < size[:, None]
 
 
 def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
@@ -94,7 +101,7 @@ def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) ->
     each = masks_lib.all_masks(n - 1)[1:]  # the one of each pair that removes the last feature
     size = each.sum(axis=1)
     counts = scipy.special.comb(n, np.arange(n + 1))
-    order = np.argsort(rng.exponential(size=len(each)) * counts[size] / share[size - 1], kind="stable")
+    order = np.argsort(rng.exponential(size=len(each)) * (counts / np.array([1, *share, 1]))[size], kind="stable")
     first = np.pad(each[order], ((0, 0), (0, 1)))
     return first ^ rng.integers(0, 2, (len(first), 1)).astype(np.bool_)
 

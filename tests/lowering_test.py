@@ -40,6 +40,11 @@ def mask(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.bool_)
 
 
+def together(arguments):
+    """B of each."""
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct((B, *array.shape), array.dtype), arguments)
+
+
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
@@ -93,25 +98,46 @@ CASES = {
     ),
     "proxyspex.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
     "proxyspex.trees.boost": ((*FITS, real(B), mask(n)), {"depth": 3, "most_trees": 8}),
-    "proxyspex.walsh_gp.learn_scales": ((KEY, *TABLE, mask(N), mask(n)), {"kernels": R, "rows": 32, "steps": 4}),
-    "proxyspex.walsh_gp.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
-    "proxyspex.walsh_gp.held_out_predictions": ((SCALES, *TABLE, whole(N), mask(n)), {}),
-    "proxyspex.walsh_gp.spectrum_terms": (
+    "proxyspex.walsh_gp.scales.learn_scales": ((KEY, *TABLE, mask(N), mask(n)), {"kernels": R, "rows": 32, "steps": 4}),
+    "proxyspex.walsh_gp.posteriors.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
+    "proxyspex.walsh_gp.posteriors.held_out_predictions": ((SCALES, *TABLE, whole(N), mask(n)), {}),
+    "proxyspex.walsh_gp.posteriors.spectrum_terms": (
         (SCALES, real(N), real(N, n), mask(n)),
         {"max_degree": 3, "front": K},
     ),
-    "proxyspex.walsh_gp.prior_variances": ((SCALES, mask(n), mask(K, n)), {}),
-    "proxyspex.walsh_gp._prior_draws": ((KEY, SCALES, real(N, n), mask(n), mask(K, n), whole()), {}),
-    "proxyspex.walsh_gp._alpha_of_draws": (
+    "proxyspex.walsh_gp.prior.prior_variances": ((SCALES, mask(n), mask(K, n)), {}),
+    "proxyspex.walsh_gp.posteriors._prior_draws": ((KEY, SCALES, real(N, n), mask(n), mask(K, n), whole()), {}),
+    "proxyspex.walsh_gp.posteriors._alpha_of_draws": (
         (KEY, SCALES, real(N, n), mask(N), mask(n), real(N, D), real()),
         {},
     ),
-    "proxyspex.walsh_gp._deviation": ((real(N, K), real(K), real(K, D), real(N, D)), {}),
-    "proxyspex.walsh_gp._predict": ((SCALES, real(N), real(N, n), real(32, n), mask(n)), {}),
-    "proxyspex.walsh_gp._all_rows": ((*TABLE, mask(K, n), real(K), real(K), real()), {}),
+    "proxyspex.walsh_gp.posteriors._deviation": ((real(N, K), real(K), real(K, D), real(N, D)), {}),
+    "proxyspex.walsh_gp.posteriors.predict": ((SCALES, real(N), real(N, n), real(32, n), mask(n)), {}),
+    "proxyspex.walsh_gp.posteriors.coefficients_of_all_rows": ((*TABLE, mask(K, n), real(K), real(K), real()), {}),
+    "proxyspex.walsh_gp.posteriors._draws_together": (
+        (KEY, together(SCALES), real(B, N, n), mask(B, n), mask(B, K, n), whole(B)),
+        {},
+    ),
+    "proxyspex.walsh_gp.posteriors._alpha_together": (
+        (KEY, together(SCALES), real(B, N, n), mask(B, N), mask(B, n), real(B, N, D), real(B)),
+        {},
+    ),
+    "proxyspex.walsh_gp.posteriors._deviation_together": (
+        (real(B, N, K), real(B, K), real(B, K, D), real(B, N, D)),
+        {},
+    ),
+    "proxyspex.walsh_gp.together.solve_together": (
+        (KEY, *together((*TABLE, whole(N), mask(n)))),
+        {"max_degree": 3, "front": K, "kernels": R, "rows": 32, "steps": 4, "own_scales": False},
+    ),
+    "proxyspex.walsh_gp.together.solve_together own_scales": (
+        (KEY, *together((*TABLE, whole(N), mask(n)))),
+        {"max_degree": 3, "front": K, "kernels": R, "rows": 32, "steps": 4, "own_scales": True},
+    ),
     "spex.peel.peel": peeling(b=3, t=2, uniform=10),
     "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
     "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
+    "spex.peel.peel_together": (together(peeling(b=3, t=2, uniform=10)[0]), peeling(b=3, t=2, uniform=10)[1]),
 }
 WITH_A_MODEL = {
     "lenses.text._logits_of_full",

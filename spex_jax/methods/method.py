@@ -7,7 +7,10 @@ import numpy as np
 
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Method"]
+__all__ = ["Method", "Options", "Tables"]
+
+Options = dict[str, Any]
+Tables = list[np.ndarray]
 
 
 class Method(abc.ABC):
@@ -49,6 +52,16 @@ class Method(abc.ABC):
         mask without it, float64 [M].
         """
         return self.fit(masks, values, made, seed, options), None
+
+    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
+        """`fit` of many tables, each with this seed and these options."""
+        return [self.fit(*table, seed, options) for table in zip(masks, values, made, strict=True)]
+
+    def cross_fit_many(
+        self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
+    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        """`cross_fit` of many tables, each with this seed and these options."""
+        return [self.cross_fit(*table, seed, options) for table in zip(masks, values, made, strict=True)]
 
     def settings(self, made: Any) -> dict[str, Any]:
         """What a report should say of the masks."""

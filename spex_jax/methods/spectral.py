@@ -6,7 +6,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax import proxyspex, sampling, spex
-from spex_jax.methods.method import Method
+from spex_jax.methods.method import Method, Options, Tables
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["PROXYSPEX", "SPEX"]
@@ -91,6 +91,17 @@ class _ProxySPEX(Method):
             return self.fit(masks, values, made, seed, options), None
         return proxyspex.cross_fit(masks, values, seed=seed, **_of_fit(options))
 
+    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
+        del made
+        return proxyspex.fit_many(masks, values, seed=seed, **_of_fit(options))
+
+    def cross_fit_many(
+        self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
+    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        if options["sampling"] not in sampling.PAIRED:
+            return [(found, None) for found in self.fit_many(masks, values, made, seed, options)]
+        return list(proxyspex.cross_fit_many(masks, values, seed=seed, **_of_fit(options)))
+
 
 class _SPEX(Method):
     """The masks of a design, which hold the empty one, and the full one."""
@@ -117,6 +128,16 @@ class _SPEX(Method):
         if options["residual_of"] is None:
             return spex.decode(made, values)
         return proxyspex.fit_and_decode(made, values, proxy=options["residual_of"], seed=seed)
+
+    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
+        if options["residual_of"] is not None:
+            return super().fit_many(masks, values, made, seed, options)
+        return spex.decode_many(made, [given[: len(one.masks)] for given, one in zip(values, made, strict=True)])
+
+    def cross_fit_many(
+        self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
+    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        return [(found, None) for found in self.fit_many(masks, values, made, seed, options)]
 
     def settings(self, made: Any) -> dict[str, Any]:
         return {"bins": 2**made.plan.b, "degree": made.plan.t}

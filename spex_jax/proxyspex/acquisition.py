@@ -109,7 +109,7 @@ def most_informative(
     table = prepare(masks, values, seed)
     if isinstance(table, float) or len(candidates) == count:
         return candidates[:count]
-    scales = walsh_gp._learn(jax.random.key(seed), table, np.arange(len(table.targets)) < table.count)
+    scales = walsh_gp.learn(jax.random.key(seed), table, np.arange(len(table.targets)) < table.count)
     asked, real = _last_rows(table)
     # Both counts are rounded up, so that batches of other sizes share the program.
     places = min(row_bucket(count), len(candidates))

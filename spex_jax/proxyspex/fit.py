@@ -1,8 +1,9 @@
 """The front door of ProxySPEX: a table of ablations in, a spectrum out. No model is called."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,20 @@ from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
 from spex_jax.proxyspex.extract import EXTRACTS, in_units
 from spex_jax.proxyspex.table import Fitted, Table, prepare, trust
 from spex_jax.spectrum import Spectrum
+from spex_jax.threads import one_blas_thread
 
-__all__ = ["PROXIES", "check_options", "cross_fit", "fit"]
+__all__ = [
+    "PROXIES",
+    "SMALL_ROWS",
+    "Fit",
+    "check_distinct",
+    "check_options",
+    "constant",
+    "cross_fit",
+    "cut",
+    "fit",
+    "fit_table",
+]
 
 FITS: dict[str, Callable[..., Fitted]] = {
     "auto": stack.fit,
@@ -23,6 +36,7 @@ FITS: dict[str, Callable[..., Fitted]] = {
     "linear": linear.fit,
 }
 PROXIES = tuple(FITS)
+SMALL_ROWS = 2048  # up to which matrices are too small to be worth several threads of BLAS
 
 
 def check_options(
@@ -84,7 +98,7 @@ def fit(
     Raises:
       ValueError: masks, values or options that do not fit; the message says what was expected.
     """
-    options = {"solver": solver, "extract": extract}
+    options: dict[str, Any] = {"solver": solver, "extract": extract}
     check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
     if isinstance(masks, PackedMasks):
         if proxy != "linear":
@@ -95,7 +109,11 @@ def fit(
         return streaming.fit(
             masks, values, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed), solver=solver or "greedy"
         )
-    return _fit(masks, values, proxy, max_degree, max_terms, seed, options)[0]
+    table = prepare(masks, values, seed)
+    if isinstance(table, float):
+        return constant(masks, table)
+    chosen: dict[str, Any] = {"proxy": proxy, "max_degree": int(max_degree), "max_terms": max_terms, "seed": int(seed)}
+    return fit_table(table, **chosen, **options).spectrum
 
 
 def cross_fit(
@@ -122,38 +140,63 @@ def cross_fit(
     Raises:
       ValueError: as `fit`; masks that stand in several rows.
     """
-    options = {"solver": solver, "extract": extract}
+    options: dict[str, Any] = {"solver": solver, "extract": extract}
     check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
-    spectrum, table, fitted, share = _fit(masks, values, proxy, max_degree, max_terms, seed, options)
-    if table is None or fitted is None:
-        return spectrum, spectrum(masks)
-    if table.count != len(masks):
-        raise ValueError(f"cross-fitting needs distinct masks, got {table.count} of {len(masks)}; average them first")
-    return spectrum, table.mean + table.scale * share * fitted.held_out()
-
-
-def _fit(
-    masks: Any,
-    values: Any,
-    proxy: str,
-    max_degree: int,
-    max_terms: int | None,
-    seed: int,
-    options: dict[str, str | None],
-) -> tuple[Spectrum, Table | None, Fitted | None, float]:
-    """The spectrum; the table, what was fitted to it and the share of that to believe, None and 1 for a constant."""
     table = prepare(masks, values, seed)
     if isinstance(table, float):
-        return Spectrum(np.zeros((1, np.asarray(masks).shape[1]), np.bool_), np.array([table])), None, None, 1.0
+        return constant(masks, table), np.full(len(masks), table)
+    check_distinct(table, masks)
+    chosen: dict[str, Any] = {"proxy": proxy, "max_degree": int(max_degree), "max_terms": max_terms, "seed": int(seed)}
+    found = fit_table(table, **chosen, **options)
+    return found.spectrum, found.out_of_fold(table)
+
+
+def check_distinct(table: Table, masks: Any) -> None:
+    """Raises ValueError where the masks of a table to cross-fit stand in several rows."""
+    if table.count != len(masks):
+        raise ValueError(f"cross-fitting needs distinct masks, got {table.count} of {len(masks)}; average them first")
+
+
+def constant(masks: Any, value: float) -> Spectrum:
+    """The spectrum of a constant on masks [M, n]."""
+    return Spectrum(np.zeros((1, np.shape(masks)[1]), np.bool_), np.array([value]))
+
+
+class Fit(NamedTuple):
+    """A spectrum, what it was read from (in units of the table) and the share of that which is believed."""
+
+    spectrum: Spectrum
+    fitted: Fitted
+    share: float
+
+    def out_of_fold(self, table: Table) -> np.ndarray:
+        """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
+        return table.mean + table.scale * self.share * self.fitted.held_out()
+
+    def with_covariance(self, table: Table) -> "Fit":
+        """The same with what the posterior says of the terms."""
+        factor = self.fitted.covariance_factor
+        if factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
+            return self
+        found = table.scale * factor(self.spectrum.support)
+        variances = (found**2).sum(axis=1)
+        return self._replace(spectrum=dataclasses.replace(self.spectrum, variances=variances, covariance_factor=found))
+
+
+def fit_table(
+    table: Table, *, proxy: str, max_degree: int, max_terms: int | None, seed: int, **options: str | None
+) -> Fit:
+    """`fit` of a table that is ready."""
     extra = {name: given for name, given in options.items() if given is not None}
-    fitted = FITS[proxy](table, max_degree=min(int(max_degree), table.n), seed=int(seed), **extra)
+    small = len(table.targets) <= SMALL_ROWS
+    with one_blas_thread() if small else contextlib.nullcontext():
+        fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed, **extra)
+        return cut(table, fitted, proxy, max_terms).with_covariance(table)
+
+
+def cut(table: Table, fitted: Fitted, proxy: str, max_terms: int | None) -> Fit:
+    """The largest terms as far as they are to be believed, in units of the values that were given."""
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
     share = trust(fitted.held_out, table.values, table.n) if honest else 1.0
-    spectrum = in_units(fitted.spectrum * share, table.mean, table.scale, max_terms)
-    if fitted.covariance_factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
-        return spectrum, table, fitted, share
-    factor = table.scale * fitted.covariance_factor(spectrum.support)
-    variances = (factor**2).sum(axis=1)
-    spectrum = dataclasses.replace(spectrum, variances=variances, covariance_factor=factor)
-    return spectrum, table, fitted, share
+    return Fit(in_units(fitted.spectrum * share, table.mean, table.scale, max_terms), fitted, share)

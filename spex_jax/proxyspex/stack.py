@@ -13,7 +13,7 @@ import scipy.optimize
 from spex_jax.proxyspex import linear, trees, walsh_gp
 from spex_jax.proxyspex.table import Fitted, Table
 
-__all__ = ["fit", "stack_weights"]
+__all__ = ["complete", "fit", "stack_weights"]
 
 # Out-of-fold R2 of walsh_gp from which on nothing ever added more than .002 (BUILD_NOTES.md): nothing else is fitted.
 _GOOD_ENOUGH = 0.9
@@ -33,7 +33,11 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     """walsh_gp, stacked with trees and linear where it leaves much unexplained."""
-    smooth = walsh_gp.fit(table, max_degree=max_degree, seed=seed)
+    return complete(table, walsh_gp.fit(table, max_degree=max_degree, seed=seed), max_degree=max_degree, seed=seed)
+
+
+def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fitted:
+    """What `fit` makes of the walsh_gp of a table."""
     predicted = smooth.held_out()
     seen = np.isfinite(predicted)
     variance = np.mean(table.values[seen] ** 2)

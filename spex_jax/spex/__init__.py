@@ -2,5 +2,17 @@
 
 from spex_jax.spex.decode import decode, search
 from spex_jax.spex.design import MOST_DEGREE, Design, Plan, check_design, design, least_budget, plan
+from spex_jax.spex.many import decode_many
 
-__all__ = ["MOST_DEGREE", "Design", "Plan", "check_design", "decode", "design", "least_budget", "plan", "search"]
+__all__ = [
+    "MOST_DEGREE",
+    "Design",
+    "Plan",
+    "check_design",
+    "decode",
+    "decode_many",
+    "design",
+    "least_budget",
+    "plan",
+    "search",
+]

@@ -1,16 +1,18 @@
 """Values of a design to a spectrum: peeling, then least squares on every ablation."""
 
+from typing import NamedTuple
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
 from spex_jax.spectrum import Spectrum
+from spex_jax.spex.bch import BCH
 from spex_jax.spex.design import Design, check_design
 from spex_jax.spex.peel import KEPT, peel
 from spex_jax.walsh import subset_characters
 
-__all__ = ["decode", "search"]
+__all__ = ["Peeling", "decode", "finish", "in_order", "peeling", "search", "standardise"]
 
 _TERMS_PER_BIN = 6  # sets that may be found at once
 _MOST_TERMS = 8192
@@ -54,27 +56,52 @@ def _refit(
         kept = kept[confirmed]
 
 
+class Peeling(NamedTuple):
+    """Arguments of `peel`: arrays, and what programs are compiled for."""
+
+    arrays: tuple[np.ndarray, ...]
+    code: BCH
+    most_terms: int
+
+
+def peeling(design: Design, targets: np.ndarray | jax.Array) -> Peeling:
+    """The arguments that search values [M] of a design, of mean 0 and variance 1."""
+    coded = int(design.rows.max()) + 1
+    uniform = design.masks[coded : coded + _UNIFORM]
+    values = np.asarray(targets, np.float32)[: coded + len(uniform)]
+    thresholds = _thresholds(design).astype(np.float32)
+    most_terms = min(_TERMS_PER_BIN * design.rows.shape[2], _MOST_TERMS)
+    return Peeling((values, design.rows, design.matrices, uniform, thresholds), design.code, most_terms)
+
+
+def in_order(sets: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """What `peel` found without its empty rows, () first and then by size."""
+    coefficients = np.asarray(coefficients, np.float64)
+    order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
+    order = order[: 1 + int(np.count_nonzero(coefficients[1:]))]
+    return np.asarray(sets)[order], coefficients[order]
+
+
 def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares.
 
     Returns:
       support bool [K, n], () first and then by size, and coefficients float64 [K].
     """
-    coded = int(design.rows.max()) + 1
-    uniform = design.masks[coded : coded + _UNIFORM]
-    found = peel(
-        jnp.asarray(targets, jnp.float32)[: coded + len(uniform)],
-        design.rows,
-        design.matrices,
-        uniform,
-        _thresholds(design).astype(np.float32),
-        code=design.code,
-        most_terms=min(_TERMS_PER_BIN * design.rows.shape[2], _MOST_TERMS),
-    )
-    coefficients = np.asarray(found[1], np.float64)
-    order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
-    order = order[: 1 + int(np.count_nonzero(coefficients[1:]))]
-    return np.asarray(found[0])[order], coefficients[order]
+    given = peeling(design, targets)
+    return in_order(*peel(*given.arrays, code=given.code, most_terms=given.most_terms))
+
+
+def standardise(design: Design, answers: np.ndarray) -> tuple[np.ndarray, float, float] | Spectrum:
+    """Targets [M] of mean 0 and variance 1, with the mean and the deviation of the answers; or the spectrum of a
+    constant.
+    """
+    largest = float(np.abs(answers).max())
+    scaled = answers / largest if largest > 0 else answers
+    mean, deviation = float(scaled.mean()), float(scaled.std())
+    if deviation <= 4e-15:
+        return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
+    return (scaled - mean) / deviation, mean * largest, deviation * largest
 
 
 def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
@@ -89,22 +116,30 @@ def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
     Raises:
       ValueError: values of the wrong length, or not finite.
     """
-    answers = check_design(design, values)
-    largest = float(np.abs(answers).max())
-    scaled = answers / largest if largest > 0 else answers
-    mean, deviation = float(scaled.mean()), float(scaled.std())
-    if deviation <= 4e-15:
-        return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
-    targets = (scaled - mean) / deviation
-    support, coefficients = search(design, targets)
-    support, coefficients = support[: len(answers) // 2], coefficients[: len(answers) // 2]
-    scale = deviation * largest
+    standardised = standardise(design, check_design(design, values))
+    if isinstance(standardised, Spectrum):
+        return standardised
+    targets, mean, scale = standardised
+    return finish(design, targets, mean, scale, search(design, targets), refit=refit)
+
+
+def finish(
+    design: Design,
+    targets: np.ndarray,
+    mean: float,
+    scale: float,
+    found: tuple[np.ndarray, np.ndarray],
+    *,
+    refit: bool,
+) -> Spectrum:
+    """The spectrum of the sets that a search found in the targets of `standardise`."""
+    support, coefficients = found[0][: len(targets) // 2], found[1][: len(targets) // 2]
     if not refit:
-        return Spectrum(support, scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest))
+        return Spectrum(support, scale * coefficients + np.where(support.any(axis=1), 0.0, mean))
     least = KEPT * _thresholds(design)[support.sum(axis=1)]
     kept, coefficients, factor = _refit(design.masks, targets, support, least)
     support = support[kept]
-    coefficients = scale * coefficients + np.where(support.any(axis=1), 0.0, mean * largest)
+    coefficients = scale * coefficients + np.where(support.any(axis=1), 0.0, mean)
     if not 1e-150 < scale < 1e150:  # its square is no number
         return Spectrum(support, coefficients)
     factor = scale * factor

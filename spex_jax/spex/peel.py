@@ -15,7 +15,7 @@ from spex_jax.spex.bch import BCH
 from spex_jax.spex.candidates import aligned, from_sums, singles_and_pairs
 from spex_jax.spex.lattice import Residual, Views, bins, first_of_equals, lattice, model, same, score, solve, views
 
-__all__ = ["KEPT", "peel"]
+__all__ = ["KEPT", "peel", "peel_together"]
 
 _FLIPS = 5
 _LOOKED_UP = 1024  # words of a round whose sets are worked out
@@ -122,3 +122,19 @@ def peel(
     start = (sets, views(of, sets), active, coefficients, left, zero, zero)
     sets, _, _, coefficients, *_ = jax.lax.while_loop(goes_on, step, start)
     return sets, coefficients
+
+
+@functools.partial(jax.jit, static_argnames=("code", "most_terms"))
+def peel_together(
+    values: jax.Array,
+    rows: jax.Array,
+    matrices: jax.Array,
+    uniform: jax.Array,
+    thresholds: jax.Array,
+    *,
+    code: BCH,
+    most_terms: int,
+) -> tuple[jax.Array, jax.Array]:
+    """`peel` of B designs of one shape: every array has one more axis in front. All go on until the last is done."""
+    one = functools.partial(peel, code=code, most_terms=most_terms)
+    return jax.vmap(one)(values, rows, matrices, uniform, thresholds)

@@ -9,6 +9,8 @@ from planting import planted
 from spex_jax import proxyspex
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.table import prepare
+from spex_jax.proxyspex.walsh_gp import posteriors, proxy
+from spex_jax.proxyspex.walsh_gp.scales import _log_prior, _loss_gradient
 from spex_jax.walsh import signs, subset_characters
 
 
@@ -56,7 +58,7 @@ def test_the_terms_of_the_posterior_are_the_posterior(rng):
     targets = np.pad(values, (0, 64 - rows)).astype(np.float32)
     used = np.arange(width) < n
     alpha = walsh_gp.posterior(scales, padded, targets, np.arange(64) < rows, used)
-    found = walsh_gp.spectrum_terms(scales, alpha, padded, used, max_degree=n)
+    found = posteriors.spectrum_terms(scales, alpha, padded, used, max_degree=n)
     support, coefficients, weights, empty = (np.asarray(array) for array in found)
     characters = subset_characters(masks, sets).astype(float)
     noise = np.exp(-3.0) + 1e-4
@@ -82,9 +84,9 @@ def test_the_gradient_is_that_of_the_marginal_likelihood(rng):
         k = walsh_gp.kernel(scales, padded[:rows], padded[:rows], used) + scales.noise * np.eye(rows)
         y = targets[:rows]
         half = 0.5 * (y @ jax.numpy.linalg.solve(k, y) + jax.numpy.linalg.slogdet(k)[1])
-        return half - walsh_gp._log_prior(scales, used, 1.5)
+        return half - _log_prior(scales, used, 1.5)
 
-    found = jax.jit(walsh_gp._loss_gradient)(scales, padded, targets, real, used, 1.5)
+    found = jax.jit(_loss_gradient)(scales, padded, targets, real, used, 1.5)
     chex.assert_trees_all_close(found, jax.jit(jax.grad(loss))(scales), rtol=2e-3, atol=2e-4)
 
 
@@ -110,7 +112,7 @@ def test_held_out_predictions_of_the_posterior_are_those_of_smaller_tables(rng):
     masks, values, _, _ = planted(8, 60, rng)
     table = prepare(masks, values)
     scales = jax.tree.map(jnp.asarray, scales_of(rng, 2, 8, 16))
-    found = walsh_gp.held_out_predictions(scales, table.signs, table.targets, jnp.asarray(table.fold), table.used)
+    found = posteriors.held_out_predictions(scales, table.signs, table.targets, jnp.asarray(table.fold), table.used)
     k = np.asarray(walsh_gp.kernel(scales, table.signs, table.signs, table.used), np.float64)
     for fold in range(5):
         seen, out = (table.fold >= 0) & (table.fold != fold), table.fold == fold
@@ -122,12 +124,12 @@ def test_held_out_predictions_of_the_posterior_are_those_of_smaller_tables(rng):
 def test_many_rows_are_solved_by_their_terms(rng, monkeypatch):
     """Past the rows of one posterior: the terms come from a part of the rows, the coefficients from all."""
     masks, values, held_out, truth = planted(14, 1000, rng, noise=0.5)
-    monkeypatch.setattr(walsh_gp, "SOLVE_ROWS", 512)
-    monkeypatch.setattr(walsh_gp, "_BLOCK", 256)
+    monkeypatch.setattr(proxy, "SOLVE_ROWS", 512)
+    monkeypatch.setattr(posteriors, "BLOCK", 256)
     spectrum = proxyspex.fit(masks, values, proxy="walsh_gp")
     table = prepare(masks, values)
     prior = np.full(len(spectrum) - 1, 0.1)
-    found = walsh_gp._all_rows(
+    found = posteriors.coefficients_of_all_rows(
         table.signs,
         table.targets,
         jnp.asarray(np.pad(spectrum.support[1:], ((0, 0), (0, 2)))),
@@ -160,9 +162,9 @@ def test_intervals_cover_the_coefficients(rng):
 
 def test_deviations_are_those_of_the_posterior(rng, monkeypatch):
     """With all terms there, the covariance of many draws is the posterior's, from its formula in float64."""
-    monkeypatch.setattr(walsh_gp, "_DRAWS", 20_000)
-    monkeypatch.setattr(walsh_gp, "_TERMS", 6)
-    walsh_gp._prior_draws.clear_cache()
+    monkeypatch.setattr(posteriors, "DRAWS", 20_000)
+    monkeypatch.setattr(posteriors, "_TERMS", 6)
+    posteriors._prior_draws.clear_cache()
     n, rows = 4, 10
     given = scales_of(rng, 2, n, 16)
     sets, prior = prior_by_definition(given, n)
@@ -171,8 +173,8 @@ def test_deviations_are_those_of_the_posterior(rng, monkeypatch):
     padded = np.zeros((16, 16), np.float32)
     padded[:rows, :n] = signs(masks)
     used, real = np.arange(16) < n, np.arange(16) < rows
-    found = walsh_gp.deviations(jax.random.key(0), scales, jnp.asarray(padded), jnp.asarray(real), used, sets)
-    walsh_gp._prior_draws.clear_cache()
+    found = posteriors.deviations(jax.random.key(0), scales, jnp.asarray(padded), jnp.asarray(real), used, sets)
+    posteriors._prior_draws.clear_cache()
     x = subset_characters(masks, sets).astype(float)
     gain = (prior[:, None] * x.T) @ np.linalg.inv((x * prior) @ x.T + float(scales.noise) * np.eye(rows))
     expected = np.diag(prior) - gain @ (x * prior)

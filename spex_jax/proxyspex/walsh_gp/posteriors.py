@@ -1,0 +1,208 @@
+"""The posterior of walsh_gp under scales that are known: its mean, its largest terms and draws of it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.proxyspex.extract import grow
+from spex_jax.proxyspex.table import FOLDS
+from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel, prior_variances, spectral_prior
+
+__all__ = [
+    "BLOCK",
+    "DRAWS",
+    "coefficients_of_all_rows",
+    "deviations",
+    "held_out_predictions",
+    "posterior",
+    "predict",
+    "solve",
+    "spectrum_terms",
+]
+
+FRONT = 2048
+BLOCK = 2048  # rows whose characters are widened at a time; row buckets of more than one posterior are multiples of it
+_TERMS = 1024  # whose deviations are drawn at a time
+DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
+
+
+def solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> jax.Array:
+    """(k + noise)^-1 values, [N] or [N, R], of the rows that are real alone; zero on the others."""
+    both = real[:, None] & real[None, :]
+    noisy = jnp.where(both, k, 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
+    alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(noisy), True), values)
+    return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
+
+
+@jax.jit
+def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
+    """alpha = (K + noise)^-1 values, [N] or [N, R], on the rows that are real bool [N], zero on the others."""
+    return solve(kernel(scales, signs, signs, used), scales, values, real)
+
+
+@jax.jit
+def held_out_predictions(
+    scales: Scales, signs: jax.Array, values: jax.Array, fold: jax.Array, used: jax.Array
+) -> jax.Array:
+    """Posterior mean [N] at each row from the rows of the other folds, under the same scales; fold int [N], -1 on
+    padding.
+    """
+    k = kernel(scales, signs, signs, used)
+
+    def left_out(each: jax.Array) -> jax.Array:
+        real = (fold >= 0) & (fold != each)
+        return jnp.where(fold == each, k @ solve(k, scales, values, real), 0.0)
+
+    return jax.lax.map(left_out, jnp.arange(FOLDS)).sum(axis=0)
+
+
+@functools.partial(jax.jit, static_argnames=("max_degree", "front"))
+def spectrum_terms(
+    scales: Scales, alpha: jax.Array, signs: jax.Array, used: jax.Array, *, max_degree: int, front: int = FRONT
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Largest terms of the posterior mean, exact values: those of `extract.grow`, and F(())."""
+    log_w, log_empty, first, empty = spectral_prior(scales, used)
+    found = grow(signs, alpha, used, log_w, log_empty, first, max_degree=max_degree, front=front)
+    return *found, empty * alpha.sum()
+
+
+@jax.jit
+def _prior_draws(
+    key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Characters [N, K], prior variances [K] and draws [K, R] of the coefficients of support bool [K, n], and the
+    values [N, R] that these draws make; rows from `count` on are padding.
+    """
+    present = jnp.arange(len(support)) < count
+    odd = jnp.matmul((signs < 0).astype(jnp.float32), support.T.astype(jnp.float32)).astype(jnp.int32) & 1
+    characters = jnp.where(present, 1.0 - 2.0 * odd, 0.0)
+    prior = jnp.where(present, prior_variances(scales, used, support), 0.0)
+    known = jnp.sqrt(prior)[:, None] * jax.random.normal(key, (len(prior), DRAWS))
+    return characters, prior, known, jnp.matmul(characters, known, precision="highest")
+
+
+@jax.jit
+def _alpha_of_draws(
+    key: jax.Array,
+    scales: Scales,
+    signs: jax.Array,
+    real: jax.Array,
+    used: jax.Array,
+    values: jax.Array,
+    drawn: jax.Array,
+) -> jax.Array:
+    """What `posterior` gives for values [N, R] with noise; what is not drawn of the prior counts as noise."""
+    one = signs[:1]
+    left = jnp.maximum(kernel(scales, one, one, used)[0, 0] - drawn, 0.0)
+    values += jnp.sqrt(scales.noise + left) * jax.random.normal(key, values.shape)
+    return posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
+
+
+@jax.jit
+def _deviation(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
+    return known - prior[:, None] * jnp.matmul(characters.T, alpha, precision="highest")
+
+
+@jax.jit
+def _draws_together(
+    key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """`_prior_draws` of B tables: the arguments but the key have one more axis in front."""
+    return jax.vmap(_prior_draws, in_axes=(None, 0, 0, 0, 0, 0))(key, scales, signs, used, support, count)
+
+
+@jax.jit
+def _alpha_together(
+    key: jax.Array,
+    scales: Scales,
+    signs: jax.Array,
+    real: jax.Array,
+    used: jax.Array,
+    values: jax.Array,
+    drawn: jax.Array,
+) -> jax.Array:
+    """`_alpha_of_draws` of B tables."""
+    axes = (None, 0, 0, 0, 0, 0, 0)
+    return jax.vmap(_alpha_of_draws, in_axes=axes)(key, scales, signs, real, used, values, drawn)
+
+
+@jax.jit
+def _deviation_together(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
+    """`_deviation` of B tables."""
+    return jax.vmap(_deviation)(characters, prior, known, alpha)
+
+
+def deviations(
+    key: jax.Array,
+    scales: Scales,
+    signs: jax.Array,
+    real: jax.Array,
+    used: jax.Array,
+    support: np.ndarray,
+    count: np.ndarray | int | None = None,
+) -> np.ndarray:
+    """Random deviations float64 [K, R] of the coefficients of support bool [K, n] from their posterior mean.
+
+    Matheron's rule: a draw F of the prior, minus the posterior mean that its own noisy values would give, is a draw of
+    the posterior around its mean.
+
+    Of B tables at once where all arguments but the key have one more axis in front; the sets of table b are then the
+    first count[b] rows of support[b]. The draws are those of the table alone.
+    """
+    together = support.ndim == 3
+    draw = _draws_together if together else _prior_draws
+    solve = _alpha_together if together else _alpha_of_draws
+    move = _deviation_together if together else _deviation
+    length = support.shape[-2]
+    count = np.asarray(length if count is None else count)
+    parts, values, drawn = [], jnp.zeros((*signs.shape[:-1], DRAWS)), jnp.zeros(support.shape[:-2])
+    for start in range(0, length, _TERMS):
+        part = support[..., start : start + _TERMS, :]
+        padded = np.zeros((*support.shape[:-2], _TERMS, signs.shape[-1]), np.bool_)
+        padded[..., : part.shape[-2], : part.shape[-1]] = part
+        here = jnp.asarray(np.clip(count - start, 0, _TERMS), jnp.int32)
+        keys = jax.random.fold_in(key, 1 + start // _TERMS)
+        characters, prior, known, made = draw(keys, scales, signs, used, jnp.asarray(padded), here)
+        parts.append((characters, prior, known))
+        values, drawn = values + made, drawn + prior.sum(axis=-1)
+    alpha = solve(jax.random.fold_in(key, 0), scales, signs, real, used, values, drawn)
+    found = [np.asarray(move(*part, alpha), np.float64) for part in parts]
+    return np.concatenate(found, axis=-2)[..., :length, :]
+
+
+@jax.jit
+def predict(scales: Scales, alpha: jax.Array, signs: jax.Array, asked: jax.Array, used: jax.Array) -> jax.Array:
+    """Posterior mean [M] at asked [M, n]."""
+    return jnp.matmul(kernel(scales, asked, signs, used), alpha, precision="highest")
+
+
+@jax.jit
+def coefficients_of_all_rows(
+    signs: jax.Array, values: jax.Array, support: jax.Array, start: jax.Array, prior: jax.Array, noise: jax.Array
+) -> jax.Array:
+    """Posterior mean [K] of the coefficients of support bool [K, n] from all rows, by conjugate gradients.
+
+    What the terms leave out counts as noise. Characters are kept as int8 and widened block by block.
+    """
+    block = min(BLOCK, len(signs))
+    real = (signs != 0).any(axis=1)
+    removed = (signs < 0).astype(jnp.float32).reshape(-1, block, signs.shape[1])
+    members = support.T.astype(jnp.float32)
+    odd = jax.lax.map(lambda rows: (jnp.matmul(rows, members).astype(jnp.int32) & 1).astype(jnp.int8), removed)
+    weight = real.reshape(-1, block).astype(jnp.float32)
+
+    def project(blocks: jax.Array) -> jax.Array:
+        def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+            return total + part[1] @ (1 - 2 * part[0].astype(jnp.float32)), None
+
+        return jax.lax.scan(add, jnp.zeros(support.shape[:1]), (odd, blocks))[0]
+
+    def apply(coefficients: jax.Array) -> jax.Array:
+        fitted = jax.lax.map(lambda part: (1 - 2 * part.astype(jnp.float32)) @ coefficients, odd)
+        return project(fitted * weight) / noise + coefficients / prior
+
+    scale = 1 / (real.sum() / noise + 1 / prior)
+    target = project(values.reshape(-1, block) * weight) / noise
+    return jax.scipy.sparse.linalg.cg(apply, target, x0=start, tol=1e-5, maxiter=100, M=lambda x: scale * x)[0]

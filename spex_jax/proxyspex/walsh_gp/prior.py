@@ -1,0 +1,62 @@
+"""The kernel of walsh_gp, and the prior that it is of the coefficients."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Scales", "kernel", "prior_variances", "spectral_prior"]
+
+_NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_scale", "log_amplitude", "log_first", "log_constant", "log_noise"],
+    meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []."""
+
+    log_scale: jax.Array
+    log_amplitude: jax.Array
+    log_first: jax.Array
+    log_constant: jax.Array
+    log_noise: jax.Array
+
+    @property
+    def noise(self) -> jax.Array:
+        """Noise variance, never below what float32 can invert."""
+        return jnp.exp(self.log_noise) + _NOISE_FLOOR
+
+
+def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -> jax.Array:
+    """Prior covariance without noise of signs [N, n] and [M, n]; used bool [n] are the features that exist."""
+    a = jnp.where(used, jnp.exp(scales.log_scale), 0.0)
+    b = jnp.where(used, jnp.exp(scales.log_first), 0.0)
+    agree = jnp.einsum("ni,ri,mi->rnm", left, a, right, precision="highest") - a.sum(axis=1)[:, None, None]
+    products = jnp.einsum("rnm,r->nm", jnp.exp(agree), jnp.exp(scales.log_amplitude), precision="highest")
+    return products + jnp.matmul(left * b, right.T, precision="highest") + jnp.exp(scales.log_constant)
+
+
+def spectral_prior(scales: Scales, used: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """log w [R, n], log of the product kernels' prior variance of F(()) [R], b [n], and the whole prior variance of
+    F(()).
+    """
+    a = jnp.exp(scales.log_scale)
+    # tanh(a) = a for small a; the floor keeps the logarithm of a scale that underflows finite.
+    log_w = jnp.log(jnp.maximum(jnp.tanh(a), 1e-30))
+    log_empty = scales.log_amplitude - jnp.where(used, jnp.log1p(jnp.tanh(a)), 0.0).sum(axis=1)
+    return log_w, log_empty, jnp.exp(scales.log_first), jnp.exp(log_empty).sum() + jnp.exp(scales.log_constant)
+
+
+@jax.jit
+def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
+    """P(S), [K], of the sets support bool [K, n]."""
+    log_w, log_empty, first, _ = spectral_prior(scales, used)
+    members, size = support.astype(jnp.float32), support.sum(axis=1)
+    products = jnp.exp(log_empty + jnp.matmul(members, log_w.T, precision="highest")).sum(axis=1)
+    products += jnp.where(size == 1, jnp.matmul(members, first, precision="highest"), 0.0)
+    return products + jnp.where(size == 0, jnp.exp(scales.log_constant), 0.0)

@@ -1,0 +1,141 @@
+"""walsh_gp of many tables in one program, vmapped over the tables.
+
+For accelerators. On a CPU the same rows take longer in it than one table after another: LAPACK factors one matrix at a
+time in any case, and the kernels of several tables no longer fit in the cache (BUILD_NOTES.md).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.proxyspex.table import FOLDS, Fitted, Table
+from spex_jax.proxyspex.walsh_gp import posteriors
+from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, posterior, predict, solve, spectrum_terms
+from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
+from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, Terms, key_of_draws, read
+from spex_jax.proxyspex.walsh_gp.scales import learn_scales, settings
+from spex_jax.threads import one_blas_thread
+
+__all__ = ["Draw", "bytes_of", "fit_together"]
+
+Draw = Callable[[Sequence[np.ndarray]], None]
+
+
+def bytes_of(rows: int, width: int, max_degree: int) -> int:
+    """About the most memory that a table padded to [rows, width] takes at once."""
+    kernels, step = settings(rows)["kernels"], settings(rows)["rows"]
+    learning = 8 * kernels * step**2
+    solving = (2 * kernels + 4) * rows**2
+    growing = FRONT * (3 * rows + (kernels + 3 * max_degree) * width)
+    return 4 * max(learning, solving, growing)
+
+
+@functools.partial(jax.jit, static_argnames=("max_degree", "kernels", "rows", "steps", "front", "own_scales"))
+def solve_together(
+    key: jax.Array,
+    signs: jax.Array,
+    targets: jax.Array,
+    fold: jax.Array,
+    used: jax.Array,
+    *,
+    max_degree: int,
+    kernels: int,
+    rows: int,
+    steps: int,
+    front: int = FRONT,
+    own_scales: bool,
+) -> tuple[Scales, tuple[jax.Array, ...], jax.Array]:
+    """What `fit` computes of a table, of B tables.
+
+    Args:
+      key: PRNG key, the same for all tables: each draws what it would alone.
+      signs: [B, N, n], padded.
+      targets: [B, N], padded.
+      fold: int [B, N], -1 on padding.
+      used: bool [B, n].
+      max_degree, front: see `spectrum_terms`.
+      kernels, rows, steps: see `learn_scales`.
+      own_scales: whether out-of-fold predictions learn their own scales.
+
+    Returns:
+      The scales, the terms of `spectrum_terms` and out-of-fold predictions [B, N], each with an axis of tables in
+      front.
+    """
+    learn = functools.partial(learn_scales, kernels=kernels, rows=rows, steps=steps)
+
+    def one(signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array) -> tuple:
+        # All rows, then those of all folds but one. What factors matrices is one chain of operations, and not two side
+        # by side: the batched Cholesky of jaxlib waits on a CPU, in a thread of XLA's pool, for others of the pool, and
+        # two of them wait for each other for good (BUILD_NOTES.md).
+        left_out = jnp.arange(FOLDS)
+        seen = (fold >= 0) & jnp.concatenate([fold[None] >= 0, fold != left_out[:, None]])
+        if own_scales:
+            every = jax.vmap(lambda seen: learn(key, signs, targets, seen, used))(seen)
+            alphas = jax.vmap(lambda scales, seen: posterior(scales, signs, targets, seen, used))(every, seen)
+            scales, others = (jax.tree.map(lambda leaf, part=part: leaf[part], every) for part in (0, slice(1, None)))
+            means = jax.vmap(lambda scales, alpha: predict(scales, alpha, signs, signs, used))(others, alphas[1:])
+        else:
+            scales = learn(key, signs, targets, fold >= 0, used)
+            k = kernel(scales, signs, signs, used)
+            alphas = jax.lax.map(lambda seen: solve(k, scales, targets, seen), seen)
+            means = jnp.matmul(alphas[1:], k, precision="highest")
+        terms = spectrum_terms(scales, alphas[0], signs, used, max_degree=max_degree, front=front)
+        return scales, terms, jnp.where(fold == left_out[:, None], means, 0.0).sum(axis=0)
+
+    return jax.vmap(one)(signs, targets, fold, used)
+
+
+def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: int) -> tuple[list[Fitted], Draw]:
+    """`fit` of tables that are padded to the same shape, of at most 8,192 rows.
+
+    Args:
+      tables: at most `size` of them.
+      size: what their number is padded to.
+      max_degree, seed: as of `fit`.
+
+    Returns:
+      What `fit` gives; and a function of one support bool [K, n] for each table, to be called before they are asked
+      for the covariance factors of these.
+    """
+    padded = [*tables, *[tables[0]] * (size - len(tables))]
+    signs, targets, used = (
+        jnp.stack([getattr(table, name) for table in padded]) for name in ("signs", "targets", "used")
+    )
+    fold = np.stack([table.fold for table in padded])
+    with one_blas_thread():
+        scales, terms, predicted = solve_together(
+            jax.random.key(seed),
+            signs,
+            targets,
+            jnp.asarray(fold),
+            used,
+            max_degree=max_degree,
+            own_scales=tables[0].targets.shape[0] <= HONEST_ROWS,
+            **settings(signs.shape[1]),
+        )
+        support, *rest, answers = jax.device_get((*terms, predicted))
+
+    factors: list[np.ndarray] = []
+
+    def fitted(b: int) -> Fitted:
+        return Fitted(
+            spectrum=read(Terms(support[b], *(part[b] for part in rest)), tables[b].n),
+            held_out=lambda: np.asarray(answers[b, : tables[b].count], np.float64),
+            covariance_factor=lambda _: factors[b],
+        )
+
+    def draw(supports: Sequence[np.ndarray]) -> None:
+        count = np.zeros(size, np.int64)
+        count[: len(supports)] = [len(support) for support in supports]
+        sets = np.zeros((size, count.max(), signs.shape[2]), np.bool_)
+        for row, support in zip(sets, supports, strict=False):
+            row[: len(support), : support.shape[1]] = support
+        real = jnp.asarray(fold >= 0)
+        with one_blas_thread():
+            found = posteriors.deviations(key_of_draws(seed), scales, signs, real, used, sets, count)
+        factors[:] = [part[:k] / np.sqrt(posteriors.DRAWS) for part, k in zip(found, count, strict=True)]
+
+    return [fitted(b) for b in range(len(tables))], draw

@@ -1,0 +1,79 @@
+"""Independent computations side by side on the cores of a machine."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import jax
+import threadpoolctl
+
+__all__ = ["cores", "each", "one_blas_thread"]
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _OneBlasThread:
+    """BLAS and LAPACK in one thread, in this process, from the first that enters to the last that leaves."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._controller: threadpoolctl.ThreadpoolController | None = None
+        self._limit: threadpoolctl.threadpool_limits | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                # Kept, since looking for the libraries takes 5 ms.
+                self._controller = self._controller or threadpoolctl.ThreadpoolController()
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._limit is not None:
+                self._limit.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneBlasThread()
+
+
+def one_blas_thread() -> _OneBlasThread:
+    """A context in which BLAS and LAPACK run in one thread.
+
+    Many small factorisations in several threads wait for each other by spinning; on a CPU that others use too, long.
+    """
+    return _ONE_BLAS_THREAD
+
+
+def each(call: Callable[[Item], Answer], items: Sequence[Item], at_once: int) -> list[Answer]:
+    """The answers to all items, in their order, of up to so many threads.
+
+    JAX runs programs that are called from several threads side by side. BLAS has one thread meanwhile. What an item
+    raises is raised here, and no item is begun after it.
+    """
+    at_once = min(at_once, len(items))
+    if at_once <= 1:
+        return [call(item) for item in items]
+    device = jax.config.values["jax_default_device"]  # that of this thread, which others do not see
+
+    def inside(item: Item) -> Answer:
+        with jax.default_device(device):
+            return call(item)
+
+    with one_blas_thread(), ThreadPoolExecutor(at_once) as pool:
+        running = [pool.submit(inside, item) for item in items]
+        try:
+            return [future.result() for future in running]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
