@@ -50,8 +50,8 @@ def explain(
     Asks `budget` masks. max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where
     2^n <= budget every mask is asked and the answer is exact.
 
-    The draw of the others follows the question (sampling=None): "kernel_shap" for the index SV, "mixed" for SII, k-SII,
-    STII and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
+    The draw of the others follows the question (sampling=None): "mixed", by size, for the indices SV, SII, k-SII, STII
+    and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
     the proxy misses (`spex_jax.correction`): exact at the empty and the full mask.
 
     With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, order or

@@ -22,8 +22,6 @@ _DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever t
 
 def for_index(index: str) -> str:
     """The draw that an index asks for (BUILD_NOTES.md)."""
-    if index == "SV":
-        return "kernel_shap"
     return "mixed" if index in SHAPLEY_TYPE else "uniform"
 
 

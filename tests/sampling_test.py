@@ -86,8 +86,7 @@ def test_leave_one_out_and_pairs_come_first():
 def test_the_draw_follows_the_index():
     drawn = {index: sampling.for_index(index) for index in INDICES}
     assert {index for index, name in drawn.items() if name == "uniform"} == {"BV", "BII", "FBII", "Moebius", "Fourier"}
-    assert drawn["SV"] == "kernel_shap"
-    assert {drawn[index] for index in ("SII", "k-SII", "STII", "FSII")} == {"mixed"}
+    assert {drawn[index] for index in sampling.SHAPLEY_TYPE} == {"mixed"}
 
 
 def test_what_cannot_be_drawn():
