@@ -1,5 +1,6 @@
 """Many value functions, a corpus of texts say, explained over one store."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,13 +16,15 @@ import jax
 
 from spex_jax.engine.progress import Progress
 from spex_jax.evaluate import identity_of
-from spex_jax.explain import explain_outputs
+from spex_jax.explain import read_outputs
 from spex_jax.explanation import Explanation
 from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.reading import Reading, explanations_of
 from spex_jax.version import __version__
 
 __all__ = ["explain_many"]
 
+_TOGETHER = 32  # tables that are fitted at once
 _OF_THE_ENGINE = ("batch_size", "mesh")  # options that no answer depends on
 
 
@@ -33,6 +36,8 @@ def explain_many(
     **options: Any,
 ) -> list[Explanation]:
     """Explains one value function after another, with the same options, or every output of one from the same ablations.
+
+    Up to 32 tables of ablations are fitted at once (`proxyspex.fit_many`, `spex.decode_many`).
 
     With a store the run can be stopped and started again: ablations come out of the store, and so do whole explanations
     of the same value function with the same options by the same version of this package.
@@ -70,29 +75,64 @@ def explain_many(
     if isinstance(value_fns, ValueFunction):
         total = math.prod(value_fns.outputs)
     held = alone or isinstance(value_fns, Sequence)  # a generator need not hold all models: neither do its answers
-    first = jax.process_index() == 0
-    found: list[Explanation] = []
-    with Progress(total, shown=progress and first, what="explanations", unit="answer") as shown:
+    found: list[Explanation | None] = []
+    waiting: list[_Waiting] = []
+    with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
                 for answer in _answers(value_fn, folder, options, progress and alone):
-                    found.append(answer if held else dataclasses.replace(answer, ask=None))
-                    shown.update(1 if alone else 0)
+                    if isinstance(answer, _Waiting):
+                        reading = answer.reading if held else dataclasses.replace(answer.reading, ask=None)
+                        waiting.append(dataclasses.replace(answer, reading=reading, place=len(found)))
+                        found.append(None)
+                    else:
+                        found.append(answer)
+                        shown.update(1 if alone else 0)
+                    if len(waiting) == _TOGETHER:
+                        _fit(waiting, found, shown if alone else None)
             except BaseException as error:
-                error.add_note(f"at value function {position} of explain_many, {len(found)} explained before it")
+                if isinstance(error, Exception):  # what was asked before it is explained, and kept
+                    with contextlib.suppress(Exception):
+                        _fit(waiting, found, shown if alone else None)
+                explained = sum(answer is not None for answer in found)
+                error.add_note(f"at value function {position} of explain_many, {explained} explained before it")
                 raise
             shown.update(0 if alone else 1)
-    return found
+        _fit(waiting, found, shown if alone else None)
+    return [answer for answer in found if answer is not None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """Values that wait to be fitted with others, where their explanation is kept, and its place in the answer."""
+
+    reading: Reading
+    saved: pathlib.Path | None
+    place: int = 0
+
+
+def _fit(waiting: list[_Waiting], found: list[Explanation | None], shown: Progress | None) -> None:
+    """Fits what waits, all at once, and keeps the explanations."""
+    if not waiting:
+        return
+    for one, answer in zip(waiting, explanations_of([one.reading for one in waiting]), strict=True):
+        if one.saved is not None:
+            answer.save(one.saved)
+        found[one.place] = answer
+        if shown is not None:
+            shown.update(1)
+    waiting.clear()
 
 
 def _answers(
     value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any], progress: bool
-) -> Iterator[Explanation]:
-    """One explanation for each output of a value function, those that the folder holds out of it."""
+) -> Iterator[Explanation | _Waiting]:
+    """For each output of a value function its explanation out of the folder, or its values."""
     if not isinstance(value_fn, ValueFunction):
         raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
-        yield from explain_outputs(value_fn, progress=progress, **options)
+        for reading in read_outputs(value_fn, progress=progress, **options):
+            yield _Waiting(reading=reading, saved=None)
         return
     identity = identity_of(value_fn, value_fn.n)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
@@ -112,12 +152,10 @@ def _answers(
                 warnings.warn(f"{error}; it is made again", stacklevel=3)
                 shutil.rmtree(saved[output])
     missing = [output for output in outputs if output not in found]
-    answers = explain_outputs(value_fn, which=missing, progress=progress, store=folder, **options)
+    readings = read_outputs(value_fn, which=missing, progress=progress, store=folder, **options) if missing else []
+    answers = iter(readings)
     for output in outputs:
         if output in found:
             yield found[output]
-            continue
-        answer = next(answers)
-        if alone:
-            answer.save(saved[output])
-        yield answer
+        else:
+            yield _Waiting(reading=next(answers), saved=saved[output] if alone else None)

@@ -147,10 +147,10 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
         return np.zeros(n)
     gram, moments, power = np.zeros((n, n)), np.zeros(n), 0.0
     for kept in np.unique(size[inner]):
-        rows = np.flatnonzero(inner & (size == kept))
-        features, targets = masks[rows].astype(np.float64), residuals[rows]
+        of_size = np.flatnonzero(inner & (size == kept))
+        features, targets = masks[of_size].astype(np.float64), residuals[of_size]
         features, targets = features - features.mean(axis=0), targets - targets.mean()
-        weight = (n - 1) / (kept * (n - kept)) / len(rows)
+        weight = (n - 1) / (kept * (n - kept)) / len(of_size)
         gram += weight * features.T @ features
         moments += weight * features.T @ targets
         power += weight * float(targets @ targets)

@@ -81,7 +81,7 @@ def estimate(
       ValueError: as `explain`.
     """
     del progress, check_invariance
-    asked = question(
+    value_fn, asked = question(
         value_fn,
         n,
         budget=budget,
@@ -95,7 +95,7 @@ def estimate(
     )
     masks = asked.masks
     count = asked.budget if asked.adaptive else len(masks)
-    engine = Engine(asked.value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
+    engine = Engine(value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:
         todo = masks[~engine.lookup(masks)[0]]
         size, calls, devices = 0, [0.0], getattr(engine.function, "devices", 0)
@@ -118,5 +118,5 @@ def estimate(
         compile_seconds=compiling + calls[0] - one,
         batch_seconds=one,
         seconds=one * -(-(count - len(masks) + len(todo)) // (size * at_once)) if size else 0.0,
-        store_bytes=count * (-(-masks.shape[1] // 8) + 8 * math.prod(asked.value_fn.outputs)),
+        store_bytes=count * (-(-masks.shape[1] // 8) + 8 * math.prod(value_fn.outputs)),
     )

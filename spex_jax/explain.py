@@ -2,9 +2,10 @@
 mathematics meet.
 """
 
+import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,18 +13,16 @@ import numpy as np
 
 from spex_jax.adaptive import Asked, continue_asking
 from spex_jax.asking import Asker
-from spex_jax.correction import correction_of
 from spex_jax.evaluate import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.invariance import check_batch_invariance
 from spex_jax.lenses.value_function import ValueFunction
-from spex_jax.metrics import Faithfulness, faithfulness
-from spex_jax.question import Question, held_out_of, question
-from spex_jax.spectrum import exact_spectrum
+from spex_jax.question import question
+from spex_jax.reading import Reading, explanations_of
 from spex_jax.timing import Stopwatch
 from spex_jax.version import environment
 
-__all__ = ["explain", "explain_outputs"]
+__all__ = ["explain", "read_outputs"]
 
 
 def explain(
@@ -93,7 +92,7 @@ def explain(
         function is needed, or a store that is damaged, in use or of another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
-    outputs = explain_outputs(
+    (reading,) = read_outputs(
         value_fn,
         n,
         several=False,
@@ -112,10 +111,10 @@ def explain(
         nonfinite=nonfinite,
         **options,
     )
-    return next(outputs)
+    return explanations_of([reading])[0]
 
 
-def explain_outputs(
+def read_outputs(
     value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
     *,
@@ -135,15 +134,15 @@ def explain_outputs(
     check_invariance: bool = False,
     nonfinite: str = "raise",
     **options: Any,
-) -> Iterator[Explanation]:
-    """Explanations of the outputs of a value function, in turn, from the same ablations; `explain` has the options.
+) -> list[Reading]:
+    """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the options.
 
     Args:
       several: whether a value may be more than one number.
       which: numbers of the outputs; None for all.
     """
     check_nonfinite(nonfinite)
-    asked = question(
+    value_fn, asked = question(
         value_fn,
         n,
         budget=budget,
@@ -157,14 +156,14 @@ def explain_outputs(
     )
     if nonfinite == "keep" and not asked.method.from_any_masks:
         raise ValueError(f"method {method!r} needs the values of all its masks; use nonfinite='raise'")
-    if asked.adaptive and asked.value_fn.outputs:
+    if asked.adaptive and value_fn.outputs:
         raise ValueError(
-            f"adaptive sampling follows one value, this value function gives shape {asked.value_fn.outputs}; use "
+            f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
             "another sampling, or one output at a time"
         )
     asking: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
     watch = Stopwatch("model", "fit")
-    engine = Engine(asked.value_fn, asked.masks.shape[1], **asking)
+    engine = Engine(value_fn, asked.masks.shape[1], **asking)
     with engine:
         asker = _EngineOfARun(engine, watch, progress=progress, nonfinite=nonfinite)
         answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})
@@ -175,32 +174,25 @@ def explain_outputs(
         if check_invariance:
             with watch.phase("model"):
                 noise = check_batch_invariance(
-                    asked.value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
+                    value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
                 ).noise
     columns = answers.values.reshape(len(answers.masks), -1)
-    details = dict(asked.value_fn.details)
+    details = dict(value_fn.details)
     of_outputs = details.pop("outputs", None) or [{}] * columns.shape[1]
-    for output in range(columns.shape[1]) if which is None else which:
-        fit = Stopwatch("fit")
-        with fit.phase("fit"):
-            try:
-                answer = _fitted(asked, answers, columns[:, output])
-            except ValueError as error:
-                if columns.shape[1] > 1:
-                    error.add_note(f"at output {output} of {columns.shape[1]}")
-                raise
-        yield Explanation(
-            **answer,
-            names=asked.names,
-            index=asked.index,
-            max_order=asked.max_order,
-            timings={phase: seconds + fit.seconds.get(phase, 0.0) for phase, seconds in watch.seconds.items()},
-            settings={**asked.settings, **answers.settings, **environment()},
+    environment_of = {**asked.settings, **answers.settings, **environment()}
+    return [
+        Reading(
+            asked=dataclasses.replace(asked, settings=environment_of),
+            answers=dataclasses.replace(answers, values=columns[:, output]),
+            place=f"at output {output} of {columns.shape[1]}" if columns.shape[1] > 1 else "",
+            seconds=watch.seconds,
             details={**details, **of_outputs[output]},
             noise=noise,
             stored=asker.stored,
-            ask=Asker(value_fn=asked.value_fn, output=output, **asking),
+            ask=Asker(value_fn=value_fn, output=output, **asking),
         )
+        for output in (range(columns.shape[1]) if which is None else which)
+    ]
 
 
 class _EngineOfARun:
@@ -222,42 +214,3 @@ class _EngineOfARun:
         self.stored += found.stored
         self.noise = float(np.fmax(self.noise, found.noise))
         return found.values
-
-
-def _fitted(asked: Question, answers: Asked, values: np.ndarray) -> dict[str, Any]:
-    """What the values float64 [M] of one output say: the parts of an `Explanation` that depend on them."""
-    finite = np.isfinite(values)
-    masks, failed, values = answers.masks[finite], answers.masks[~finite], values[finite]
-    exact, held_out = asked.exact and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
-    least = 1 if exact else asked.method.least(masks.shape[1], asked.options)
-    if asked.exact and not exact:  # some of all masks are missing: a part of the others is held out now
-        order = np.random.default_rng([asked.seed, 3]).permutation(len(values))
-        masks, values = masks[order], values[order]
-        held_out = max(0, min(held_out_of(len(values)), len(values) - least))
-    if len(values) - held_out < least:
-        raise ValueError(
-            f"{len(values)} of {len(finite)} values are finite, too few: a fit needs {least}; mend the value function"
-        )
-    tested = np.arange(len(values)) >= len(values) - held_out
-    correction = None
-    if exact:
-        spectrum = exact_spectrum(masks, values)
-        score = Faithfulness(np.nan, np.nan, np.nan)
-    else:
-        if answers.spectrum is not None:
-            spectrum = answers.spectrum
-        else:
-            table = (masks[~tested], values[~tested])
-            spectrum, out_of_fold = asked.method.cross_fit(*table, asked.made, asked.seed, asked.options)
-            correction = None if out_of_fold is None else correction_of(spectrum, *table, out_of_fold)
-        score = faithfulness(values[tested], spectrum(masks[tested]), seed=asked.seed)
-    return {
-        "spectrum": spectrum,
-        "correction": correction,
-        "masks": masks,
-        "values": values,
-        "held_out": held_out,
-        "faithfulness": score,
-        "exact": exact,
-        "failed": failed,
-    }

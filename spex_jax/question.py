@@ -60,8 +60,7 @@ class Question:
     """What a call of `explain` asks, all of it checked: the masks, and how their values will be read.
 
     Attributes:
-      value_fn: the value function.
-      names: of its features.
+      names: of the features.
       masks: bool [M, n]; the last `held_out` of them are for the faithfulness. Of adaptive sampling those asked first.
       exact: whether they are all masks.
       method, options, seed: of the fit.
@@ -71,7 +70,6 @@ class Question:
       settings: for the report.
     """
 
-    value_fn: ValueFunction
     names: tuple[str, ...]
     masks: np.ndarray
     held_out: int
@@ -103,7 +101,7 @@ def question(
     names: Sequence[str] | None,
     options: dict[str, Any],
     several: bool = False,
-) -> Question:
+) -> tuple[ValueFunction, Question]:
     """Checks the arguments of `explain` and draws the masks; nothing is asked yet."""
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
@@ -137,8 +135,7 @@ def question(
         fitted, made = chosen.draw(n, budget - held_out, seed, options)
         masks = masks_lib.uniform(n, len(fitted) + held_out, np.random.default_rng([seed, 1]), given=fitted)
         settings |= chosen.settings(made)
-    return Question(
-        value_fn=value_fn,
+    return value_fn, Question(
         names=names,
         masks=masks,
         held_out=held_out,

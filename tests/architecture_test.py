@@ -46,11 +46,12 @@ ALLOWED = {
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
     "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
     "estimate": {"evaluate", "lenses", "question"},
+    "reading": {"metrics", "spectrum", "correction", "question", "adaptive", "asking", "explanation", "timing"},
     "explain": {
-        *{*MATHEMATICS, *LEAVES, "correction", "question", "adaptive", "explanation"},
+        *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},
     },
-    "corpus": {"explain", "explanation", "evaluate", "engine", "lenses", "version"},
+    "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "version"},
     "interop": {"masks", "indices", "methods", "explanation", "explain"},
     "runtime": LEAVES,
     "__init__": {

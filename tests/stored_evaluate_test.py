@@ -87,8 +87,8 @@ class FirstOrder(type(METHODS["proxyspex"])):
         signs = np.concatenate([np.ones((len(masks), 1)), 1.0 - 2 * masks], axis=1)
         return spex_jax.Spectrum(support, np.linalg.lstsq(signs, values, rcond=None)[0])
 
-    def cross_fit(self, masks, values, made, seed, options):
-        return self.fit(masks, values, made, seed, options), None
+    def cross_fit_many(self, masks, values, made, seed, options):
+        return [(self.fit(*table, seed, options), None) for table in zip(masks, values, made, strict=True)]
 
 
 def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
 
 def drawn(n, budget, method, **options):
     settings = {"index": "FSII", "max_order": 2, "seed": 0, "names": None}
-    return question(Counting(), n, budget=budget, method=method, options=options, **settings).masks
+    return question(Counting(), n, budget=budget, method=method, options=options, **settings)[1].masks
 
 
 @pytest.mark.parametrize("n", [7, 12, 20, 21, 40])
