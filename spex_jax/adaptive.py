@@ -106,6 +106,12 @@ def continue_asking(asked: Question, values: np.ndarray, ask: Callable[[np.ndarr
     turn, reached, spectrum = 0, None, None
     while True:
         known = np.isfinite(answers)
+        least = asked.method.least(masks.shape[1], options)
+        if known.sum() < least:
+            raise ValueError(
+                f"{known.sum()} of {len(masks)} values are finite, too few: a fit needs {least}; mend the value "
+                "function"
+            )
         if aims or (options["acquisition"] == "interactions" and len(masks) < room):
             spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed, options)
             reached = _reached(asked, spectrum, held, values[split:])

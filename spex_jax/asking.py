@@ -1,6 +1,7 @@
 """What asks a model again, long after it was explained."""
 
 import dataclasses
+import math
 import os
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 
 from spex_jax.evaluate import evaluate
+from spex_jax.masks import check_whole
 
 __all__ = ["Asker"]
 
@@ -29,6 +31,20 @@ class Asker:
     store: str | os.PathLike[str] | None = None
     store_key: str | None = None
     output: int = 0
+
+    @classmethod
+    def checked(cls, value_fn: Any, **options: Any) -> "Asker":
+        """The same, with options of a user.
+
+        Raises:
+          ValueError: unknown options, or an output that there is not.
+        """
+        known = [field.name for field in dataclasses.fields(cls) if field.name != "value_fn"]
+        if unknown := sorted(set(options) - set(known)):
+            raise ValueError(f"unknown options {', '.join(unknown)}; a value function is asked with {', '.join(known)}")
+        outputs = math.prod(getattr(value_fn, "outputs", ()))
+        check_whole("output", options.get("output", 0), 0, outputs - 1)
+        return cls(value_fn=value_fn, **options)
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
         """Values float64 [M] of masks bool [M, n]; each distinct one is asked once, those in the store are not.

@@ -2,9 +2,10 @@
 
 An index is linear in the function, so that of the model is that of the proxy and that of what the proxy misses. Of the
 latter its first order is a regression on cross-fitted residuals, with the weights of KernelSHAP and as much shrinkage
-as the residuals ask for; what this leaves over is known exactly at the masks asked. The answer is the index of the
-function that has the model's values where it was asked and the proxy's and the regression's elsewhere: exact at the
-empty and the full mask, exact altogether once every mask was asked, whatever the proxy.
+as the residuals ask for; what this leaves over is known exactly at the masks that were fitted (held-out ones are for R2
+alone). The answer is the index of the function that has the model's values there and the proxy's and the regression's
+elsewhere: exact at the empty and the full mask, exact altogether once every mask was fitted, whatever the proxy; a
+single mask that is missing can still weigh much.
 
 Of a size with many sets a few values say nothing about the others, and they weigh next to nothing; where all masks of
 one feature, or all but one, were asked, these are the largest weights of a Shapley value, and free of any error.
@@ -20,8 +21,8 @@ import scipy.special
 
 from spex_jax import masks as masks_lib
 from spex_jax.contexts import contexts_of
+from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.interactions import Interactions
-from spex_jax.sampling import SHAPLEY_TYPE
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["Correction", "correction_of", "point_weights", "residual_effects"]
@@ -52,7 +53,9 @@ class Correction:
         """The index of what was asked, from that of the spectrum; an index that weighs all sets alike is left as it is.
 
         All sets are corrected where there are at most 20,000, else single features and the sets that the spectrum
-        holds. Standard errors stay those of the spectrum; a set that it does not hold gets the median of its size.
+        holds. Standard errors stay those of the spectrum, a set that it does not hold gets the median of its size: too
+        wide where most of the masks that weigh were asked, as of Shapley values of few features, too narrow for sets of
+        which the spectrum is wrong.
         """
         if found.index not in SHAPLEY_TYPE:
             return found

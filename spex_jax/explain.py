@@ -47,7 +47,8 @@ def explain(
     """Which features act together in a value function.
 
     Asks `budget` masks. max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where
-    2^n <= budget every mask is asked and the answer is exact.
+    2^n <= budget every mask is asked and the answer is exact; that of a method which fits a surrogate is its surrogate
+    of all masks, with its R2 there.
 
     The draw of the others follows the question (sampling=None): "mixed", by size, for the indices SV, SII, k-SII, STII
     and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
@@ -55,7 +56,7 @@ def explain(
 
     With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, order or
     index with the same draw asks nothing, and a larger budget asks what it has more (but for uniform masks that a
-    larger design of SPEX has no room for).
+    larger design of SPEX has no room for, and for adaptive sampling, whose first part and batches grow with it).
 
     Args:
       value_fn: a `ValueFunction` from a lens, or any callable masks bool [M, n] -> values [M].

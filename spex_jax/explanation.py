@@ -122,9 +122,11 @@ class Explanation:
         ask = self.ask
         if value_fn is not None:
             features_of(value_fn, self.n, "validate", several="output" in options)
-            ask = Asker(value_fn=value_fn, **options)
+            ask = Asker.checked(value_fn, **options)
         elif options:
-            raise ValueError(f"{', '.join(options)} are for another value function; give value_fn= too")
+            raise ValueError(
+                f"{', '.join(options)} belong to value_fn=, which was not given; give it too or leave them out"
+            )
         interactions = self.interactions(index, max_order)
         ranked = interactions.top(top) if varies(self.values) else []
         found = validate(

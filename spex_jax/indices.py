@@ -9,8 +9,9 @@ import functools
 import math
 from fractions import Fraction
 
-__all__ = ["INDICES", "bernoulli", "gain"]
+__all__ = ["INDICES", "SHAPLEY_TYPE", "bernoulli", "gain"]
 
+SHAPLEY_TYPE = ("SV", "SII", "k-SII", "STII", "FSII")  # which weigh small and large sets
 INDICES = ("SV", "BV", "SII", "k-SII", "BII", "STII", "FSII", "FBII", "Moebius", "Fourier")
 
 

@@ -62,7 +62,8 @@ class Question:
     Attributes:
       names: of the features.
       masks: bool [M, n]; the last `held_out` of them are for the faithfulness. Of adaptive sampling those asked first.
-      exact: whether they are all masks.
+      complete: whether they are all masks; where the method's answer to these is a surrogate, those that it needs come
+        first.
       method, options, seed: of the fit.
       made: what the method knows of its masks.
       budget: ablations.
@@ -73,7 +74,7 @@ class Question:
     names: tuple[str, ...]
     masks: np.ndarray
     held_out: int
-    exact: bool
+    complete: bool
     method: Method
     options: dict[str, Any]
     seed: int
@@ -86,7 +87,7 @@ class Question:
     @property
     def adaptive(self) -> bool:
         """Whether more masks follow those that are drawn already."""
-        return not self.exact and self.options.get("sampling") == "adaptive"
+        return not self.complete and self.options.get("sampling") == "adaptive"
 
 
 def question(
@@ -118,28 +119,29 @@ def question(
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     chosen = METHODS[method]
     if unknown := sorted(set(options) - set(chosen.defaults)):
-        raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(chosen.defaults)}")
+        raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(chosen.defaults) or 'none'}")
     n = value_fn.n
     options = chosen.complete({**chosen.defaults, **options}, index)
     chosen.check(seed, options)  # now, and not after the model has been paid for
     budget, seed = _check_budget(budget, n, method, options), int(seed)
     names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names
 
-    exact = n < 63 and 2**n <= budget
-    held_out = 0 if exact else held_out_of(budget)
+    complete = n < 63 and 2**n <= budget
+    held_out = 0 if complete else held_out_of(budget)
     settings = {"method": method, "budget": budget, "seed": seed, **options}
     made = None
-    if exact:
+    if complete and chosen.exact:
         masks = masks_lib.all_masks(n)
     else:
-        fitted, made = chosen.draw(n, budget - held_out, seed, options)
-        masks = masks_lib.uniform(n, len(fitted) + held_out, np.random.default_rng([seed, 1]), given=fitted)
+        fitted, made = chosen.draw(n, 2**n if complete else budget - held_out, seed, options)
+        count = 2**n if complete else len(fitted) + held_out
+        masks = masks_lib.uniform(n, count, np.random.default_rng([seed, 1]), given=fitted)
         settings |= chosen.settings(made)
     return value_fn, Question(
         names=names,
         masks=masks,
         held_out=held_out,
-        exact=exact,
+        complete=complete,
         method=chosen,
         options=options,
         seed=seed,

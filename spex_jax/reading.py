@@ -10,7 +10,7 @@ from spex_jax.adaptive import Asked
 from spex_jax.asking import Asker
 from spex_jax.correction import correction_of
 from spex_jax.explanation import Explanation
-from spex_jax.metrics import Faithfulness, faithfulness
+from spex_jax.metrics import Faithfulness, faithfulness, r2_score
 from spex_jax.question import Question, held_out_of
 from spex_jax.spectrum import Spectrum, exact_spectrum
 from spex_jax.timing import Stopwatch
@@ -60,9 +60,10 @@ def _table(reading: Reading) -> _Table:
     asked, values = reading.asked, reading.answers.values
     finite = np.isfinite(values)
     masks, failed, values = reading.answers.masks[finite], reading.answers.masks[~finite], values[finite]
-    exact, held_out = asked.exact and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
-    least = 1 if exact else asked.method.least(masks.shape[1], asked.options)
-    if asked.exact and not exact:  # some of all masks are missing: a part of the others is held out now
+    complete, held_out = asked.complete and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
+    exact = complete and asked.method.exact
+    least = 1 if complete else asked.method.least(masks.shape[1], asked.options)
+    if asked.complete and not complete:  # some of all masks are missing: a part of the others is held out now
         order = np.random.default_rng([asked.seed, 3]).permutation(len(values))
         masks, values = masks[order], values[order]
         held_out = max(0, min(held_out_of(len(values)), len(values) - least))
@@ -127,7 +128,10 @@ def _answer(reading: Reading, table: _Table, fit: tuple[Spectrum, np.ndarray | N
     spectrum, out_of_fold = fit
     split = len(table.values) - table.held_out
     score = Faithfulness(np.nan, np.nan, np.nan)
-    if not table.exact:
+    if not table.exact and not table.held_out:  # of every mask that there is: no estimate
+        r2 = float(r2_score(table.values, spectrum(table.masks)))
+        score = Faithfulness(r2, r2, r2)
+    elif not table.exact:
         score = faithfulness(table.values[split:], spectrum(table.masks[split:]), seed=reading.asked.seed)
     return {
         "spectrum": spectrum,

@@ -9,13 +9,13 @@ import scipy.special
 import scipy.stats
 
 from spex_jax import masks as masks_lib
+from spex_jax.indices import SHAPLEY_TYPE
 
-__all__ = ["ACQUISITIONS", "PAIRED", "SAMPLINGS", "SHAPLEY_TYPE", "by_size", "check", "draw", "for_index", "leave_out"]
+__all__ = ["ACQUISITIONS", "PAIRED", "SAMPLINGS", "by_size", "check", "draw", "for_index", "leave_out"]
 
 SAMPLINGS = ("uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out")
 ACQUISITIONS = ("information", "interactions", "uniform")
 PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complement
-SHAPLEY_TYPE = ("SV", "SII", "k-SII", "STII", "FSII")
 
 _DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
 

@@ -33,6 +33,7 @@ _NEGLIGIBLE = 0.1  # part of a prediction that would not have been worth a claim
 _STILL = 0.01  # derivatives that differ by less than this part of the prediction tell nothing of rare contexts
 _RARE = 256  # contexts after which they are believed
 _EARLY = 1.3  # width of an interval over the 95% one, 99%, that ends a measurement before its last look
+_NEAR = 0.05  # of a prediction: what is so near is as predicted
 _LABEL_WIDTH = 60
 
 
@@ -61,9 +62,11 @@ class Measured:
 
     @property
     def size(self) -> str:
-        """'as predicted' where the prediction lies in the interval, else 'smaller' or 'larger' than predicted."""
-        rounding = 1e-9 * abs(self.predicted)
-        if self.low - rounding <= self.predicted <= self.high + rounding:
+        """'as predicted' where the prediction lies in the interval or within a twentieth of it, else 'smaller' or
+        'larger' than predicted.
+        """
+        near = _NEAR * abs(self.predicted)
+        if self.low - near <= self.predicted <= self.high + near:
             return "as predicted"
         return "larger" if self.measured / self.predicted > 1 else "smaller"
 
@@ -124,7 +127,8 @@ class Validation:
 
     def __str__(self) -> str:
         """A table: names, predicted and measured index, 95% interval, contexts, verdict."""
-        title = f"{self.index} measured on the model, {self.summary}"
+        sets = f"sets of up to {self.max_order} " if self.max_order > 1 else ""
+        title = f"{self.index}, {sets}measured on the model, {self.summary}"
         if not self.rows:
             return title
         naming = Interactions([], np.zeros(0), n=len(self.names), index="", max_order=1, names=self.names)
@@ -178,8 +182,9 @@ def validate(
     The derivative of a set is taken at contexts drawn as the index weighs them, at 32 first. Their number doubles until
     the half-width of the 95% interval is below half of the prediction and the effect is beyond doubt (the 99% interval
     is clear of zero), until it is below a quarter (which always gives a verdict), or until `contexts` are taken. Where
-    there are no more contexts than that, all are taken and nothing is left to chance; the same holds of what the index
-    weighs at single contexts (Moebius: only the empty one).
+    there are no more contexts than that, all are taken and nothing is left to chance, but for the noise of a model that
+    gives other values when it is asked again: have that measured (`explain(check_invariance=True)`). The same holds of
+    what the index weighs at single contexts (Moebius: only the empty one).
 
     The estimate is the mean over contexts, steadied by regression: the derivatives of the spectrum at the same contexts
     are correlated with those of the model, and their mean over all contexts is known, its index. A spectrum that

@@ -8,7 +8,8 @@ import pytest
 
 from spex_jax import Spectrum
 from spex_jax.correction import Correction, correction_of, point_weights, residual_effects
-from spex_jax.sampling import SHAPLEY_TYPE, draw
+from spex_jax.indices import SHAPLEY_TYPE
+from spex_jax.sampling import draw
 from spex_jax.spectrum import exact_spectrum
 
 

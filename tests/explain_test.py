@@ -338,3 +338,39 @@ def test_invariance_of_several_outputs_and_of_some_that_fail():
     assert first.faithfulness.r2 > 0.99
     with pytest.raises(ValueError, match="method 'spex' needs the values of all"):
         spex_jax.explain(lambda masks: masks[:, 0], 12, budget=3000, method="spex", nonfinite="keep")
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("method", ["leave_one_out", "kernel_shap", "lime", "banzhaf", "permutation_shapley"])
+def test_a_surrogate_of_all_masks_stays_a_surrogate(method, n):
+    def value_fn(masks):
+        return masks @ np.arange(1.0, n + 1) + 3.0 * masks.all(axis=1)
+
+    found = explain(value_fn, n, method=method, progress=False)
+    assert not found.exact
+    assert len(found.masks) == 2**n
+    assert found.spectrum.support.sum(axis=1).max() == 1
+    truth = found.values - found.spectrum(found.masks)
+    assert found.faithfulness.r2 == pytest.approx(
+        1 - (truth**2).sum() / ((found.values - found.values.mean()) ** 2).sum()
+    )
+    assert "every mask that there is" in str(found)
+    assert method in str(found)
+    if method == "kernel_shap":
+        exact = explain(value_fn, n, progress=False)
+        assert exact.exact
+        for feature in range(n):
+            assert found.interactions("SV")[feature] == pytest.approx(exact.interactions("SV")[feature])
+
+
+def test_reports_say_how_masks_were_drawn_and_what_was_corrected():
+    def fn(masks):
+        return masks @ np.arange(14.0) + 2.0 * masks[:, 3] * masks[:, 7]
+
+    found = explain(fn, 14, budget=200, proxy="linear", progress=False)
+    assert "proxy linear, sampling mixed" in str(found)
+    corrected = "FSII is that of the spectrum, corrected by what it misses at the masks asked"
+    assert (corrected in str(found)) == (found.correction is not None)
+    uniform = explain(fn, 14, budget=200, proxy="linear", index="FBII", progress=False)
+    assert "sampling uniform" in str(uniform)
+    assert uniform.correction is None

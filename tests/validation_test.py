@@ -321,7 +321,7 @@ def test_an_explanation_is_validated(answer, tmp_path):
     assert answer.validation is found
     assert [row.members for row in found.rows] == [members for members, _ in answer.interactions().top(5)]
     assert found.counts == {"confirmed": 5}
-    assert "FSII measured on the model, 5 sets: 5 confirmed" in str(answer)
+    assert "FSII, sets of up to 2 measured on the model, 5 sets: 5 confirmed" in str(answer)
     assert "f1 + f3" in str(found)
     answer.save(tmp_path / "answer")
     loaded = Explanation.load(tmp_path / "answer")
@@ -345,7 +345,7 @@ def test_an_explanation_is_validated(answer, tmp_path):
         ({"value_fn": spex_jax.ValueFunction(pairs, 11)}, "has 11 features"),
         ({"value_fn": spex_jax.ValueFunction(pairs, 12, outputs=(2,))}, "one value for each mask"),
         ({"value_fn": lambda masks: np.full(len(masks), np.inf)}, "not finite"),
-        ({"batch_size": 3}, "batch_size are for another value function; give value_fn="),
+        ({"batch_size": 3}, "batch_size belong to value_fn="),
     ],
 )
 def test_what_an_explanation_refuses(options, message, answer):

@@ -19,10 +19,12 @@ class Method(abc.ABC):
     Attributes:
       defaults: its options.
       from_any_masks: whether it can do without some of the masks that it drew.
+      exact: whether its answer to all 2^n masks is the function itself, and not a surrogate of it.
     """
 
     defaults: ClassVar[dict[str, Any]]
     from_any_masks: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
 
     def complete(self, options: dict[str, Any], index: str) -> dict[str, Any]:
         """The options with what follows from the index that is asked for."""

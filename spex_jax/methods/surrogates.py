@@ -30,7 +30,11 @@ __all__ = [
 _FEWEST_ROWS = 12  # for what is shrunk, and could be fitted to any number
 
 
-class _LeaveOneOut(Method):
+class _Surrogate(Method):
+    exact = False
+
+
+class _LeaveOneOut(_Surrogate):
     """The full mask and every one that removes one unit, however large the budget; its fit sees no others."""
 
     defaults: ClassVar[dict[str, Any]] = {}
@@ -53,7 +57,7 @@ class _LeaveOneOut(Method):
         return baselines.left_out(masks, values)
 
 
-class _PermutationShapley(Method):
+class _PermutationShapley(_Surrogate):
     """The masks along permutations, which `made` holds."""
 
     defaults: ClassVar[dict[str, Any]] = {}
@@ -79,7 +83,7 @@ class _PermutationShapley(Method):
         return {"permutations": len(made)}
 
 
-class _Regression(Method):
+class _Regression(_Surrogate):
     """Masks of one of the samplings, and a regression on them.
 
     Attributes:

@@ -54,8 +54,7 @@ def greedy_information(
       rows int [count] and gains float [count], log(1 + variance / noise) / 2 of each given those before it.
     """
     noise = scales.noise
-    k = jnp.where(real[:, None] & real[None, :], walsh_gp.kernel(scales, asked, asked, used), 0.0)
-    factor = jnp.linalg.cholesky(k + jnp.diag(jnp.where(real, noise, 1.0)))
+    factor = walsh_gp.factorise(walsh_gp.kernel(scales, asked, asked, used), noise, real)
     cross = jnp.where(real[:, None], walsh_gp.kernel(scales, asked, pool, used), 0.0)
     known = jax.scipy.linalg.solve_triangular(factor, cross, lower=True)
     rows = jnp.concatenate([known, jnp.zeros((count, len(pool)))])

@@ -27,8 +27,8 @@ def checks(view: View) -> str:
     noun = escape(view.noun)
     drawn = " or ".join(DRAWS[how] for how in found.draws).replace("feature", noun)
     text = (
-        f"{escape(found.index)} of the model next to that of the spectrum, at masks of its own that no fit saw: what a "
-        f"set does beyond its parts, at contexts in which {drawn}, weighed as the index does."
+        f"{escape(found.index)} of the model next to that of the explanation, at masks of its own that no fit saw: "
+        f"what a set does beyond its parts, at contexts in which {drawn}, weighed as the index does."
     )
     rows = "".join(_row(view, row, limit) for row in found.rows)
     return (

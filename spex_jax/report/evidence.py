@@ -10,6 +10,7 @@ from spex_jax.report.view import (
     View,
     bars,
     constant,
+    correction_note,
     counted,
     escape,
     failures,
@@ -39,9 +40,11 @@ def show_score(view: View) -> str:
     else:
         title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
         text = "Share of the variance of the model's values that the spectrum explains, on "
-        text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}."
+        text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}." if e.held_out else "every mask there is."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
+    if note := correction_note(e):
+        seeds += f'<p class="sx-note">{escape(note)}.</p>'
     warnings = [warning for warning in (failures(e), noise_warning(e, view.ranked[:ROWS])) if warning]
     shown = "".join(f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' for warning in warnings)
     return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{seeds}{shown}'

@@ -2,11 +2,19 @@
 
 from typing import Any
 
-from spex_jax.report.view import failures, noise_warning, seed_noise
+from spex_jax.report.view import correction_note, failures, noise_warning, seed_noise
 
 __all__ = ["to_text"]
 
-_SHOWN = ("proxy", "residual_of", "bins", "degree")  # settings of a method that its line names
+_SHOWN = (
+    "proxy",
+    "residual_of",
+    "bins",
+    "degree",
+    "sampling",
+    "acquisition",
+    "stopped",
+)  # settings of a method that its line names
 
 
 def to_text(explanation: Any, top: int = 10) -> str:
@@ -37,8 +45,12 @@ def to_text(explanation: Any, top: int = 10) -> str:
     asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:
         lines.append(f"exact: all {asked} were asked")
-    else:
+    elif explanation.held_out:
         lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+    else:
+        lines.append(f"{explanation.faithfulness} on all {asked}, every mask that there is")
+    if corrected := correction_note(explanation):
+        lines.append(corrected)
     if noise := seed_noise(explanation):
         lines.append(noise)
     if failed := failures(explanation):

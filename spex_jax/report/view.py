@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.metrics import varies
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "View",
     "bars",
     "constant",
+    "correction_note",
     "counted",
     "escape",
     "failures",
@@ -147,6 +149,16 @@ def noise_warning(explanation: Any, shown: Ranked) -> str:
     return (
         f"Values changed by up to {explanation.noise:.3g} when they were asked again in another batch, more than a "
         f"tenth of the smallest effect shown ({smallest:.3g}): see spex_jax.check_batch_invariance."
+    )
+
+
+def correction_note(explanation: Any) -> str:
+    """That interactions hold more than the spectrum, or nothing."""
+    if explanation.correction is None or explanation.index not in SHAPLEY_TYPE:
+        return ""
+    return (
+        f"{explanation.index} is that of the spectrum, corrected by what it misses at the masks asked; R2 and "
+        "predicted values are of the spectrum alone"
     )
 
 

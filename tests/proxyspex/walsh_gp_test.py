@@ -6,7 +6,7 @@ import oracle
 import pytest
 from planting import planted
 
-from spex_jax import proxyspex
+from spex_jax import proxyspex, sampling
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.table import prepare
 from spex_jax.proxyspex.walsh_gp import posteriors, proxy
@@ -182,3 +182,27 @@ def test_deviations_are_those_of_the_posterior(rng, monkeypatch):
     np.testing.assert_allclose(np.diag(covariance), np.diag(expected), rtol=0.06)
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     assert np.abs((covariance - expected) / scale).max() < 0.06
+
+
+def test_a_function_without_noise_that_float32_cannot_factorise():
+    """Its scales once ended in NaN: hardly any noise is left beside a prior variance many times that of the values."""
+    rng = np.random.default_rng(1)
+    weights = rng.normal(size=9)
+    terms = [(rng.choice(9, size=rng.integers(2, 4), replace=False), rng.normal()) for _ in range(8)]
+    masks = sampling.draw("mixed", 9, 178, 0)
+    values = masks @ weights + 1.5 + sum(weight * masks[:, members].all(axis=1) for members, weight in terms)
+    spectrum = proxyspex.fit(masks, values, proxy="walsh_gp")
+    assert np.abs(spectrum(masks) - values).max() < 0.1 * values.std()
+    assert np.isfinite(spectrum.variances).all()
+
+
+def test_more_noise_where_float32_cannot_factorise():
+    k = jnp.ones((64, 64)) * 1e6
+    factor = posteriors.factorise(k, jnp.asarray(1e-4), jnp.arange(64) < 60)
+    assert np.isfinite(factor).all()
+    np.testing.assert_allclose(np.asarray(factor)[60:, 60:], np.eye(4))
+    plain = jnp.eye(64) * 2.0
+    np.testing.assert_array_equal(
+        posteriors.factorise(plain, jnp.asarray(0.5), jnp.arange(64) < 64),
+        jnp.linalg.cholesky(plain + 0.5 * jnp.eye(64)),
+    )

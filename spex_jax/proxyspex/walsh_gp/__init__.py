@@ -14,7 +14,7 @@ The scales are learned by the marginal likelihood (Rasmussen and Williams, 2006,
 rows at every step.
 """
 
-from spex_jax.proxyspex.walsh_gp.posteriors import posterior
+from spex_jax.proxyspex.walsh_gp.posteriors import factorise, posterior
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
 from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, fit
 from spex_jax.proxyspex.walsh_gp.scales import learn, learn_scales
@@ -25,6 +25,7 @@ __all__ = [
     "SOLVE_ROWS",
     "Scales",
     "bytes_of",
+    "factorise",
     "fit",
     "fit_together",
     "kernel",

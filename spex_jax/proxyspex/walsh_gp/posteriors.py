@@ -15,6 +15,7 @@ __all__ = [
     "DRAWS",
     "coefficients_of_all_rows",
     "deviations",
+    "factorise",
     "held_out_predictions",
     "posterior",
     "predict",
@@ -25,14 +26,30 @@ __all__ = [
 FRONT = 2048
 BLOCK = 2048  # rows whose characters are widened at a time; row buckets of more than one posterior are multiples of it
 _TERMS = 1024  # whose deviations are drawn at a time
+_MOST_NOISE = 1e6  # times the noise that was learned
 DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
+
+
+def factorise(k: jax.Array, noise: jax.Array, real: jax.Array) -> jax.Array:
+    """Cholesky factor of k + noise on the rows that are real, of 1 on the others.
+
+    Where float32 cannot factorise it, as of a function without noise that a large prior variance explains, the noise is
+    taken ten times as large, until it can.
+    """
+    kept = jnp.where(real[:, None] & real[None, :], k, 0.0)
+
+    def attempt(times: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return times, jnp.linalg.cholesky(kept + jnp.diag(jnp.where(real, times * noise, 1.0)))
+
+    def failed(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return ~jnp.isfinite(state[1]).all() & (state[0] < _MOST_NOISE)
+
+    return jax.lax.while_loop(failed, lambda state: attempt(10 * state[0]), attempt(jnp.ones(())))[1]
 
 
 def solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> jax.Array:
     """(k + noise)^-1 values, [N] or [N, R], of the rows that are real alone; zero on the others."""
-    both = real[:, None] & real[None, :]
-    noisy = jnp.where(both, k, 0.0) + jnp.diag(jnp.where(real, scales.noise, 1.0))
-    alpha = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(noisy), True), values)
+    alpha = jax.scipy.linalg.cho_solve((factorise(k, scales.noise, real), True), values)
     return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
 
 

@@ -6,9 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-__all__ = ["Scales", "kernel", "prior_variances", "spectral_prior"]
+__all__ = ["NOISE_FLOOR", "Scales", "kernel", "prior_variances", "spectral_prior"]
 
-_NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
+NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
 
 
 @functools.partial(
@@ -29,7 +29,7 @@ class Scales:
     @property
     def noise(self) -> jax.Array:
         """Noise variance, never below what float32 can invert."""
-        return jnp.exp(self.log_noise) + _NOISE_FLOOR
+        return jnp.exp(self.log_noise) + NOISE_FLOOR
 
 
 def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -> jax.Array:

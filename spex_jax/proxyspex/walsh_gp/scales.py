@@ -1,5 +1,6 @@
 """Learning the scales of walsh_gp by the marginal likelihood of random rows."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 
 from spex_jax.proxyspex.table import Table
-from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
+from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, kernel
 from spex_jax.threads import one_blas_thread
 
 __all__ = ["learn", "learn_scales", "settings"]
@@ -21,6 +22,7 @@ _RATE = 0.15
 # within bounds: few rows overfit n scales, many determine them.
 _PRECISION = 450.0
 _PRECISION_BOUNDS = (0.15, 3.0)
+_MORE_NOISE = 0.5  # of its logarithm
 
 
 def _log_prior(scales: Scales, used: jax.Array, precision: jax.Array) -> jax.Array:
@@ -96,9 +98,13 @@ def learn_scales(
         order = jnp.where(real, jax.random.uniform(key, signs.shape[:1]), 2.0)
         chosen = jnp.argsort(order)[:rows]
         gradient = _loss_gradient(scales, signs[chosen], values[chosen], real[chosen], used, precision)
-        update, state = optimizer.update(gradient, state)
-        scales = optax.apply_updates(scales, update)
-        return (scales, state), None
+        update, moved = optimizer.update(gradient, state)
+        updated = optax.apply_updates(scales, update), moved
+        # What float32 cannot factorise asks for more noise, and says nothing of the other scales.
+        noisier = jnp.maximum(scales.log_noise, jnp.log(NOISE_FLOOR)) + _MORE_NOISE
+        fine = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
+        instead = dataclasses.replace(scales, log_noise=noisier), state
+        return jax.tree.map(functools.partial(jnp.where, fine), updated, instead), None
 
     keys = jax.random.split(jax.random.fold_in(key, 1), steps)
     return jax.lax.scan(step, (start, optimizer.init(start)), keys)[0][0]
