@@ -34,8 +34,8 @@ class _Surrogate(Method):
     exact = False
 
 
-class _LeaveOneOut(_Surrogate):
-    """The full mask and every one that removes one unit, however large the budget; its fit sees no others."""
+class _OfOwnMasks(_Surrogate):
+    """A method whose masks follow from n and the budget, and which needs all of them."""
 
     defaults: ClassVar[dict[str, Any]] = {}
     from_any_masks = False
@@ -47,6 +47,10 @@ class _LeaveOneOut(_Surrogate):
     def least(self, n: int, options: dict[str, Any]) -> int:
         del options
         return n + 1
+
+
+class _LeaveOneOut(_OfOwnMasks):
+    """The full mask and every one that removes one unit, however large the budget; its fit sees no others."""
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         del count, seed, options
@@ -57,19 +61,8 @@ class _LeaveOneOut(_Surrogate):
         return baselines.left_out(masks, values)
 
 
-class _PermutationShapley(_Surrogate):
+class _PermutationShapley(_OfOwnMasks):
     """The masks along permutations, which `made` holds."""
-
-    defaults: ClassVar[dict[str, Any]] = {}
-    from_any_masks = False
-
-    def check(self, seed: int, options: dict[str, Any]) -> None:
-        del options
-        masks_lib.check_whole("seed", seed, 0, 2**32 - 1)
-
-    def least(self, n: int, options: dict[str, Any]) -> int:
-        del options
-        return n + 1
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         del options
