@@ -11,6 +11,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,17 @@ from absl import app, flags, logging
 from spex_jax.files import replacing
 from spex_jax.version import environment
 
-__all__ = ["first_process", "mesh", "run_parts", "run_program", "save_result", "seed", "without_nan"]
+__all__ = [
+    "define_path",
+    "first_process",
+    "mesh",
+    "provenance",
+    "run_parts",
+    "run_program",
+    "save_result",
+    "seed",
+    "without_nan",
+]
 
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**32 - 1)
 _MESH = flags.DEFINE_string(
@@ -60,6 +71,23 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --multihost: number of th
 def seed() -> int:
     """--seed."""
     return int(_SEED.value)
+
+
+class _Path(flags.ArgumentParser[str]):
+    """A path in which ~ and $NAME, as of a shell, may stand; a flag file has no shell."""
+
+    syntactic_help = "a path, in which ~ and $NAME are filled in"
+
+    def parse(self, argument: str) -> str:
+        path = os.path.expandvars(os.path.expanduser(argument))
+        if unset := re.search(r"\$\{?(\w+)", path):
+            raise ValueError(f"the environment variable {unset[1]} is not set")
+        return path
+
+
+def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[str]:
+    """A flag that is a path; ~ and the environment variables in it are filled in, in flag files too."""
+    return flags.DEFINE(_Path(), name, default, help)
 
 
 def first_process() -> bool:
@@ -232,6 +260,11 @@ def without_nan(result: Any) -> Any:
     return None if isinstance(result, float) and not math.isfinite(result) else result
 
 
+def provenance() -> dict[str, Any]:
+    """What a result was made with: the revision, versions and the device."""
+    return {"revision": _revision(), **environment()}
+
+
 def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
     """Writes the JSON of an experiment: its numbers with the revision, versions and device that made them.
 
@@ -242,5 +275,5 @@ def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, "w") as file:
-        json.dump({"revision": _revision(), **environment(), **result}, file, indent=1, allow_nan=False)
+        json.dump({**provenance(), **result}, file, indent=1, allow_nan=False)
         file.write("\n")

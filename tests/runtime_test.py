@@ -67,3 +67,13 @@ def test_the_error_of_joining_comes_through(monkeypatch):
         pytest.raises(RuntimeError, match="no coordinator at nowhere:1"),
     ):
         runtime._start()
+
+
+def test_a_path_fills_in_variables(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPEX_JAX_TEST_FOLDER", str(tmp_path))
+    values = flags.FlagValues()
+    holder = flags.DEFINE(runtime._Path(), "file", None, "", flag_values=values)
+    values(["test", "--file=$SPEX_JAX_TEST_FOLDER/a/${SPEX_JAX_TEST_FOLDER}"])
+    assert holder.value == f"{tmp_path}/a/{tmp_path}"
+    with pytest.raises(flags.IllegalFlagValueError, match="variable SPEX_JAX_NOT_THERE is not set"):
+        values(["test", "--file=$SPEX_JAX_NOT_THERE/b"])
