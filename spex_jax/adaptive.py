@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.metrics import faithfulness
+from spex_jax.metrics import r2_score
 from spex_jax.proxyspex.acquisition import corners, most_informative, uncertain_sets
-from spex_jax.question import Question
+from spex_jax.question import Question, too_few
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Asked", "continue_asking", "widest_interval"]
+__all__ = ["Asked", "continue_asking"]
 
 _POOL = 4096  # candidates for a batch
 _SETS = 10  # whose corners are candidates, and whose intervals count for the width
@@ -34,7 +34,7 @@ class Asked:
     settings: dict[str, Any]
 
 
-def widest_interval(asked: Question, spectrum: Spectrum) -> float:
+def _widest_interval(asked: Question, spectrum: Spectrum) -> float:
     """The widest 95% interval of the ten strongest interactions, 0 where there are none; inf without variances."""
     found = spectrum.interactions(asked.index, asked.max_order)
     strongest = [key for key, _ in found.top(_SETS)]
@@ -47,12 +47,12 @@ def widest_interval(asked: Question, spectrum: Spectrum) -> float:
 def _reached(asked: Question, spectrum: Spectrum, masks: np.ndarray, values: np.ndarray) -> str | None:
     """Which target the spectrum has reached on the held-out masks, in words."""
     options, known = asked.options, np.isfinite(values)
-    if options["target_r2"] is not None:
-        r2 = faithfulness(values[known], spectrum(masks[known]), seed=asked.seed).r2
+    if options["target_r2"] is not None and known.any():  # no values have no mean
+        r2 = float(r2_score(values[known], spectrum(masks[known])))
         if r2 >= options["target_r2"]:
             return f"R2 {r2:.3f} reached"
     if options["target_width"] is not None:
-        width = widest_interval(asked, spectrum)
+        width = _widest_interval(asked, spectrum)
         if width <= options["target_width"]:
             return f"interval width {width:.3g} reached"
     return None
@@ -69,7 +69,6 @@ def _choose(
 ) -> np.ndarray:
     """The next `count` masks, none of them among `seen`."""
     rng, n = np.random.default_rng([asked.seed, 4, turn]), masks.shape[1]
-    every = len(seen) + _POOL if n >= 63 else min(len(seen) + _POOL, 2**n)
     if asked.options["acquisition"] == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
     chosen = seen[:0]
@@ -83,10 +82,10 @@ def _choose(
             new = both[first[first >= len(seen)]]
             chosen = most_informative(masks, values, new, min(count, len(new)), seed=asked.seed)
     if len(chosen) < count:
-        given = np.concatenate([seen, chosen])
-        pool = masks_lib.uniform(n, max(every, len(given) + count - len(chosen)), rng, given=given)[len(given) :]
-        rest = most_informative(masks, values, pool, count - len(chosen), seed=asked.seed)
-        chosen = np.concatenate([chosen, rest])
+        given, missing = np.concatenate([seen, chosen]), count - len(chosen)
+        every = len(seen) + _POOL if n >= 63 else min(len(seen) + _POOL, 2**n)
+        pool = masks_lib.uniform(n, max(every, len(given) + missing), rng, given=given)[len(given) :]
+        chosen = np.concatenate([chosen, most_informative(masks, values, pool, missing, seed=asked.seed)])
     return chosen
 
 
@@ -103,15 +102,12 @@ def continue_asking(asked: Question, values: np.ndarray, ask: Callable[[np.ndarr
     room = asked.budget - asked.held_out
     batch = math.ceil((room - split) / options["refits"])
     aims = options["target_r2"] is not None or options["target_width"] is not None
+    least = asked.method.least(masks.shape[1], options)
     turn, reached, spectrum = 0, None, None
     while True:
         known = np.isfinite(answers)
-        least = asked.method.least(masks.shape[1], options)
         if known.sum() < least:
-            raise ValueError(
-                f"{known.sum()} of {len(masks)} values are finite, too few: a fit needs {least}; mend the value "
-                "function"
-            )
+            raise too_few(known.sum(), len(masks), least)
         if aims or (options["acquisition"] == "interactions" and len(masks) < room):
             spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed, options)
             reached = _reached(asked, spectrum, held, values[split:])

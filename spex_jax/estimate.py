@@ -90,8 +90,8 @@ def estimate(
         max_order=max_order,
         seed=seed,
         names=names,
-        options=options,
         several=True,
+        **options,
     )
     masks = asked.masks
     count = asked.budget if asked.adaptive else len(masks)

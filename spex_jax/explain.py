@@ -121,42 +121,28 @@ def read_outputs(
     *,
     several: bool = True,
     which: Sequence[int] | None = None,
-    budget: int | None = None,
-    method: str = "proxyspex",
-    index: str = "FSII",
-    max_order: int = 2,
     store: str | os.PathLike[str] | None = None,
-    seed: int = 0,
     batch_size: int | None = None,
     store_key: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    names: Sequence[str] | None = None,
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
-    **options: Any,
+    **arguments: Any,
 ) -> list[Reading]:
-    """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the options.
+    """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
 
     Args:
       several: whether a value may be more than one number.
       which: numbers of the outputs; None for all.
+      **arguments: of the question, and options of the method.
     """
     check_nonfinite(nonfinite)
-    value_fn, asked = question(
-        value_fn,
-        n,
-        budget=budget,
-        method=method,
-        index=index,
-        max_order=max_order,
-        seed=seed,
-        names=names,
-        options=options,
-        several=several,
-    )
+    value_fn, asked = question(value_fn, n, several=several, **arguments)
     if nonfinite == "keep" and not asked.method.from_any_masks:
-        raise ValueError(f"method {method!r} needs the values of all its masks; use nonfinite='raise'")
+        raise ValueError(
+            f"method {asked.settings['method']!r} needs the values of all its masks; use nonfinite='raise'"
+        )
     if asked.adaptive and value_fn.outputs:
         raise ValueError(
             f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "

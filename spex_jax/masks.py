@@ -1,5 +1,5 @@
-"""Masks: checking, drawing, packing and deduplication. A mask is a row of a bool [M, n] array; True keeps the
-feature.
+"""Masks: checking, drawing, packing and deduplication; and the values that belong to them, checked and scaled. A mask
+is a row of a bool [M, n] array; True keeps the feature.
 """
 
 import math
@@ -19,6 +19,7 @@ __all__ = [
     "hashes",
     "pack",
     "pad_features",
+    "standardise",
     "uniform",
     "unpack",
 ]
@@ -115,6 +116,20 @@ def check_whole(name: str, given: Any, least: int, most: int | None = None) -> N
     if not whole or given < least or (most is not None and given > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {bounds}, got {given!r}")
+
+
+def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
+    """Values float64 [N] of mean 0 and variance 1, with the mean and the deviation that they had; or the one value of a
+    constant.
+    """
+    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
+    largest = float(np.abs(values).max())
+    scaled = values / largest if largest > 0 else values
+    mean = float(scaled.mean())
+    deviation = float(scaled.std())
+    if deviation <= 4e-15:  # rounding of a constant
+        return float(values.mean()) if largest < 1e300 else mean * largest
+    return (scaled - mean) / deviation, mean * largest, deviation * largest
 
 
 def all_masks(n: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.methods import METHODS, Method
 from spex_jax.packed import PackedMasks
 
-__all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question"]
+__all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question", "too_few"]
 
 _HELD_OUT = 50  # masks at least, or 10% of the budget
 
@@ -53,6 +53,11 @@ def _check_budget(budget: int | None, n: int, method: str, options: dict[str, An
             f"(the default is {default_budget(n, method, **options)})"
         )
     return int(budget)
+
+
+def too_few(finite: int, asked: int, least: int) -> ValueError:
+    """The error of a fit that needs `least` values, where of those asked so few are finite."""
+    return ValueError(f"{finite} of {asked} values are finite, too few: a fit needs {least}; mend the value function")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,16 +99,25 @@ def question(
     value_fn: Any,
     n: int | None,
     *,
-    budget: int | None,
-    method: str,
-    index: str,
-    max_order: int,
-    seed: int,
-    names: Sequence[str] | None,
-    options: dict[str, Any],
+    budget: int | None = None,
+    method: str = "proxyspex",
+    index: str = "FSII",
+    max_order: int = 2,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
     several: bool = False,
+    **options: Any,
 ) -> tuple[ValueFunction, Question]:
-    """Checks the arguments of `explain` and draws the masks; nothing is asked yet."""
+    """Checks the arguments of `explain` and draws the masks; nothing is asked yet.
+
+    Args:
+      value_fn, n, budget, method, index, max_order, seed, names: see `explain`.
+      several: whether a value may be more than one number.
+      **options: of the method.
+
+    Raises:
+      ValueError: arguments that do not fit.
+    """
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
     masks_lib.check_whole("max_order", max_order, 1)

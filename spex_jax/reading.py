@@ -11,7 +11,7 @@ from spex_jax.asking import Asker
 from spex_jax.correction import correction_of
 from spex_jax.explanation import Explanation
 from spex_jax.metrics import Faithfulness, faithfulness, r2_score
-from spex_jax.question import Question, held_out_of
+from spex_jax.question import Question, held_out_of, too_few
 from spex_jax.spectrum import Spectrum, exact_spectrum
 from spex_jax.timing import Stopwatch
 
@@ -68,9 +68,7 @@ def _table(reading: Reading) -> _Table:
         masks, values = masks[order], values[order]
         held_out = max(0, min(held_out_of(len(values)), len(values) - least))
     if len(values) - held_out < least:
-        error = ValueError(
-            f"{len(values)} of {len(finite)} values are finite, too few: a fit needs {least}; mend the value function"
-        )
+        error = too_few(len(values), len(finite), least)
         if reading.place:
             error.add_note(reading.place)
         raise error

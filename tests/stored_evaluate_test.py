@@ -107,8 +107,7 @@ def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
 
 
 def drawn(n, budget, method, **options):
-    settings = {"index": "FSII", "max_order": 2, "seed": 0, "names": None}
-    return question(Counting(), n, budget=budget, method=method, options=options, **settings)[1].masks
+    return question(Counting(), n, budget=budget, method=method, **options)[1].masks
 
 
 @pytest.mark.parametrize("n", [7, 12, 20, 21, 40])

@@ -47,23 +47,16 @@ class Method(abc.ABC):
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
         """The spectrum."""
 
-    def cross_fit(
-        self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]
-    ) -> tuple[Spectrum, np.ndarray | None]:
-        """The spectrum, and where its interactions are to be corrected by what it misses, what was predicted for each
-        mask without it, float64 [M].
-        """
-        return self.fit(masks, values, made, seed, options), None
-
-    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
-        """`fit` of many tables, each with this seed and these options."""
-        return [self.fit(*table, seed, options) for table in zip(masks, values, made, strict=True)]
-
     def cross_fit_many(
         self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
     ) -> list[tuple[Spectrum, np.ndarray | None]]:
-        """`cross_fit` of many tables, each with this seed and these options."""
-        return [self.cross_fit(*table, seed, options) for table in zip(masks, values, made, strict=True)]
+        """`fit` of many tables, each with this seed and these options.
+
+        Returns:
+          For each table the spectrum, and where its interactions are to be corrected by what it misses, what was
+          predicted for each mask without it, float64 [M].
+        """
+        return [(self.fit(*table, seed, options), None) for table in zip(masks, values, made, strict=True)]
 
     def settings(self, made: Any) -> dict[str, Any]:
         """What a report should say of the masks."""

@@ -14,8 +14,6 @@ __all__ = ["PROXYSPEX", "SPEX"]
 _FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
 _REFITS = 5  # batches of adaptive sampling
 _OF_ADAPTIVE = ("acquisition", "refits", "target_r2", "target_width")
-
-
 _WITH_VARIANCES = ("auto", "walsh_gp")
 
 
@@ -84,22 +82,12 @@ class _ProxySPEX(Method):
         del made
         return proxyspex.fit(masks, values, seed=seed, **_of_fit(options))
 
-    def cross_fit(
-        self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]
-    ) -> tuple[Spectrum, np.ndarray | None]:
-        if options["sampling"] not in sampling.PAIRED:
-            return self.fit(masks, values, made, seed, options), None
-        return proxyspex.cross_fit(masks, values, seed=seed, **_of_fit(options))
-
-    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
-        del made
-        return proxyspex.fit_many(masks, values, seed=seed, **_of_fit(options))
-
     def cross_fit_many(
         self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
     ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        del made
         if options["sampling"] not in sampling.PAIRED:
-            return [(found, None) for found in self.fit_many(masks, values, made, seed, options)]
+            return [(found, None) for found in proxyspex.fit_many(masks, values, seed=seed, **_of_fit(options))]
         return list(proxyspex.cross_fit_many(masks, values, seed=seed, **_of_fit(options)))
 
 
@@ -129,15 +117,13 @@ class _SPEX(Method):
             return spex.decode(made, values)
         return proxyspex.fit_and_decode(made, values, proxy=options["residual_of"], seed=seed)
 
-    def fit_many(self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options) -> list[Spectrum]:
-        if options["residual_of"] is not None:
-            return super().fit_many(masks, values, made, seed, options)
-        return spex.decode_many(made, [given[: len(one.masks)] for given, one in zip(values, made, strict=True)])
-
     def cross_fit_many(
         self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
     ) -> list[tuple[Spectrum, np.ndarray | None]]:
-        return [(found, None) for found in self.fit_many(masks, values, made, seed, options)]
+        if options["residual_of"] is not None:
+            return super().cross_fit_many(masks, values, made, seed, options)
+        answers = [given[: len(one.masks)] for given, one in zip(values, made, strict=True)]
+        return [(found, None) for found in spex.decode_many(made, answers)]
 
     def settings(self, made: Any) -> dict[str, Any]:
         return {"bins": 2**made.plan.b, "degree": made.plan.t}

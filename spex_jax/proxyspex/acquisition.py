@@ -22,7 +22,6 @@ from spex_jax.walsh import signs
 
 __all__ = ["corners", "greedy_information", "most_informative", "uncertain_sets"]
 
-_POOL = 4096  # candidates from which a batch is chosen
 _SURE = 3.0  # standard errors from zero beyond which an interaction is no question any more
 
 

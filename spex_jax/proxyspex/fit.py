@@ -21,6 +21,7 @@ __all__ = [
     "Fit",
     "check_distinct",
     "check_options",
+    "checked_options",
     "constant",
     "cross_fit",
     "cut",
@@ -65,6 +66,12 @@ def check_options(
             raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
 
 
+def checked_options(**options: Any) -> dict[str, Any]:
+    """Options that `check_options` lets through, as `fit_table` takes them."""
+    check_options(**options)
+    return options | {name: int(options[name]) for name in ("max_degree", "seed")}
+
+
 def fit(
     masks: Any,
     values: Any,
@@ -98,22 +105,21 @@ def fit(
     Raises:
       ValueError: masks, values or options that do not fit; the message says what was expected.
     """
-    options: dict[str, Any] = {"solver": solver, "extract": extract}
-    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
+    options = checked_options(
+        proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
+    )
     if isinstance(masks, PackedMasks):
         if proxy != "linear":
             raise ValueError(
                 f"a table of PackedMasks is for proxy='linear', got proxy={proxy!r}; give that, or a smaller table as "
                 "an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
             )
-        return streaming.fit(
-            masks, values, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed), solver=solver or "greedy"
-        )
+        known = {name: options[name] for name in ("max_degree", "max_terms", "seed")}
+        return streaming.fit(masks, values, **known, solver=solver or "greedy")
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return constant(masks, table)
-    chosen: dict[str, Any] = {"proxy": proxy, "max_degree": int(max_degree), "max_terms": max_terms, "seed": int(seed)}
-    return fit_table(table, **chosen, **options).spectrum
+    return fit_table(table, **options).spectrum
 
 
 def cross_fit(
@@ -140,14 +146,14 @@ def cross_fit(
     Raises:
       ValueError: as `fit`; masks that stand in several rows.
     """
-    options: dict[str, Any] = {"solver": solver, "extract": extract}
-    check_options(proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, **options)
+    options = checked_options(
+        proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
+    )
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return constant(masks, table), np.full(len(masks), table)
     check_distinct(table, masks)
-    chosen: dict[str, Any] = {"proxy": proxy, "max_degree": int(max_degree), "max_terms": max_terms, "seed": int(seed)}
-    found = fit_table(table, **chosen, **options)
+    found = fit_table(table, **options)
     return found.spectrum, found.out_of_fold(table)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import stack, walsh_gp
-from spex_jax.proxyspex.fit import SMALL_ROWS, Fit, check_distinct, check_options, constant, cut, fit_table
+from spex_jax.proxyspex.fit import SMALL_ROWS, Fit, check_distinct, checked_options, constant, cut, fit_table
 from spex_jax.proxyspex.table import Table, prepare
 from spex_jax.spectrum import Spectrum
 from spex_jax.threads import cores, each
@@ -87,8 +87,10 @@ def fit_many(
       ValueError: options or tables that `fit` refuses (a note says which table), no tables, or lists of different
         lengths.
     """
-    options = {"proxy": proxy, "max_degree": max_degree, "max_terms": max_terms, "seed": seed}
-    return [found for found, _ in _fits(masks, values, False, **options, solver=solver, extract=extract)]
+    options = checked_options(
+        proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
+    )
+    return [found for found, _ in _fits(masks, values, options, predict=False)]
 
 
 def cross_fit_many(
@@ -114,14 +116,14 @@ def cross_fit_many(
     Raises:
       ValueError: as `fit_many`; masks that stand in several rows of a table.
     """
-    options = {"proxy": proxy, "max_degree": max_degree, "max_terms": max_terms, "seed": seed}
-    return _fits(masks, values, True, **options, solver=solver, extract=extract)
+    options = checked_options(
+        proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
+    )
+    return _fits(masks, values, options, predict=True)
 
 
-def _fits(masks: Any, values: Any, predict: bool, **options: Any) -> list[tuple[Spectrum, np.ndarray]]:
+def _fits(masks: Any, values: Any, options: dict[str, Any], *, predict: bool) -> list[tuple[Spectrum, np.ndarray]]:
     """Spectra, and out-of-fold predictions where these are asked for."""
-    check_options(**options)
-    options |= {name: int(options[name]) for name in ("max_degree", "seed")}
     given = _tables(masks, values)
     tables: dict[int, Table] = {}
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}

@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
-from spex_jax.masks import check_values, hashes
+from spex_jax.masks import check_values, hashes, standardise
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import passes
 from spex_jax.proxyspex.extract import energy_cut
 from spex_jax.proxyspex.passes import Design, Members
 from spex_jax.proxyspex.screening import triples
 from spex_jax.proxyspex.selection import discoveries, minimise, select
-from spex_jax.proxyspex.table import feature_bucket, limit_outliers, row_bucket, standardise, trust
+from spex_jax.proxyspex.table import feature_bucket, limit_outliers, row_bucket, trust
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs as to_signs
 

@@ -23,7 +23,6 @@ __all__ = [
     "limit_outliers",
     "prepare",
     "row_bucket",
-    "standardise",
     "trust",
 ]
 
@@ -133,20 +132,6 @@ def limit_outliers(values: np.ndarray) -> np.ndarray:
     return np.clip(values, rest.min(), rest.max())
 
 
-def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
-    """Values float64 [N] of mean 0 and variance 1, with the mean and the deviation that they had; or the one value of a
-    constant.
-    """
-    # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
-    largest = float(np.abs(values).max())
-    scaled = values / largest if largest > 0 else values
-    mean = float(scaled.mean())
-    deviation = float(scaled.std())
-    if deviation <= 4e-15:  # rounding of a constant
-        return float(values.mean()) if largest < 1e300 else mean * largest
-    return (scaled - mean) / deviation, mean * largest, deviation * largest
-
-
 def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> float:
     """The share of a fit to believe, 1 where its out-of-fold predictions are better than none by two standard errors
     (more where these are known badly themselves).
@@ -187,7 +172,7 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
     masks, values = average_duplicates(masks, values)
-    standardised = standardise(limit_outliers(values))
+    standardised = masks_lib.standardise(limit_outliers(values))
     if isinstance(standardised, float):
         return standardised
     targets, mean, scale = standardised

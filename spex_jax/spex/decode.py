@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from spex_jax import masks as masks_lib
 from spex_jax.spectrum import Spectrum
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.design import Design, check_design
@@ -96,12 +97,10 @@ def standardise(design: Design, answers: np.ndarray) -> tuple[np.ndarray, float,
     """Targets [M] of mean 0 and variance 1, with the mean and the deviation of the answers; or the spectrum of a
     constant.
     """
-    largest = float(np.abs(answers).max())
-    scaled = answers / largest if largest > 0 else answers
-    mean, deviation = float(scaled.mean()), float(scaled.std())
-    if deviation <= 4e-15:
+    scaled = masks_lib.standardise(answers)
+    if isinstance(scaled, float):  # that mean may be off by rounding, any of the answers is not
         return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
-    return (scaled - mean) / deviation, mean * largest, deviation * largest
+    return scaled
 
 
 def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
