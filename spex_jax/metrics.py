@@ -1,4 +1,4 @@
-"""How faithful an answer is, with its interval."""
+"""How faithful an answer is, with its interval; how the energy of a spectrum is shared, and how hierarchical it is."""
 
 import dataclasses
 import warnings
@@ -8,7 +8,18 @@ from scipy import stats
 
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["DatamodellingScore", "Faithfulness", "energy_by_group", "faithfulness", "lds", "r2_score", "varies"]
+__all__ = [
+    "DatamodellingScore",
+    "Faithfulness",
+    "Hierarchy",
+    "energy_by_group",
+    "faithfulness",
+    "hierarchy",
+    "lds",
+    "r2_score",
+    "terms_for_energy",
+    "varies",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,3 +171,72 @@ def energy_by_group(spectrum: Spectrum, groups: np.ndarray) -> dict[str, float]:
     parts = {"linear": degrees == 1, "within": (degrees > 1) & (members == 1), "across": members > 1}
     total = energy.sum()
     return {name: float(energy[part].sum() / total) if total else float("nan") for name, part in parts.items()}
+
+
+def terms_for_energy(spectrum: Spectrum, share: float) -> int:
+    """The fewest terms, () not counted, that hold this share of the energy of all terms but (); 0 for a constant.
+
+    Raises:
+      ValueError: a share that is not from 0 to 1.
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must be a number from 0 to 1, got {share!r}")
+    energy = _by_size(spectrum).coefficients ** 2
+    total = np.cumsum(energy)  # the last is all of it, but for rounding
+    return int(np.searchsorted(total, share * total[-1] * (1 - 1e-12))) + 1 if len(energy) and share else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Hierarchy:
+    """How often the subsets of large terms are large too; shares from 0 to 1, nan where there is no term to ask about.
+
+    Attributes:
+      direct_subset: the mean share of a term's direct subsets, with one feature fewer, that are among the largest.
+      staircase: the share of terms whose features can be put in an order in which every beginning is among the largest.
+      strong: the share of terms all of whose subsets are among the largest.
+      terms: the number of terms that these are shares of.
+    """
+
+    direct_subset: float
+    staircase: float
+    strong: float
+    terms: int
+
+
+def hierarchy(spectrum: Spectrum, top: int, *, least_degree: int = 1) -> Hierarchy:
+    """The rates by which ProxySPEX (Butler et al. 2025, https://arxiv.org/abs/2505.17495) measures hierarchy: DSR,
+    equation 3, and SCR and SHR of appendix B.2.
+
+    The `top` largest terms, () not counted, are asked about; () is taken to be among the largest always. The paper
+    counts () where the mean of the function is large enough, and then as a term that has all of its subsets: the rates
+    differ by less than 1 / top. With the default of `least_degree` single features count in full, as in the paper.
+
+    Args:
+      spectrum: with fewer terms all are asked about.
+      top: the number of terms.
+      least_degree: terms of fewer features are not asked about, and are among the largest nevertheless. With 2 only
+        those are that could fail.
+
+    Raises:
+      ValueError: top or least_degree below 1.
+    """
+    if top < 1 or least_degree < 1:
+        raise ValueError(f"top and least_degree must be at least 1, got {top} and {least_degree}")
+    largest = _by_size(spectrum).support[:top]
+    terms = sorted((tuple(np.flatnonzero(row).tolist()) for row in largest), key=len)
+    known: dict[tuple[int, ...], tuple[float, bool, bool]] = {(): (1.0, True, True)}
+    for term in terms:  # the smaller first: rates of a term follow from those of its direct subsets
+        below = [known.get(term[:place] + term[place + 1 :], (0.0, False, False)) for place in range(len(term))]
+        there = sum(term[:place] + term[place + 1 :] in known for place in range(len(term)))
+        known[term] = (there / len(term), any(stairs for _, stairs, _ in below), all(strong for *_, strong in below))
+    asked = np.array([known[term] for term in terms if len(term) >= least_degree], np.float64).reshape(-1, 3)
+    if not len(asked):
+        return Hierarchy(np.nan, np.nan, np.nan, 0)
+    direct_subset, staircase, strong = asked.mean(axis=0).tolist()
+    return Hierarchy(direct_subset, staircase, strong, len(asked))
+
+
+def _by_size(spectrum: Spectrum) -> Spectrum:
+    """The terms but () and those of coefficient 0, the largest first."""
+    rows = np.flatnonzero(spectrum.support.any(axis=1) & (spectrum.coefficients != 0))
+    return spectrum.take(rows[np.argsort(-np.abs(spectrum.coefficients[rows]), kind="stable")])
