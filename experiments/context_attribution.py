@@ -15,8 +15,6 @@ are left out and counted.
 Ablations go into OUT/store: a run that was stopped continues, and other methods ask nothing again.
 """
 
-import json
-import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -24,10 +22,12 @@ from typing import Any
 
 import model_flags
 import numpy as np
+import questions
 from absl import flags
+from questions import Asking
 from scipy import stats
 
-from spex_jax import ValueFunction, evaluate, explain, lenses, proxyspex
+from spex_jax import evaluate, explain, proxyspex
 from spex_jax import masks as masks_lib
 from spex_jax.lenses.removal import REMOVALS
 from spex_jax.metrics import lds, r2_score
@@ -46,7 +46,7 @@ _QUESTIONS = flags.DEFINE_integer("questions", 10, "How many, from the first.", 
 _DOCUMENTS = flags.DEFINE_integer(
     "documents", 10, "Documents of a context; those with supporting facts are always among them.", lower_bound=1
 )
-_UNITS = flags.DEFINE_enum("units", "sentence", ["sentence", "document"], "What is kept or removed as one.")
+_UNITS = flags.DEFINE_enum("units", "sentence", questions.UNITS, "What is kept or removed as one.")
 _REMOVAL = flags.DEFINE_enum(
     "removal", "delete", [r for r in REMOVALS if r != "replace"], "What becomes of a removed part."
 )
@@ -60,87 +60,15 @@ _PAGES = flags.DEFINE_integer("pages", 0, "Questions for which an HTML report is
 _OUT = flags.DEFINE_string("out", "results/context_attribution", "Folder for the result, the store and the pages.")
 
 
-def read_questions() -> list[dict[str, Any]]:
-    """Of --data.
-
-    Raises:
-      ValueError: no such file, or not in the form of HotpotQA.
-    """
-    path = _DATA.value
-    if path is None:
-        folder = os.environ.get("SPEX_JAX_DATA")
-        if not folder:
-            raise ValueError("give --data, the JSON file of HotpotQA, or set SPEX_JAX_DATA")
-        path = str(pathlib.Path(folder) / "hotpotqa" / "hotpotqa_distractor_50.json")
-    try:
-        questions = json.loads(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
-        for question in questions:
-            _ = question["question"], question["answer"], question["supporting_facts"]["sent_id"]
-            _ = question["supporting_facts"]["title"], question["context"]["title"], question["context"]["sentences"]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read --data {path!r}: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"--data {path!r} is not in the form of HotpotQA's distractor setting: {error!r}") from error
-    return questions[: _QUESTIONS.value]
-
-
-def prompt_of(question: Mapping[str, Any], documents: int) -> tuple[str, list[tuple[int, int]], list[str], list[bool]]:
-    """The prompt, the spans of its sentences or documents, their names, and which hold supporting facts."""
-    facts = set(zip(question["supporting_facts"]["title"], question["supporting_facts"]["sent_id"], strict=True))
-    needed = {title for title, _ in facts}
-    context = list(zip(question["context"]["title"], question["context"]["sentences"], strict=True))
-    others = [title for title, _ in context if title not in needed]
-    chosen = needed | set(others[: max(0, documents - len(needed))])
-    text, spans, names, supporting = "Answer the question from the documents, in a few words.\n", [], [], []
-    for title, sentences in context:
-        if title not in chosen:
-            continue
-        text += f"\n{title}: "
-        start = len(text)
-        for number, sentence in enumerate(sentences):
-            stripped = sentence.strip()
-            if not stripped:
-                continue
-            if _UNITS.value == "sentence":
-                spans.append((len(text), len(text) + len(stripped)))
-                names.append(f"{title}: {stripped}")
-                supporting.append((title, number) in facts)
-            text += f"{stripped} "
-        text = text.rstrip(" ")
-        if _UNITS.value == "document" and len(text) > start:
-            spans.append((start, len(text)))
-            names.append(title)
-            supporting.append(title in needed)
-        text += "\n"
-    return f"{text}\nQuestion: {question['question']}\nAnswer:", spans, names, supporting
-
-
-def value_function(model: Any, tokenizer: Any, question: Mapping[str, Any]) -> tuple[ValueFunction, np.ndarray]:
-    """Of a question's context, and which of its parts hold supporting facts, bool [n]."""
-    text, spans, names, supporting = prompt_of(question, _DOCUMENTS.value)
-    chat = bool(getattr(tokenizer, "chat_template", None))
-    target = None if _ANSWERS.value == "own" else question["answer"] if chat else f" {question['answer']}"
-    value_fn = lenses.text(
-        model,
-        tokenizer,
-        [{"role": "user", "content": text}] if chat else text,
-        units=spans,
+def asking() -> Asking:
+    """How the flags say that questions are asked."""
+    return Asking(
+        documents=_DOCUMENTS.value,
+        units=_UNITS.value,
         removal=_REMOVAL.value,
-        target=target,
-        value="margin",
+        own=_ANSWERS.value == "own",
         max_new_tokens=_MAX_NEW_TOKENS.value,
     )
-    value_fn.names = tuple(names)
-    value_fn.details["units"] = _UNITS.value
-    return value_fn, np.array(supporting)
-
-
-def fits(model: Any, tokenizer: Any, question: Mapping[str, Any]) -> bool:
-    """Whether a question and its answer fit into the model's context, with some room for a chat template."""
-    text = prompt_of(question, _DOCUMENTS.value)[0]
-    answer = _MAX_NEW_TOKENS.value if _ANSWERS.value == "own" else len(tokenizer(question["answer"])["input_ids"])
-    room = 64 if getattr(tokenizer, "chat_template", None) else 1
-    return len(tokenizer(text)["input_ids"]) + answer + room <= model.max_length
 
 
 def log_probability(margin: np.ndarray) -> np.ndarray:
@@ -167,7 +95,7 @@ def measures(spectrum: Any, held: np.ndarray, truth: np.ndarray, supporting: np.
 
 def one_question(model: Any, tokenizer: Any, question: Mapping[str, Any], out: pathlib.Path) -> dict[str, Any]:
     """Ablates one context and scores every method on the same ablations."""
-    value_fn, supporting = value_function(model, tokenizer, question)
+    value_fn, supporting = questions.value_function(model, tokenizer, question, asking())
     n = value_fn.n
     store, start = out / "store", time.perf_counter()
     asked = {"store": store, "mesh": mesh(), "progress": False}
@@ -229,7 +157,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]
 
 def write_page(model: Any, tokenizer: Any, question: Mapping[str, Any], out: pathlib.Path, number: int) -> None:
     """The report of one question; what the table asked is not asked again."""
-    value_fn, _ = value_function(model, tokenizer, question)
+    value_fn, _ = questions.value_function(model, tokenizer, question, asking())
     explanation = explain(value_fn, budget=_BUDGET.value, seed=seed(), store=out / "store", mesh=mesh(), progress=False)
     explanation.to_html(out / f"question_{number}.html")
     print(explanation)
@@ -239,23 +167,24 @@ def main() -> None:
     """Runs the questions and writes the table."""
     if not model_flags.given():
         raise ValueError("give --model, the directory of a language model")
-    questions = read_questions()
+    asked = questions.hotpotqa(_DATA.value, _QUESTIONS.value)
     out = pathlib.Path(_OUT.value).expanduser()
     (out / "store").mkdir(parents=True, exist_ok=True)  # a folder holds one store for each question
     model, tokenizer = model_flags.load_model()
     rows: list[dict[str, Any]] = []
-    for number, question in enumerate(questions):
-        if fits(model, tokenizer, question):
+    for number, question in enumerate(asked):
+        text = questions.prompt_of(question, _DOCUMENTS.value, _UNITS.value)[0]
+        if questions.fits(model, tokenizer, text, question["answer"], asking()):
             try:
                 rows.append(one_question(model, tokenizer, question, out))
             except ValueError as error:
                 error.add_note(f"question {number}: {question['question']}")
                 raise
-            print(f"{number + 1:4} of {len(questions)}: {question['question']:.90}", flush=True)
+            print(f"{number + 1:4} of {len(asked)}: {question['question']:.90}", flush=True)
             if number < _PAGES.value:
                 write_page(model, tokenizer, question, out, number)
         else:
-            print(f"{number + 1:4} of {len(questions)}: does not fit into the context of {model.max_length} tokens")
+            print(f"{number + 1:4} of {len(asked)}: does not fit into the context of {model.max_length} tokens")
         if rows:
             result = {"table": table(rows), "questions": rows, "left_out": number + 1 - len(rows)}
             save_result(out / "result.json", without_nan(result))

@@ -1,38 +1,150 @@
-"""Faithfulness of the proxies on real value functions: R2 on masks that no fit saw, next to published ProxySPEX.
+"""How faithful an answer is for its price: R2 on masks that no method saw, seconds and terms, by method and budget.
 
-With no flags on two texts and the shipped model; --games reads a folder of tables (NAME.npz with packed masks, n and
-values; reference.json with published results on the same rows). Where spectralexplain is installed, --published runs
-its ProxySPEX on the same rows; otherwise the reference is taken, if there is one. Where all 2^n values of a game are
-known, the 200 largest coefficients are compared with the true ones: coverage of the 90% intervals.
+Methods of this package and, with --peers (extra: peers), spectralexplain's ProxySPEX and SPEX and shapiq's ProxySPEX,
+SPEX, KernelSHAP, KernelSHAPIQ and RegressionFSII. Those that fit a table read the same uniform masks; those that choose
+their own are run where the value function can be asked. Seconds are those outside the value function, without
+compilation. A method that fails has no R2, and the last rank in `leaderboard.py`.
+
+--dataset says of what (Kang et al. 2025, https://arxiv.org/abs/2502.13870, section 6; Butler et al. 2025,
+https://arxiv.org/abs/2505.17495, section 4):
+
+  games      a folder of tables (--games; games/ beside the folder SPEX_JAX_DATA) and two texts that the shipped model
+             reads
+  sentiment  SPEX's 160 film reviews (--data: sentiment.csv), --each of every length, with --model and --head or the
+             shipped model
+  hotpotqa   questions with --model, a language model: sentences of their documents
+  drop       the same with DROP's (--data): words of a passage
+
+The published tables for the last three stand beside ours where there is --published, the arrays of the paper's
+repository. Cells are kept as they come; ablations too with --store: a run that was stopped continues.
 
   python experiments/faithfulness.py
-  python experiments/faithfulness.py --games=FOLDER --proxies=auto,walsh_gp,trees,mlp,linear
+  python experiments/faithfulness.py --dataset=sentiment --each=2 --alphas=1,4 --methods=auto,walsh_gp,lasso
 
-Expected: 3 minutes with no flags; half an hour for each proxy over 72 tables on 2 CPU cores.
+Expected: 25 minutes on 2 CPU cores for the default with 19 games, 4 minutes without a folder of games.
 """
 
-import time
+import hashlib
+import os
+import pathlib
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import cells
 import games as games_lib
+import model_flags
 import numpy as np
+import pictures
+import published
+import questions
+import tables
 from absl import flags
+from compared import CONTENDERS, OWN, PEERS, Contender, Unsuitable
+from compared.peers import missing
 
-from spex_jax import proxyspex
+from spex_jax.lenses.removal import REMOVALS
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_program, save_result, seed
+from spex_jax.runtime import define_path, run_program, save_result, seed
 from spex_jax.spectrum import Spectrum, exact_spectrum
 
-_GAMES = flags.DEFINE_string("games", "", "Folder of tables; empty for those of the shipped model.")
-_CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
-_ALPHAS = flags.DEFINE_list("alphas", ["1", "2", "4", "8"], "Budgets in units of n log2 n.")
-_PROXIES = flags.DEFINE_list("proxies", ["auto", "walsh_gp", "trees"], "Proxies.")
-_MAX_TERMS = flags.DEFINE_integer("max_terms", None, "Terms kept; the default is 99.9% of the energy.", lower_bound=1)
-_PUBLISHED = flags.DEFINE_bool("published", False, "Run ProxySPEX of spectralexplain too (extra: peers).")
-_OUT = flags.DEFINE_string("out", "results/faithfulness.json", "File for the result.")
+DATASETS = ("games", "sentiment", "hotpotqa", "drop")
 
-_LARGEST = 200
-_SMALLEST_UNEXPLAINED = 0.01  # one near-exact table must not carry a mean of logarithms
+_DATASET = flags.DEFINE_enum("dataset", "games", DATASETS, "Of what.")
+_GAMES = define_path("games", None, "Folder of tables. Default: games/ beside the folder SPEX_JAX_DATA; 'none': none.")
+_CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
+_DATA = define_path("data", None, "File of the data set. Default: that of the folder SPEX_JAX_DATA.")
+_EACH = flags.DEFINE_integer("each", 2, "Reviews of every length; questions of hotpotqa and drop.", lower_bound=1)
+_DOCUMENTS = flags.DEFINE_integer("documents", 10, "Of a context of hotpotqa.", lower_bound=1)
+_REMOVAL = flags.DEFINE_enum(
+    "removal", "delete", [r for r in REMOVALS if r != "replace"], "Of a part of a context of hotpotqa and drop."
+)
+_ALPHAS = flags.DEFINE_list("alphas", ["0.5", "1", "2", "4", "8"], "Budgets in units of n log2 n.")
+_METHODS = flags.DEFINE_list(
+    "methods",
+    [contender.name for contender in OWN],
+    f"Which methods. There are also, with --peers, {', '.join(contender.name for contender in PEERS)}.",
+)
+_PEERS = flags.DEFINE_bool("peers", False, "Run all methods of other packages too.")
+_PUBLISHED = define_path(
+    "published", None, "published_results.npz of the papers. Default: that of the folder SPEX_JAX_DATA."
+)
+_STORE = flags.DEFINE_string("store", None, "Folder of stores of ablations.")
+_OUT = flags.DEFINE_string("out", "results/faithfulness.json", "File for the result; the picture is written beside it.")
+
+_LARGEST = 200  # coefficients whose intervals are checked
+_IN_PICTURE = 12  # games that have a panel of their own
+
+
+def contenders() -> list[Contender]:
+    """Of --methods and --peers.
+
+    Raises:
+      ValueError: unknown methods, or of packages that are not installed.
+    """
+    names = list(_METHODS.value) + [contender.name for contender in PEERS if _PEERS.value]
+    if unknown := sorted(set(names) - set(CONTENDERS)):
+        raise ValueError(f"unknown methods {', '.join(unknown)}; expected some of {', '.join(CONTENDERS)}")
+    chosen = [CONTENDERS[name] for name in dict.fromkeys(names)]
+    if absent := missing(chosen):
+        raise ValueError(f"the packages {', '.join(absent)} are not installed; pip install -e '.[peers]', or leave out")
+    return chosen
+
+
+def alphas() -> list[float]:
+    """Of --alphas."""
+    try:
+        found = sorted({float(alpha) for alpha in _ALPHAS.value})
+    except ValueError as error:
+        raise ValueError(f"--alphas={','.join(_ALPHAS.value)} must be numbers") from error
+    if not found or found[0] <= 0:
+        raise ValueError(f"--alphas={','.join(_ALPHAS.value)} must be numbers above 0, at least one")
+    return found
+
+
+def data_file(given: str | None, *parts: str) -> str | None:
+    """A path that a flag gives, or that of a file of the folder SPEX_JAX_DATA, if there is one."""
+    folder = os.environ.get("SPEX_JAX_DATA")
+    if given is not None or not folder:
+        return given
+    path = pathlib.Path(folder).joinpath(*parts)
+    return str(path) if path.exists() else None
+
+
+def all_games(largest: float) -> Iterator[games_lib.Game | str]:
+    """The games of the data set, one after the other, and of what is left out why."""
+    if _DATASET.value == "games":
+        folder = games_lib.folder_of_games() if _GAMES.value is None else _GAMES.value
+        if folder is not None and folder != "none":
+            yield from games_lib.load(folder, _CONTAINS.value)
+        yield from games_lib.of_the_shipped_model(_CONTAINS.value, largest, _STORE.value)
+        return
+    model, tokenizer = model_flags.load_model()
+    if _DATASET.value == "sentiment":
+        path = data_file(_DATA.value, "spex_reference", "data", "sentiment.csv")
+        if path is None:
+            raise ValueError("give --data, sentiment.csv of the paper's repository, or set SPEX_JAX_DATA")
+        yield from games_lib.of_reviews(path, model, tokenizer, _EACH.value, largest, _STORE.value)
+        return
+    if not model_flags.given():
+        raise ValueError(f"give --model, the directory of a language model, for --dataset={_DATASET.value}")
+    of_drop = _DATASET.value == "drop"
+    asking = questions.Asking(
+        documents=_DOCUMENTS.value, units="word" if of_drop else "sentence", removal=_REMOVAL.value, value="logprob"
+    )
+    asked = (questions.drop if of_drop else questions.hotpotqa)(_DATA.value, _EACH.value)
+    for number, question in enumerate(asked):
+        name = f"question {number + 1}"
+        try:
+            if of_drop:
+                value_fn = questions.value_function_of_drop(model, tokenizer, question, asking)
+            else:
+                value_fn, _ = questions.value_function(model, tokenizer, question, asking)
+        except ValueError as error:
+            yield f"{name}: {error}"
+            continue
+        group = next(g for g in reversed(games_lib.GROUPS) if value_fn.n >= int(g.split("-")[0]) or g == "8-15")
+        yield games_lib.of_value_function(name, value_fn, largest, _STORE.value, group=group)
 
 
 def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
@@ -45,108 +157,157 @@ def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
     return float(np.mean(np.abs(spectrum.coefficients[rows] - true) <= half))
 
 
-def published(masks: np.ndarray, values: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, int]:
-    """Predictions and number of terms of spectralexplain's ProxySPEX."""
-    from spectralexplain.utils import proxy_spex  # of the extra "peers"
-
-    found = proxy_spex((masks.astype(int), values), max_order=5)
-    support = np.array([list(map(bool, key)) for key in found])
-    return Spectrum(support, np.array([float(np.real(value)) for value in found.values()]))(test), len(found)
-
-
-def run(game: games_lib.Game, alpha: int, truth: Spectrum | None) -> dict[str, Any] | None:
-    """One table: every proxy, and what was published."""
-    budget = game.budget(alpha)
-    if budget is None:
-        return None
-    masks, values, test, answers = game.split(budget)
-    known = game.reference.get(alpha, {})
-    row: dict[str, Any] = {"game": game.name, "alpha": alpha, "n": game.n, "budget": budget, "proxies": {}}
-    row["reference"] = {name: known[name] for name in ("proxyspex_r2", "proxyspex_s", "lightgbm_r2") if name in known}
-    for proxy in _PROXIES.value:
-        start = time.perf_counter()
-        spectrum = proxyspex.fit(masks, values, proxy=proxy, max_terms=_MAX_TERMS.value, seed=seed())
-        seconds = time.perf_counter() - start
-        row["proxies"][proxy] = {
-            "r2": float(r2_score(answers, spectrum(test))),
-            "terms": len(spectrum),
-            "seconds": seconds,
-            "coverage": None if truth is None else coverage(spectrum, truth),
-        }
-    if _PUBLISHED.value:
-        start = time.perf_counter()
-        predicted, terms = published(masks, values, test)
-        seconds = time.perf_counter() - start
-        row["published"] = {"r2": float(r2_score(answers, predicted)), "terms": terms, "seconds": seconds}
-    return row
+def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spectrum | None) -> dict[str, Any]:
+    """What one method does on one game with one budget; why not, where it cannot or fails."""
+    try:
+        answer = contender.run(game, budget, seed())
+    except Unsuitable as error:
+        return {"unsuitable": str(error)}
+    except Exception as error:  # whatever it is, it counts as a failure of the method
+        traceback.print_exc()
+        return {"r2": None, "failure": f"{type(error).__name__}: {error}"[:300]}
+    *_, test, answers = game.split(budget)
+    if not contender.same_masks:
+        asked = {row.tobytes() for row in np.packbits(answer.masks, axis=1)}
+        unseen = np.array([row.tobytes() not in asked for row in np.packbits(test, axis=1)])
+        test, answers = test[unseen], answers[unseen]
+    r2 = float(r2_score(answers, answer.predict(test)))
+    return {
+        "r2": r2,
+        "terms": answer.terms,
+        "asked": len(answer.masks),
+        "seconds": answer.seconds,
+        "compile": answer.compile,
+        "coverage": None if truth is None or answer.spectrum is None else coverage(answer.spectrum, truth),
+        **({} if np.isfinite(r2) else {"failure": "R2 is not finite"}),
+    }
 
 
-def _published_r2(row: dict[str, Any]) -> float | None:
-    return row["published"]["r2"] if "published" in row else row["reference"].get("proxyspex_r2")
+def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cells) -> Iterator[dict[str, Any]]:
+    """One row for each budget and method."""
+    content = hashlib.sha256(game.masks.tobytes() + game.values.tobytes()).hexdigest()[:16]
+    truth = exact_spectrum(game.masks, game.values) if game.complete else None
+    for alpha in alphas():
+        budget = game.budget(alpha)
+        if budget is None or budget < game.n + 1:
+            continue
+        what = {"game": game.name, "n": game.n, "alpha": alpha, "budget": budget}
+        if game.group is not None:
+            what["group"] = game.group
+        for name, key in (("ProxySPEX (recorded)", "proxyspex"), ("LightGBM (recorded)", "lightgbm")):
+            found = game.reference.get(alpha, {})
+            if found.get(f"{key}_r2") is not None:
+                recorded = {"terms": found.get(f"{key}_terms"), "seconds": found.get(f"{key}_s")}
+                yield {**what, "method": name, "r2": found[f"{key}_r2"], **recorded}
+        for contender in chosen:
+            key = {"content": content, "budget": budget, "method": contender.name, "seed": seed()}
+            outcome = known.get(key, lambda contender=contender, budget=budget: measure(game, budget, contender, truth))
+            yield {**what, "method": contender.name, **outcome}
 
 
-def _unexplained(r2: float) -> float:
-    return max(1 - r2, _SMALLEST_UNEXPLAINED)
-
-
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """By proxy: mean R2, unexplained variance against what was published, cells above it, coverage; and auto against
-    the best of the others.
-    """
-    result: dict[str, Any] = {}
-    for proxy in _PROXIES.value:
-        found = [(row["proxies"][proxy], _published_r2(row), row["alpha"]) for row in rows]
-        pairs = [(own["r2"], peer, alpha) for own, peer, alpha in found if peer is not None]
-        logs = np.array([np.log(_unexplained(own) / _unexplained(peer)) for own, peer, _ in pairs])
-        covered = [own["coverage"] for own, _, alpha in found if own["coverage"] is not None and alpha >= 4]
-        result[proxy] = {
-            "mean_r2": float(np.mean([own["r2"] for own, _, _ in found])),
-            "unexplained_ratio": float(np.exp(logs.mean())) if pairs else None,
-            "ratio_by_alpha": {
-                alpha: float(np.exp(np.mean([log for log, pair in zip(logs, pairs, strict=True) if pair[2] == alpha])))
-                for alpha in sorted({pair[2] for pair in pairs})
-            },
-            "above_published": sum(own > peer for own, peer, _ in pairs),
-            "compared": len(pairs),
-            "coverage": float(np.mean(covered)) if covered else None,
-        }
-    others = [proxy for proxy in _PROXIES.value if proxy != "auto"]
-    if "auto" in _PROXIES.value and others:
-        losses = [max(row["proxies"][other]["r2"] for other in others) - row["proxies"]["auto"]["r2"] for row in rows]
-        result["auto"]["mean_loss_to_the_best_other"] = float(np.mean(losses))
+def means(rows: Iterable[dict[str, Any]], by: Sequence[str] = ("method", "alpha")) -> list[dict[str, Any]]:
+    """Mean R2, seconds and terms over the cells with the same values of `by`; failures are counted apart."""
+    parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if "unsuitable" not in row:
+            parts.setdefault(tuple(row.get(name) for name in by), []).append(row)
+    result = []
+    for key, part in parts.items():
+        fine = [row for row in part if not row.get("failure")]
+        line: dict[str, Any] = dict(zip(by, key, strict=True))
+        line |= {"cells": len(part), "failures": len(part) - len(fine)}
+        for name in ("r2", "seconds", "terms", "coverage"):
+            values = [row[name] for row in fine if row.get(name) is not None]
+            line[name] = float(np.mean(values)) if values else None
+        result.append(line)
     return result
 
 
+def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+    """R2 over alpha: the mean over games (those that every method of the same masks has), then games by themselves."""
+    order = [name for name in CONTENDERS if any(row["method"] == name and row.get("r2") is not None for row in rows)]
+    names = list(dict.fromkeys(row["game"] for row in rows))
+
+    def lines(part: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float | None]]]:
+        found = means(part)
+        return {
+            name: sorted(
+                (line["alpha"], line["r2"]) for line in found if line["method"] == name and line["r2"] is not None
+            )
+            for name in order
+        }
+
+    of_all = [row for row in rows if row["method"] in CONTENDERS and CONTENDERS[row["method"]].same_masks]
+    panels = {f"mean of {len(names)} games, same masks": lines(of_all)}
+    panels |= {name: lines([row for row in rows if row["game"] == name]) for name in names[: _IN_PICTURE - 1]}
+    pictures.draw_lines(path, panels, x="budget in units of n log2 n", y="R2 on masks not seen", lowest=-0.1)
+
+
 def main() -> None:
-    """Runs all tables and writes the result."""
-    chosen = [int(alpha) for alpha in _ALPHAS.value]
-    for proxy in _PROXIES.value:
-        proxyspex.check_options(proxy=proxy)
-    found = (
-        games_lib.load(_GAMES.value, _CONTAINS.value)
-        if _GAMES.value
-        else games_lib.of_the_shipped_model(_CONTAINS.value, max(chosen))
-    )
-    rows = []
-    for game in found:
-        truth = exact_spectrum(game.masks, game.values) if game.complete else None
-        for alpha in chosen:
-            row = run(game, alpha, truth)
-            if row is None:
-                continue
-            rows.append(row)
-            peer = _published_r2(row)
-            numbers = "  ".join(
-                f"{name} {own['r2']:.3f} ({own['seconds']:.1f} s)" for name, own in row["proxies"].items()
-            )
-            print(
-                f"{game.name:28} alpha {alpha}  {numbers}  published {'-' if peer is None else f'{peer:.3f}'}",
-                flush=True,
-            )
-    result = summary(rows)
-    for name, numbers in result.items():
-        print(name, numbers)
-    save_result(_OUT.value, {"max_terms": _MAX_TERMS.value, "summary": result, "rows": rows})
+    """Runs every game and writes the result after each."""
+    chosen, out = contenders(), pathlib.Path(_OUT.value).expanduser()
+    if _STORE.value:
+        pathlib.Path(_STORE.value).expanduser().mkdir(parents=True, exist_ok=True)
+    path = data_file(_PUBLISHED.value, "spex_reference", "published_results.npz")
+    beside = [] if path is None or _DATASET.value == "games" else published.faithfulness(path, _DATASET.value)
+    known, rows, left_out = cells.Cells(out), list[dict[str, Any]](), list[str]()
+
+    def result() -> dict[str, Any]:
+        return {
+            "dataset": _DATASET.value,
+            "summary": means(rows),
+            **({"by_group": means(rows, ("group", "method", "alpha")), "published": beside} if beside else {}),
+            "left_out": left_out,
+            "rows": rows,
+        }
+
+    for game in all_games(max(alphas())):
+        if isinstance(game, str):
+            left_out.append(game)
+            print(f"left out: {game}", flush=True)
+            continue
+        found = list(rows_of(game, chosen, known))
+        rows += found
+        print(f"\n{game.name}, n = {game.n}")
+        print(tables.markdown(_wide(found)), flush=True)
+        save_result(out, result())
+    if not rows:
+        raise ValueError("there is nothing to compare: no game is large enough for any of the budgets")
+    print(f"\nmean R2 by alpha over all cells of a method\n\n{tables.markdown(_wide(means(rows)))}")
+    print(f"mean seconds\n\n{tables.markdown(_wide(means(rows), 'seconds'), digits=2)}")
+    if beside:
+        print(f"by length, alpha {max(alphas()):g}\n\n{tables.markdown(by_length(rows, beside))}")
+    save_result(out, result())
+    draw(rows, out.with_suffix(".png"))
+    print(f"result: {out}")
+
+
+def by_length(rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each length: R2 of ours with the largest budget, and what was published with the most samples."""
+    largest = max(row["alpha"] for row in rows)
+    ours = [row for row in means(rows, ("group", "method", "alpha")) if row["alpha"] == largest]
+    most = {row["group"]: max(r["b"] for r in beside if r["group"] == row["group"]) for row in beside}
+    lines = []
+    for group in dict.fromkeys([*games_lib.GROUPS, *(row["group"] for row in beside)]):
+        line: dict[str, Any] = {"units": group}
+        line |= {row["method"]: row["r2"] for row in ours if row["group"] == group}
+        line |= {
+            f"{row['method']}, published": row["r2"]
+            for row in beside
+            if row["group"] == group and row["b"] == most[group] and row["r2"] is not None
+        }
+        if len(line) > 1:
+            lines.append(line)
+    return lines
+
+
+def _wide(rows: Iterable[dict[str, Any]], what: str = "r2") -> list[dict[str, Any]]:
+    """A row for each method with a column for each alpha."""
+    wide: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row.get(what) is not None:
+            wide.setdefault(row["method"], {"method": row["method"]})[f"alpha {row['alpha']:g}"] = row[what]
+    return list(wide.values())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,11 @@
 """Games: value functions as tables of ablations, read from a folder or made with the shipped model."""
 
+import csv
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,19 +19,24 @@ TEXTS = {
 }
 SENTENCE = "Her acting never fails to impress , but the plot is thin ."
 TEST_ROWS = 1000
+ALPHAS = (1, 2, 4, 8)  # of the published results
+GROUPS = ("8-15", "16-31", "32-63", "64-127", "128-255", "256-511", "512-1023", "1024-")  # of reviews, by words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Game:
     """A table of distinct ablations in random order.
 
-    masks: bool [M, n]; values: float64 [M]; reference: published results on the same rows by alpha, may be empty.
+    masks: bool [M, n]; values: float64 [M]; reference: published results on the same rows by alpha, may be empty; live:
+    what answers any mask, where there is one; group: what it is counted with.
     """
 
     name: str
     masks: np.ndarray
     values: np.ndarray
-    reference: dict[int, dict[str, Any]]
+    reference: dict[float, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    live: ValueFunction | None = None
+    group: str | None = None
 
     @property
     def n(self) -> int:
@@ -40,12 +48,14 @@ class Game:
         """Whether all 2^n values are known."""
         return self.n < 30 and len(self.masks) == 2**self.n
 
-    def budget(self, alpha: int) -> int | None:
-        """alpha n log2 n rows, None where the table does not leave 1,000 to test on.
+    def budget(self, alpha: float) -> int | None:
+        """alpha n log2 n rows, None where the table does not leave enough to test on: 1,000, or of a complete game with
+        less than 4,000 a quarter.
 
         A table that is a little too short for alpha = 8 gives all but the last 1,000.
         """
-        budget, most = int(alpha * self.n * np.log2(self.n)), len(self.masks) - TEST_ROWS
+        tested = min(TEST_ROWS, len(self.masks) // 4) if self.complete else TEST_ROWS
+        budget, most = int(alpha * self.n * np.log2(self.n)), len(self.masks) - tested
         if budget <= most:
             return budget
         return most if alpha == 8 and most >= 6 * self.n * np.log2(self.n) - 2 else None
@@ -56,14 +66,21 @@ class Game:
         found[self.masks @ (1 << np.arange(self.n))] = self.values
         return found
 
-    def value_fn(self) -> ValueFunction:
-        """A complete game as a function that can be asked any mask."""
+    def value_fn(self) -> ValueFunction | None:
+        """The game as a function that can be asked any mask; None where only a table is known."""
+        if self.live is not None:
+            return self.live
+        if not self.complete:
+            return None
         table, weights = self.table(), 1 << np.arange(self.n)
         return ValueFunction(lambda asked: table[asked @ weights], self.n)
 
     def split(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Masks and values to fit, masks and values to test: the last 1,000 rows, or all others of a large table."""
-        test = slice(-TEST_ROWS, None) if len(self.masks) < 2**13 else slice(budget, None)
+        """Masks and values to fit, masks and values to test: the last 1,000 rows, or all others of a large or complete
+        table.
+        """
+        few = len(self.masks) < 2**13 and not self.complete
+        test = slice(-TEST_ROWS, None) if few else slice(budget, None)
         return self.masks[:budget], self.values[:budget], self.masks[test], self.values[test]
 
 
@@ -83,7 +100,7 @@ def load(folder: str, contains: str = "") -> list[Game]:
                 name=file.stem,
                 masks=masks.unpack(table["masks"], n),
                 values=table["values"].astype(np.float64),
-                reference={a: known[f"{file.stem}|{a}"] for a in (1, 2, 4, 8) if f"{file.stem}|{a}" in known},
+                reference={a: known[f"{file.stem}|{a}"] for a in ALPHAS if f"{file.stem}|{a}" in known},
             )
         )
     if not games:
@@ -91,19 +108,68 @@ def load(folder: str, contains: str = "") -> list[Game]:
     return games
 
 
-def of_the_shipped_model(contains: str = "", alpha: int = 8) -> list[Game]:
+def folder_of_games() -> str | None:
+    """The folder games/ beside that of SPEX_JAX_DATA; None where there is none."""
+    data = os.environ.get("SPEX_JAX_DATA")
+    path = pathlib.Path(data).resolve().parent / "games" if data else None
+    return str(path) if path is not None and path.is_dir() else None
+
+
+def of_value_function(name: str, value_fn: ValueFunction, alpha: float, store: str | None = None, **more: Any) -> Game:
+    """A game of a function that can be asked: uniform masks for budgets up to alpha, all masks where there are not so
+    many.
+    """
+    rows = int(alpha * value_fn.n * np.log2(value_fn.n)) + TEST_ROWS
+    rng = np.random.default_rng(0)
+    if value_fn.n < 30 and 2**value_fn.n <= rows:
+        asked = rng.permutation(masks.all_masks(value_fn.n))
+    else:
+        asked = masks.uniform(value_fn.n, rows, rng)
+    values = evaluate(value_fn, asked, store=store, progress=False)
+    return Game(name=name, masks=asked, values=values, live=value_fn, **more)
+
+
+def of_the_shipped_model(contains: str = "", alpha: float = 8, store: str | None = None) -> list[Game]:
     """Games of the shipped sentiment model, one for each text, with rows for budgets up to alpha."""
     model, tokenizer = models.tiny()
-    games = []
-    for name, text in TEXTS.items():
-        if contains not in name:
-            continue
-        value_fn = lenses.text(model, tokenizer, text, value="margin")
-        rows = int(alpha * value_fn.n * np.log2(value_fn.n)) + TEST_ROWS
-        asked = masks.uniform(value_fn.n, rows, np.random.default_rng(0))
-        values = evaluate(value_fn, asked, progress=False)
-        games.append(Game(name=name, masks=asked, values=values, reference={}))
-    return games
+    return [
+        of_value_function(name, lenses.text(model, tokenizer, text, value="margin"), alpha, store)
+        for name, text in TEXTS.items()
+        if contains in name
+    ]
+
+
+def of_reviews(
+    path: str, model: Any, tokenizer: Any, each: int, alpha: float, store: str | None = None
+) -> Iterator[Game | str]:
+    """Games of the first reviews of each length of SPEX's sentiment data, and of those that a model cannot read why.
+
+    Args:
+      path: sentiment.csv of the paper's repository: 160 reviews in 8 groups of 20 by their number of words.
+      model, tokenizer: a sentiment classifier; words are replaced by its mask token, the value is the margin of the
+        class that it gives the whole review.
+      each: reviews of each group.
+      alpha: the largest budget that will be asked for.
+      store: folder for the ablations.
+
+    Raises:
+      ValueError: no such file, or not in that form.
+    """
+    try:
+        with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
+            texts = [row["review"] for row in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"cannot read --data {path!r}, a table with a column 'review': {error!r}") from error
+    size = max(1, len(texts) // len(GROUPS))
+    for place, group in enumerate(GROUPS):
+        for number, text in list(enumerate(texts))[place * size : place * size + min(each, size)]:
+            name = f"review {number + 1}"
+            try:
+                value_fn = lenses.text(model, tokenizer, text, value="margin")
+            except ValueError as error:
+                yield f"{name} ({group} words): {error}"
+                continue
+            yield of_value_function(name, value_fn, alpha, store, group=group)
 
 
 def complete(folder: str, contains: str = "") -> list[Game]:
@@ -113,5 +179,5 @@ def complete(folder: str, contains: str = "") -> list[Game]:
         value_fn = lenses.text(*models.tiny(), SENTENCE, value="margin", target="positive")
         every = np.random.default_rng(0).permutation(masks.all_masks(value_fn.n))
         values = evaluate(value_fn, every, progress=False)
-        found.append(Game(name="shipped model", masks=every, values=values, reference={}))
+        found.append(Game(name="shipped model", masks=every, values=values, live=value_fn))
     return found + [game for game in (load(folder, contains) if folder else []) if game.complete]

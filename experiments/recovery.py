@@ -14,7 +14,6 @@ Expected: 1 minute with no flags on 2 CPU cores; half an hour for everything wit
 """
 
 import functools
-import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import games as games_lib
 import numpy as np
 from absl import flags
+from compared.peers import public_decoder
 
 from spex_jax import Spectrum, explain, spex
 from spex_jax import masks as masks_lib
@@ -69,24 +69,6 @@ def planted(n: int, terms: int, max_degree: int, snr: float, seed: int) -> tuple
 def sets_of(spectrum: Spectrum) -> set[tuple[int, ...]]:
     """The sets of the terms but ()."""
     return {tuple(np.flatnonzero(row).tolist()) for row in spectrum.support if row.any()}
-
-
-def public_decoder(value_fn: ValueFn, n: int, b: int, t: int, kind: str) -> tuple[Spectrum, float]:
-    """What spectralexplain decodes from a design of its own, "soft" or "hard", and the seconds of the decoding."""
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # with more it is ten times slower
-    from sparse_transform.qsft.codes.BCH import BCH
-    from spectralexplain.support_recovery import sampling_strategy, support_recovery  # of the extra "peers"
-
-    signal, _ = sampling_strategy(lambda masks: value_fn(np.asarray(masks).astype(np.bool_)), b, b, n, None, t)
-    start = time.perf_counter()
-    BCH(n, t)  # made anew by the call below, and no part of the decoding
-    made = time.perf_counter()
-    found = support_recovery(kind, signal, b, t)
-    seconds = time.perf_counter() - made - (made - start)
-    if not found:
-        return Spectrum(np.zeros((1, n), np.bool_), np.zeros(1)), seconds
-    support = np.array([list(map(bool, key)) for key in found])
-    return Spectrum(support, np.array(list(map(float, found.values())))), seconds
 
 
 def score(found: set[tuple[int, ...]], truth: set[tuple[int, ...]]) -> dict[str, float]:

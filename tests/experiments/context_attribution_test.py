@@ -59,14 +59,13 @@ def given(tmp_path_factory):
 
 
 def test_prompts_name_the_parts_and_the_facts(program):
-    text, spans, names, supporting = program.prompt_of(QUESTIONS[0], 3)
+    text, spans, names, supporting = program.questions.prompt_of(QUESTIONS[0], 3, "sentence")
     assert "\nW:" not in text  # two documents with facts, and one more
     assert [text[slice(*span)] for span in spans] == ["a b c .", "d e .", "f g h .", "i .", "j k ."]
     assert names[1] == "T: d e ."
     assert supporting == [False, True, False, False, True]
     assert text.endswith("Question: which x ?\nAnswer:")
-    with flagsaver.flagsaver(units="document"):
-        text, spans, names, supporting = program.prompt_of(QUESTIONS[0], 10)
+    text, spans, names, supporting = program.questions.prompt_of(QUESTIONS[0], 10, "document")
     assert names == ["T", "U", "V", "W"]
     assert text[slice(*spans[0])] == "a b c . d e ."
     assert supporting == [True, False, True, False]
@@ -112,11 +111,9 @@ def test_the_measures(program):
     assert [found[f"drop_{k}"] for k in (1, 3, 5)] == [1, 3, 3]
 
 
-def test_a_context_of_real_questions(program, given, data_folder, tmp_path):
+def test_a_context_of_real_questions(program, data_folder):
     path = data_folder / "hotpotqa" / "hotpotqa_distractor_50.json"
-    with flagsaver.flagsaver(**{**given, "data": str(path)}, questions=50):
-        questions = program.read_questions()
-        found = [program.prompt_of(question, 10) for question in questions]
+    found = [program.questions.prompt_of(each, 10, "sentence") for each in program.questions.hotpotqa(str(path), 50)]
     assert len(found) == 50
     facts = [sum(supporting) for _, _, _, supporting in found]
     assert min(facts) >= 2 or sum(count < 2 for count in facts) <= 2
@@ -147,3 +144,18 @@ def test_data_in_another_form(program, given, tmp_path):
         pytest.raises(ValueError, match="is not in the form of HotpotQA"),
     ):
         program.main()
+
+
+def test_questions_in_the_form_of_drop(program, tmp_path):
+    rows = [
+        {"passage": "a b", "question": "c ?", "answers_spans": {"spans": ["d", "e"]}},
+        {"passage": "f", "question": "g ?", "answer": "h"},
+    ]
+    (tmp_path / "drop.json").write_text(json.dumps(rows))
+    found = program.questions.drop(str(tmp_path / "drop.json"), 5)
+    assert [question["answer"] for question in found] == ["d", "h"]
+    (tmp_path / "drop.json").write_text('[{"passage": "a"}]')
+    with pytest.raises(ValueError, match="is not in the form of DROP"):
+        program.questions.drop(str(tmp_path / "drop.json"), 5)
+    with pytest.raises(ValueError, match="give --data"):
+        program.questions.drop(None, 5)

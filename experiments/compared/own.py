@@ -1,0 +1,81 @@
+"""The methods of this package."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from games import Game
+
+from compared.contender import Answer, Contender, Unsuitable, asked_of
+from spex_jax import Spectrum, baselines, proxyspex
+from spex_jax.methods import METHODS
+from spex_jax.timing import Stopwatch
+
+
+def _answer(spectrum: Spectrum, watch: Stopwatch, masks: Any) -> Answer:
+    return Answer(
+        predict=spectrum,
+        terms=len(spectrum),
+        seconds=watch.seconds["fit"],
+        compile=watch.seconds["compile"],
+        masks=masks,
+        spectrum=spectrum,
+    )
+
+
+def _of_table(fit: Callable[..., Spectrum], game: Game, budget: int, seed: int) -> Answer:
+    """A fit of the first rows of the game."""
+    masks, values = game.masks[:budget], game.values[:budget]
+    watch = Stopwatch("fit")
+    with watch.phase("fit"):
+        spectrum = fit(masks, values, seed)
+    return _answer(spectrum, watch, masks)
+
+
+def _proxy(name: str) -> Contender:
+    def fit(masks: Any, values: Any, seed: int) -> Spectrum:
+        return proxyspex.fit(masks, values, proxy=name, seed=seed)
+
+    return Contender(name=name, run=functools.partial(_of_table, fit), same_masks=True)
+
+
+def _of_masks(game: Game, budget: int, seed: int, *, method: str, given: dict[str, Any], drawn: bool) -> Answer:
+    """A method of `explain` without the share that it holds out: with the game's masks, or those that it draws."""
+    made = METHODS[method]
+    options = made.complete({**made.defaults, **given}, "FBII" if drawn is False else "FSII")
+    if budget < (least := made.least(game.n, options)):
+        raise Unsuitable(f"needs {least} masks")
+    if not drawn:
+        return _of_table(lambda masks, values, seed: made.fit(masks, values, None, seed, options), game, budget, seed)
+    ask, watch = asked_of(game), Stopwatch("fit", "model")
+    with watch.phase("fit"):
+        masks, detail = made.draw(game.n, budget, seed, options)
+        with watch.phase("model"):
+            values = ask(masks)
+        spectrum = made.fit(masks, values, detail, seed, options)
+    return _answer(spectrum, watch, masks)
+
+
+def _method(name: str, method: str, *, drawn: bool, **given: Any) -> Contender:
+    run = functools.partial(_of_masks, method=method, given=given, drawn=drawn)
+    return Contender(name=name, run=run, same_masks=not drawn)
+
+
+def _lasso(masks: Any, values: Any, seed: int) -> Spectrum:
+    del seed
+    return baselines.datamodels(masks, values)
+
+
+OWN = (
+    *(_proxy(name) for name in proxyspex.PROXIES),
+    _method("spex", "spex", drawn=True),
+    _method("spex, residual of walsh_gp", "spex", drawn=True, residual_of="walsh_gp"),
+    Contender(name="lasso", run=functools.partial(_of_table, _lasso), same_masks=True),
+    _method("lime", "lime", drawn=False, sampling="uniform"),
+    _method("banzhaf", "banzhaf", drawn=False),
+    _method("faith_banzhaf", "faith_banzhaf", drawn=False),
+    _method("kernel_shap", "kernel_shap", drawn=True),
+    _method("faith_shapley", "faith_shapley", drawn=True),
+    _method("permutation_shapley", "permutation_shapley", drawn=True),
+    _method("leave_one_out", "leave_one_out", drawn=True),
+)

@@ -1,0 +1,241 @@
+"""The methods of other packages (extra: peers): spectralexplain, which the papers' authors publish, and shapiq."""
+
+import contextlib
+import functools
+import importlib.util
+import io
+import os
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from games import Game
+
+from compared.contender import Answer, Contender, Predict, Unsuitable, asked_of
+from spex_jax import Spectrum
+
+_DEGREE = 5  # up to which codes correct errors, the peers' default
+_FEWEST_BITS = 3  # of the bins of a group
+_LARGEST = 16  # features up to which shapiq's regressions of order 2 are run
+_ROWS = 4096  # masks that are predicted at once
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what other packages print and warn of their own settings."""
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # with more the public decoder is ten times slower
+    unread = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _spectrum(found: Mapping[Any, Any], n: int) -> Spectrum:
+    """Of a mapping from 0/1 tuples of length n to coefficients."""
+    if not found:
+        return Spectrum(np.zeros((1, n), np.bool_), np.zeros(1))
+    support = np.array([list(map(bool, key)) for key in found])
+    return Spectrum(support, np.array([float(np.real(value)) for value in found.values()]))
+
+
+def of_sets(found: Mapping[tuple[int, ...], float], n: int) -> Predict:
+    """The function whose value is the sum of the numbers of all sets that a mask keeps whole."""
+    members = np.zeros((len(found), n))
+    for row, key in zip(members, found, strict=True):
+        row[list(key)] = 1
+    sizes, numbers = members.sum(axis=1), np.array(list(found.values()), np.float64)
+
+    def predict(masks: np.ndarray) -> np.ndarray:
+        parts = [masks[start : start + _ROWS] for start in range(0, len(masks), _ROWS)]
+        return np.concatenate([(part.astype(np.float64) @ members.T == sizes) @ numbers for part in parts])
+
+    return predict
+
+
+def public_proxyspex(game: Game, budget: int, seed: int) -> Answer:
+    """ProxySPEX of spectralexplain, with its own grid of LightGBM."""
+    from spectralexplain.utils import proxy_spex
+
+    del seed
+    masks, values = game.masks[:budget], game.values[:budget]
+    with _quiet():
+        start = time.perf_counter()
+        found = proxy_spex((masks.astype(int), values), max_order=_DEGREE)
+        seconds = time.perf_counter() - start
+    spectrum = _spectrum(found, game.n)
+    return Answer(predict=spectrum, terms=len(found), seconds=seconds, compile=0.0, masks=masks, spectrum=spectrum)
+
+
+def public_decoder(value_fn: Any, n: int, b: int, t: int, kind: str) -> tuple[Spectrum, float]:
+    """What spectralexplain decodes from a design of its own, "soft" or "hard", and the seconds of the decoding.
+
+    Without the seconds in which the code is made: the package makes it anew for each call, and could keep it.
+    """
+    with _quiet():
+        from sparse_transform.qsft.codes.BCH import BCH
+        from spectralexplain.support_recovery import sampling_strategy, support_recovery
+
+        signal, _ = sampling_strategy(lambda masks: value_fn(np.asarray(masks).astype(np.bool_)), b, b, n, None, t)
+        start = time.perf_counter()
+        BCH(n, t)
+        made = time.perf_counter()
+        found = support_recovery(kind, signal, b, t)
+        seconds = time.perf_counter() - made - (made - start)
+    return _spectrum(found, n), seconds
+
+
+def public_spex(game: Game, budget: int, seed: int, *, kind: str) -> Answer:
+    """SPEX of spectralexplain: the most bins that the budget pays for, with a code that corrects fewer errors where
+    there would be fewer than 8 bins, as shapiq does it.
+    """
+    from sparse_transform.qsft.signals.input_signal_subsampled import SubsampledSignal
+
+    ask = asked_of(game)
+    settings = {"num_subsample": 3, "delays_method_source": "joint-coded", "delays_method_channel": "identity-siso"}
+    for t in range(_DEGREE, 1, -1):
+        with _quiet():
+            b = SubsampledSignal.get_b_for_sample_budget(budget, game.n, t, 2, {**settings, "num_repeat": 1, "t": t})
+        if b >= _FEWEST_BITS:
+            break
+    else:
+        raise Unsuitable("needs more masks")
+    np.random.seed(seed)  # noqa: NPY002 (the package draws from it)
+    spectrum, seconds = public_decoder(ask, game.n, b, t, kind)
+    return Answer(
+        predict=spectrum, terms=len(spectrum), seconds=seconds, compile=0.0, masks=ask.masks, spectrum=spectrum
+    )
+
+
+class _Rows:
+    """Stands for shapiq's sampler: the first rows of a table."""
+
+    def __init__(self, masks: np.ndarray):
+        self.coalitions_matrix = masks.astype(int)
+
+    def sample(self, budget: int) -> None:
+        assert budget == len(self.coalitions_matrix)
+
+
+def shapiq_proxyspex(game: Game, budget: int, seed: int) -> Answer:
+    """ProxySPEX of shapiq on the game's masks. Its refined spectrum is read, before it becomes an index."""
+    from shapiq.approximator import ProxySPEX
+
+    kept = {}
+
+    class Kept(ProxySPEX):
+        def _refine(self, *given: Any, **named: Any) -> Any:
+            kept["spectrum"] = super()._refine(*given, **named)
+            kept["seconds"] = time.perf_counter()
+            return kept["spectrum"]
+
+    masks, values = game.masks[:budget], game.values[:budget]
+    with _quiet():
+        start = time.perf_counter()
+        approximator = Kept(n=game.n, index="FBII", max_order=2, random_state=seed)
+        approximator._sampler = _Rows(masks)
+        approximator.approximate(budget, lambda _: values)
+    found = {tuple(int(i in key) for i in range(game.n)): value for key, value in kept["spectrum"].items()}
+    spectrum = _spectrum(found, game.n)
+    return Answer(
+        predict=spectrum,
+        terms=len(found),
+        seconds=kept["seconds"] - start,
+        compile=0.0,
+        masks=masks,
+        spectrum=spectrum,
+    )
+
+
+def shapiq_spex(game: Game, budget: int, seed: int) -> Answer:
+    """SPEX of shapiq (soft). Its Moebius transform is read, before it becomes an index."""
+    from shapiq.approximator import SPEX
+
+    ask, kept = asked_of(game), {}
+
+    class Kept(SPEX):
+        def _process_moebius(self, moebius_transform: Any) -> Any:
+            kept["sets"] = dict(moebius_transform)
+            kept["seconds"] = time.perf_counter()
+            return super()._process_moebius(moebius_transform)
+
+    np.random.seed(seed)  # noqa: NPY002 (the package draws from it)
+    with _quiet():
+        start = time.perf_counter()
+        try:
+            approximator = Kept(n=game.n, index="FBII", max_order=2, random_state=seed)
+            approximator.approximate(budget, ask)
+        except ValueError as error:
+            if "Insufficient budget" not in str(error):
+                raise
+            raise Unsuitable("needs more masks") from error
+    return Answer(
+        predict=of_sets(kept["sets"], game.n),
+        terms=len(kept["sets"]),
+        seconds=kept["seconds"] - start - ask.seconds,
+        compile=0.0,
+        masks=ask.masks,
+    )
+
+
+def shapiq_regression(game: Game, budget: int, seed: int, *, name: str, order: int) -> Answer:
+    """KernelSHAP, KernelSHAPIQ or RegressionFSII of shapiq: the value of a set is the sum of what is in it."""
+    from shapiq import approximator
+
+    if order > 1 and game.n > _LARGEST:
+        raise Unsuitable(f"run up to {_LARGEST} features")
+    given: dict[str, Any] = {"n": game.n, "random_state": seed}
+    if order > 1:
+        given["max_order"] = order
+    if name == "KernelSHAPIQ":
+        given["index"] = "k-SII"
+    fewest = sum(1 for size in range(order + 1) for _ in range(_choose(game.n, size)))
+    if budget < fewest:
+        raise Unsuitable(f"needs {fewest} masks")
+    ask = asked_of(game)
+    with _quiet():
+        start = time.perf_counter()
+        found = getattr(approximator, name)(**given).approximate(budget, ask)
+        seconds = time.perf_counter() - start - ask.seconds
+    sets = {tuple(key): float(found[key]) for key in found.interaction_lookup if key}
+    sets[()] = float(found.baseline_value)
+    return Answer(predict=of_sets(sets, game.n), terms=len(sets), seconds=seconds, compile=0.0, masks=ask.masks)
+
+
+def _choose(n: int, size: int) -> int:
+    return int(np.prod([(n - place) / (place + 1) for place in range(size)]).round())
+
+
+PEERS = (
+    Contender(name="ProxySPEX (published)", run=public_proxyspex, same_masks=True, package="spectralexplain"),
+    Contender(
+        name="SPEX soft (published)",
+        run=functools.partial(public_spex, kind="soft"),
+        same_masks=False,
+        package="spectralexplain",
+    ),
+    Contender(
+        name="SPEX hard (published)",
+        run=functools.partial(public_spex, kind="hard"),
+        same_masks=False,
+        package="spectralexplain",
+    ),
+    Contender(name="ProxySPEX (shapiq)", run=shapiq_proxyspex, same_masks=True, package="shapiq"),
+    Contender(name="SPEX (shapiq)", run=shapiq_spex, same_masks=False, package="shapiq"),
+    *(
+        Contender(
+            name=f"{name} (shapiq)",
+            run=functools.partial(shapiq_regression, name=name, order=order),
+            same_masks=False,
+            package="shapiq",
+        )
+        for name, order in (("KernelSHAP", 1), ("KernelSHAPIQ", 2), ("RegressionFSII", 2))
+    ),
+)
+
+
+def missing(contenders: Any) -> list[str]:
+    """Packages of these contenders that are not installed."""
+    packages = {contender.package for contender in contenders if contender.package}
+    return sorted(name for name in packages if importlib.util.find_spec(name) is None)

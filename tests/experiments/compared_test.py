@@ -1,0 +1,86 @@
+"""Methods in one form: what they predict for a function that they can represent."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import oracle
+import pytest
+
+from spex_jax.walsh import subset_characters
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture(scope="module")
+def compared(load_program):
+    load_program("faithfulness")
+    return sys.modules["compared"]
+
+
+@pytest.fixture(scope="module")
+def game(compared):
+    """Ten features; singles and pairs."""
+    masks = np.random.default_rng(0).permutation(oracle.all_masks(10))
+    support = np.zeros((4, 10), bool)
+    for row, members in zip(support, ((), (0,), (1, 2), (3,)), strict=True):
+        row[list(members)] = True
+    values = subset_characters(masks, support) @ np.array([0.5, 1.0, 2.0, -0.7])
+    return sys.modules["games"].Game(name="planted", masks=masks, values=values)
+
+
+def test_sums_of_sets(compared, rng):
+    sets = {(): 0.5, (0,): 1.0, (1, 3): -2.0}
+    masks = rng.random((9, 4)) < 0.5
+    expected = 0.5 + masks[:, 0] - 2.0 * (masks[:, 1] & masks[:, 3])
+    np.testing.assert_allclose(compared.peers.of_sets(sets, 4)(masks), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "own_masks", "exact"),
+    [
+        ("linear", False, True),
+        ("lasso", False, False),
+        ("lime", False, False),
+        ("banzhaf", False, False),
+        ("faith_banzhaf", False, True),
+        ("kernel_shap", True, False),
+        ("faith_shapley", True, True),
+        ("permutation_shapley", True, False),
+        ("leave_one_out", True, False),
+        ("spex", True, True),
+    ],
+)
+def test_own(compared, game, name, own_masks, exact):
+    contender = compared.CONTENDERS[name]
+    assert contender.same_masks != own_masks
+    answer = contender.run(game, 500, 0)
+    assert len(answer.masks) <= 500
+    assert answer.seconds >= 0
+    assert answer.terms == len(answer.spectrum)
+    if not own_masks:
+        np.testing.assert_array_equal(answer.masks, game.masks[:500])
+    error = np.square(answer.predict(game.masks) - game.values).mean() / game.values.var()
+    assert (error < 1e-3) == exact
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("spectralexplain", "lightgbm", "galois")),
+    reason="the packages of the extra peers are not installed",
+)
+@pytest.mark.parametrize("place", range(7))
+def test_peers(compared, game, place):
+    contender = compared.PEERS[place]
+    answer = contender.run(game, 500, 0)
+    assert len(np.unique(answer.masks, axis=0)) <= 500
+    error = np.square(answer.predict(game.masks) - game.values).mean() / game.values.var()
+    additive = contender.name.startswith("KernelSHAP (")
+    assert error < (10 if additive else 0.05)
+
+
+def test_too_few_masks(compared, game):
+    with pytest.raises(compared.Unsuitable, match="needs 56 masks"):
+        compared.CONTENDERS["faith_banzhaf"].run(game, 20, 0)
+    table = sys.modules["games"].Game(name="table", masks=game.masks[:600], values=game.values[:600])
+    with pytest.raises(compared.Unsuitable, match="chooses its own masks"):
+        compared.CONTENDERS["kernel_shap"].run(table, 200, 0)
