@@ -36,11 +36,13 @@ def draw_lines(
     main: str = "auto",
     log_x: bool = True,
     lowest: float | None = None,
+    limits: tuple[float, float] | None = None,
     columns: int = 4,
 ) -> None:
     """A panel for each mapping from names to points (x, y); points whose y is None are left out.
 
-    `main` is drawn above the others and wider. `lowest` cuts the y axis, so that one bad method does not hide the rest.
+    `main` is drawn above the others and wider. `lowest` cuts the y axis, so that one bad method does not hide the rest;
+    `limits` are those of the y axis of every panel.
     """
     pyplot = _pyplot()
     if pyplot is None or not panels:
@@ -73,7 +75,9 @@ def draw_lines(
             ticks = sorted({point[0] for line in panel.values() for point in line})
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
-        if lowest is not None and axis.get_ylim()[0] < lowest:
+        if limits is not None:
+            axis.set_ylim(*limits)
+        elif lowest is not None and axis.get_ylim()[0] < lowest:
             axis.set_ylim(bottom=lowest)
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25, linewidth=0.6)

@@ -167,7 +167,7 @@ def rates_by_k(spectra: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
         row: dict[str, Any] = {"spectra": kind, "k": int(k), "games": len(found)}
         names = [f"{short}{suffix}" for suffix in ("", " 2+") for short in RATES.values()]
         row |= {name: mean([rates[name] for rates in found]) for name in names}
-        row |= {f"null {name}": mean([rates["null"][name] for rates in found]) for name in names[len(RATES) :]}
+        row |= {f"null {name}": mean([rates["null"][name] for rates in found]) for name in names}
         rows.append(row)
     return rows
 
@@ -265,11 +265,7 @@ def main() -> None:
     panels: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
     for name in ("DSR", "DSR 2+", "SCR 2+", "SHR 2+"):
         panels[f"{name[:3]} of {'two features and more' if name.endswith('+') else 'all terms'}"] = {
-            f"{kind}, {what}": [
-                (row["k"], row[f"{before}{name}"])
-                for row in summary
-                if row["spectra"] == kind and f"{before}{name}" in row
-            ]
+            f"{kind}, {what}": [(row["k"], row[f"{before}{name}"]) for row in summary if row["spectra"] == kind]
             for kind in (_PROXY.value, "exact")
             for before, what in (("", "largest terms"), ("null ", "random sets"))
         }
@@ -277,8 +273,9 @@ def main() -> None:
         pathlib.Path(_OUT.value).with_suffix(".png"),
         panels,
         x="k largest terms",
-        y="rate, mean over games",
+        y="rate, mean over games with k terms",
         main=f"{_PROXY.value}, largest terms",
+        limits=(0, 1.03),
         columns=2,
     )
 
