@@ -1,0 +1,304 @@
+"""Methods x games x budgets: mean R2, rank, seconds outside the value function and failures, from one or more results.
+
+Reads what `faithfulness.py` wrote (--results, several files are put together: the peers need an environment of their
+own), or runs it first where there is none. Writes the leaderboard as JSON, Markdown and PNG, and with --readme between
+the lines `<!-- leaderboard -->` and `<!-- end of leaderboard -->` of that file.
+
+The rank of a method in a cell (a game with a budget) is its place among the methods of a table by R2, 1 the best, ties
+sharing the mean of their places; a failure is last. There are two tables: all games, for methods that fit the same
+masks; and the games of up to 16 features whose value function can be asked, for all methods. Times are compared within
+a result only.
+
+  python experiments/leaderboard.py
+  python experiments/leaderboard.py --results=results/faithfulness.json,results/peers.json --readme=README.md
+
+Expected: seconds; with no results 25 minutes on 2 CPU cores.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import faithfulness
+import numpy as np
+import pictures
+import tables
+from absl import flags
+from compared import CONTENDERS
+from scipy import stats
+
+from spex_jax.files import replacing
+from spex_jax.runtime import run_program, save_result
+from spex_jax.threads import cores
+
+_RESULTS = flags.DEFINE_list(
+    "results", [], "Results of faithfulness.py. Default: --out of that program, which is run where it does not exist."
+)
+_BOARD = flags.DEFINE_string("board", "results/leaderboard.json", "File for the result; .md and .png are beside it.")
+_README = flags.DEFINE_string("readme", None, "A file whose table is written anew.")
+
+_MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
+MAIN = "auto"
+_WORST = -1.0  # R2 below which a mean would be of one bad cell; ranks and medians are of the numbers as they are
+_MOST_FEATURES = 16  # of the second table: the regressions of order 2 are run up to there
+
+
+def read(paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of all results, and what each was made with.
+
+    Raises:
+      ValueError: a file that is none of faithfulness.py's, or two results that hold the same cell.
+    """
+    rows, made_with, seen = [], [], set()
+    for number, path in enumerate(paths):
+        try:
+            result = json.loads(pathlib.Path(path).expanduser().read_text(encoding="utf-8"))
+            found = result["rows"]
+            made_with.append({name: result[name] for name in ("revision", "versions", "device")} | {"file": path})
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"cannot read {path!r} as a result of faithfulness.py: {error!r}") from error
+        for row in found:
+            key = (row["game"], row["alpha"], row["method"])
+            if key in seen and "recorded" not in row["method"]:
+                if row["method"] == "lasso":  # deterministic, and in all of them
+                    continue
+                raise ValueError(f"{path!r} holds {key} again; give results that do not overlap")
+            if key not in seen and "unsuitable" not in row:
+                rows.append({**row, "result": number})
+            seen.add(key)
+    return rows, made_with
+
+
+def ranks(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
+    """By game and alpha the rank of every method."""
+    parts: dict[tuple[str, float], dict[str, float]] = {}
+    for row in rows:
+        r2 = row["r2"] if row.get("r2") is not None else -np.inf
+        parts.setdefault((row["game"], row["alpha"]), {})[row["method"]] = r2
+    return {
+        cell: dict(zip(found, map(float, stats.rankdata([-r2 for r2 in found.values()])), strict=True))
+        for cell, found in parts.items()
+    }
+
+
+def board(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each alpha and method, the best mean rank first.
+
+    Means are over the same games for all methods of an alpha: those on which every one of them was run.
+    """
+    lines = []
+    for alpha in sorted({row["alpha"] for row in rows}):
+        at = [row for row in rows if row["alpha"] == alpha]
+        games = {row["game"] for row in at}
+        methods = [
+            method
+            for method in dict.fromkeys(row["method"] for row in at)
+            if {row["game"] for row in at if row["method"] == method} == games
+        ]
+        of_all = [row for row in at if row["method"] in methods]
+        placed = ranks(of_all)
+        part = []
+        for method in methods:
+            own = [row for row in of_all if row["method"] == method]
+            r2 = np.array([row["r2"] for row in own if row.get("r2") is not None])
+            spent = [row["seconds"] for row in own if row.get("seconds") is not None]
+            part.append(
+                {
+                    "alpha": alpha,
+                    "method": method,
+                    "games": len(own),
+                    "rank": float(np.mean([placed[row["game"], alpha][method] for row in own])),
+                    "mean_r2": float(np.maximum(r2, _WORST).mean()) if len(r2) else None,
+                    "median_r2": float(np.median(r2)) if len(r2) else None,
+                    "seconds": float(np.mean(spent)) if spent else None,
+                    "terms": float(np.mean([row["terms"] for row in own if row.get("terms") is not None] or [0])),
+                    "failures": sum(row.get("r2") is None for row in own),
+                }
+            )
+        lines += sorted(part, key=lambda line: line["rank"])
+    return lines
+
+
+def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each alpha: the cell in which the main method is furthest below the best method of another package, and in
+    how many it is above all of them.
+    """
+    cells: dict[tuple[float, str], dict[str, float]] = {}
+    for row in rows:
+        if row.get("r2") is not None:
+            cells.setdefault((row["alpha"], row["game"]), {})[row["method"]] = row["r2"]
+    lines = []
+    for alpha in sorted({alpha for alpha, _ in cells}):
+        gaps = []
+        for (at, game), found in cells.items():
+            peers = {method: r2 for method, r2 in found.items() if is_peer(method)}
+            if at == alpha and MAIN in found and peers:
+                best = max(peers, key=lambda method: peers[method])
+                gaps.append((found[MAIN] - peers[best], game, best))
+        if gaps:
+            worst = min(gaps)
+            lines.append(
+                {
+                    "alpha": alpha,
+                    "games": len(gaps),
+                    "above all peers": sum(gap > 0 for gap, _, _ in gaps),
+                    "mean gap": float(np.mean([gap for gap, _, _ in gaps])),
+                    "smallest gap": worst[0],
+                    "on": worst[1],
+                    "to": worst[2],
+                }
+            )
+    return lines
+
+
+def is_peer(method: str) -> bool:
+    """Whether a method is of another package."""
+    return method not in CONTENDERS or CONTENDERS[method].package is not None
+
+
+def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Seconds of peers over those of the main method in the same cells of the same result, by peer and alpha."""
+    cells: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if row.get("seconds") and row.get("r2") is not None:
+            cells.setdefault((row["alpha"], row["game"], row["result"]), {})[row["method"]] = row["seconds"]
+    ratios: dict[tuple[str, float], list[float]] = {}
+    for (alpha, *_), found in cells.items():
+        for method, seconds in found.items():
+            if MAIN in found and is_peer(method) and "recorded" not in method:
+                ratios.setdefault((method, alpha), []).append(seconds / found[MAIN])
+    return [
+        {
+            "method": method,
+            "alpha": alpha,
+            "games": len(found),
+            "times slower (geometric mean)": float(np.exp(np.mean(np.log(found)))),
+            "least": min(found),
+        }
+        for (method, alpha), found in sorted(ratios.items())
+    ]
+
+
+def summary_table(lines: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a row for each method, with rank and mean R2 at every alpha, best first."""
+    alphas = sorted({line["alpha"] for line in lines})
+    by = {(line["method"], line["alpha"]): line for line in lines}
+    methods = sorted(
+        {line["method"] for line in lines},
+        key=lambda method: np.mean([by[method, a]["rank"] if (method, a) in by else 99 for a in alphas]),
+    )
+    rows = []
+    for method in methods:
+        own = [by[method, alpha] for alpha in alphas if (method, alpha) in by]
+        row: dict[str, Any] = {"method": f"**{method}**" if method == MAIN else method}
+        for alpha in alphas:
+            line = by.get((method, alpha))
+            shown = None if line is None else f"{line['rank']:.1f} / {tables.shown(line['mean_r2'])}"
+            row[f"alpha {alpha:g}: rank / R²"] = shown
+        seconds = [line["seconds"] for line in own if line["seconds"] is not None]
+        row["seconds"] = f"{np.mean(seconds):.2g}" if seconds else None
+        row["failures"] = sum(line["failures"] for line in own)
+        rows.append(row)
+    return tables.markdown(rows)
+
+
+def machine() -> str:
+    """The machine, in words."""
+    return f"{cores()} CPU cores ({platform.machine()}, {platform.system()})" if os.name else ""
+
+
+def text_of(result: dict[str, Any]) -> str:
+    """The Markdown page."""
+    revisions = ", ".join(dict.fromkeys(made["revision"] for made in result["made_with"]))
+    devices = ", ".join(dict.fromkeys(made["device"] for made in result["made_with"]))
+    parts = [
+        f"{result['date']}, revision {revisions}, {result['machine']}, device {devices}. "
+        f"R² below {_WORST:g} counts as {_WORST:g} in means.",
+        f"**All {result['games']} games, methods that fit the same uniform masks:**",
+        summary_table(result["same_masks"]),
+    ]
+    if result["any_masks"]:
+        parts += [
+            f"**The {result['games_that_can_be_asked']} games of up to {_MOST_FEATURES} features whose value function "
+            "can be asked, methods with masks of their own too** (at each alpha those that can do with so few masks):",
+            summary_table(result["any_masks"]),
+        ]
+    if result["against_peers"]:
+        title = f"**`{MAIN}` against the best other package in each cell:**"
+        parts += [title, tables.markdown(result["against_peers"])]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def into(path: str, text: str) -> None:
+    """Writes a text between the marks of a file.
+
+    Raises:
+      ValueError: the file has no marks, or cannot be read.
+    """
+    try:
+        whole = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"cannot read --readme {path!r}: {error.strerror}") from error
+    before, mark, rest = whole.partition(_MARKS[0])
+    _, end, after = rest.partition(_MARKS[1])
+    if not mark or not end:
+        raise ValueError(f"{path!r} has no lines {_MARKS[0]} and {_MARKS[1]}; add them where the table should stand")
+    with replacing(pathlib.Path(path).expanduser(), "w") as file:
+        file.write(f"{before}{mark}\n{text}{end}{after}")
+
+
+def draw(result: dict[str, Any], path: pathlib.Path) -> None:
+    """Mean R2 and mean rank over alpha."""
+    panels = {}
+    for title, lines in (("all games, same masks", result["same_masks"]), ("can be asked", result["any_masks"])):
+        for what in ("mean_r2", "rank"):
+            panel: dict[str, list[tuple[float, float | None]]] = {}
+            for line in lines:
+                panel.setdefault(line["method"], []).append((line["alpha"], line[what]))
+            if panel:
+                panels[f"{'mean R2' if what == 'mean_r2' else 'mean rank (1 is best)'}: {title}"] = panel
+    pictures.draw_lines(path, panels, x="budget in units of n log2 n", y="", main=MAIN, columns=2)
+
+
+def main() -> None:
+    """Reads or makes the results, and writes the leaderboard."""
+    paths = list(_RESULTS.value)
+    if not paths:
+        paths = [flags.FLAGS.out]
+        if not pathlib.Path(paths[0]).expanduser().exists():
+            faithfulness.main()
+    rows, made_with = read(paths)
+    known = [row for row in rows if "recorded" not in row["method"]]
+    chosen = {name for name, contender in CONTENDERS.items() if not contender.same_masks}
+    can_be_asked = {row["game"] for row in known if row["method"] in chosen and row["n"] <= _MOST_FEATURES}
+    result: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "made_with": made_with,
+        "games": len({row["game"] for row in known}),
+        "games_that_can_be_asked": len(can_be_asked),
+        "same_masks": board([row for row in known if row["method"] not in chosen]),
+        "any_masks": board([row for row in known if row["game"] in can_be_asked]),
+        "against_peers": against_peers(rows),
+        "overhead": overhead(rows),
+    }
+    out = pathlib.Path(_BOARD.value).expanduser()
+    save_result(out, result)
+    text = text_of(result)
+    with replacing(out.with_suffix(".md"), "w") as file:
+        file.write(text)
+    print(text)
+    if result["overhead"]:
+        print(tables.markdown(result["overhead"], digits=1))
+    draw(result, out.with_suffix(".png"))
+    if _README.value:
+        into(_README.value, text)
+    print(f"leaderboard: {out}, {out.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    run_program(main)
