@@ -76,5 +76,5 @@ def load_program():
         delattr(flags.FLAGS, name)
     # What programs share defines flags too, when it is imported for the first time.
     for name, module in list(sys.modules.items()):
-        if pathlib.Path(getattr(module, "__file__", None) or "/").parent in (EXPERIMENTS, EXPERIMENTS / "benchmarks"):
+        if EXPERIMENTS in pathlib.Path(getattr(module, "__file__", None) or "/").parents:
             del sys.modules[name]
