@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -47,6 +48,11 @@ class Game:
     def complete(self) -> bool:
         """Whether all 2^n values are known."""
         return self.n < 30 and len(self.masks) == 2**self.n
+
+    @property
+    def content(self) -> str:
+        """A hash of the table."""
+        return hashlib.sha256(self.masks.tobytes() + self.values.tobytes()).hexdigest()[:16]
 
     def budget(self, alpha: float) -> int | None:
         """alpha n log2 n rows, None where the table does not leave enough to test on: 1,000, or of a complete game with

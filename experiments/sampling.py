@@ -17,7 +17,6 @@ Every method asks alpha n log2 n masks. In the part adaptive max(50, 10%) of the
 Expected: 3 minutes with no flags on 2 CPU cores; an hour for each part with a folder of 11 games and 10 seeds.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from typing import Any
@@ -25,9 +24,10 @@ from typing import Any
 import games as games_lib
 import numpy as np
 from absl import flags
+from compared import asked_of
+from compared.indices import of_proxy, of_shapiq, relative_error, vector
 
-from spex_jax import explain, proxyspex, sampling
-from spex_jax.correction import correction_of
+from spex_jax import explain, sampling
 from spex_jax.interactions import Interactions
 from spex_jax.metrics import r2_score
 from spex_jax.runtime import run_parts, run_program, without_nan
@@ -56,63 +56,27 @@ def cells() -> Iterator[tuple[games_lib.Game, int, int]]:
             yield game, alpha, min(int(alpha * game.n * np.log2(game.n)), 2**game.n - 1)
 
 
-def vector(found: Interactions, sets: list[tuple[int, ...]]) -> np.ndarray:
-    """Values of these sets, float64 [T]."""
-    return np.array([found[key] for key in sets])
-
-
-def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """Squared error over the square of the truth."""
-    return float(np.square(found - truth).sum() / np.square(truth).sum())
-
-
-def own(game: games_lib.Game, table: np.ndarray, draw: str, budget: int, seed: int) -> Callable[..., Interactions]:
+def own(game: games_lib.Game, draw: str, budget: int, seed: int) -> Callable[..., Interactions]:
     """A function of index, order and whether to correct: the interactions from one draw of masks."""
-    masks = sampling.draw(draw, game.n, budget, seed)
-    values = table[masks @ (1 << np.arange(game.n))]
-    spectrum, out_of_fold = proxyspex.cross_fit(masks, values, proxy=_PROXY.value, seed=seed)
-    correction = correction_of(spectrum, masks, values, out_of_fold)
-
-    def interactions(index: str, order: int, corrected: bool) -> Interactions:
-        found = spectrum.interactions(index, order)
-        return found if correction is None or not corrected else correction(found)
-
-    return interactions
-
-
-def peer(name: str, game: games_lib.Game, table: np.ndarray, index: str, order: int, budget: int, seed: int) -> Any:
-    """What shapiq's approximator of this name gives for the index: an InteractionValues."""
-    from shapiq import approximator  # of the extra "peers"
-
-    weights = 1 << np.arange(game.n)
-    kind = getattr(approximator, name)
-    given: dict[str, Any] = {"n": game.n, "random_state": seed}
-    if name in ("ProxySHAP", "KernelSHAPIQ"):
-        given |= {"index": index, "max_order": order}
-    elif name == "RegressionFSII":
-        given |= {"max_order": order}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of shapiq and scikit-learn, about settings of their own
-        return kind(**given).approximate(budget, lambda asked: table[np.atleast_2d(asked).astype(int) @ weights])
+    return of_proxy(asked_of(game), game.n, draw, budget, seed, _PROXY.value)[1]
 
 
 def run_shapley() -> dict[str, Any]:
     """Errors of Shapley values by game and budget, and how often the draw of the index is at or below the best peer."""
     rows = []
     for game, alpha, budget in cells():
-        table = game.table()
         sets = [(feature,) for feature in range(game.n)]
         truth = vector(exact_spectrum(game.masks, game.values).interactions("SV", 1), sets)
         errors: dict[str, list[float]] = {}
         for seed in range(_SEEDS.value):
             for draw in _DRAWS.value:
-                interactions = own(game, table, draw, budget, seed)
+                interactions = own(game, draw, budget, seed)
                 for corrected in (False, True):
                     name = f"{draw}, corrected" if corrected else draw
                     found = vector(interactions("SV", 1, corrected), sets)
                     errors.setdefault(name, []).append(relative_error(found, truth))
             for name in PEERS if _PEERS.value else ():
-                values = peer(name, game, table, "SV", 1, budget, seed)
+                values = of_shapiq(asked_of(game), game.n, name, "SV", 1, budget, seed)
                 errors.setdefault(name, []).append(relative_error(np.array([values[key] for key in sets]), truth))
         rows.append({"game": game.name, "n": game.n, "alpha": alpha, "budget": budget, "errors": _means(errors)})
         print(rows[-1], flush=True)
@@ -126,18 +90,18 @@ def run_interactions() -> list[dict[str, Any]]:
     """Errors of FSII and k-SII of order 2 by game and budget, singles and pairs."""
     rows = []
     for game, alpha, budget in cells():
-        table, exact = game.table(), exact_spectrum(game.masks, game.values)
+        exact = exact_spectrum(game.masks, game.values)
         orders = [list(combinations(range(game.n), size)) for size in (1, 2)]
         errors: dict[str, dict[str, list[list[float]]]] = {index: {} for index in PEERS_OF_INDEX}
         for seed in range(_SEEDS.value):
-            drawn = {draw: own(game, table, draw, budget, seed) for draw in _DRAWS.value}
+            drawn = {draw: own(game, draw, budget, seed) for draw in _DRAWS.value}
             for index, peers in PEERS_OF_INDEX.items():
                 answers: dict[str, Any] = {}
                 for draw, interactions in drawn.items():
                     answers[draw] = interactions(index, 2, False)
                     answers[f"{draw}, corrected"] = interactions(index, 2, True)
                 for name in peers if _PEERS.value else ():
-                    answers[name] = peer(name, game, table, index, 2, budget, seed)
+                    answers[name] = of_shapiq(asked_of(game), game.n, name, index, 2, budget, seed)
                 truth = exact.interactions(index, 2)
                 for name, found in answers.items():
                     both = [relative_error(vector(found, sets), vector(truth, sets)) for sets in orders]

@@ -7,7 +7,7 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -235,7 +235,11 @@ PEERS = (
 )
 
 
-def missing(contenders: Any) -> list[str]:
+def missing_packages(names: Iterable[str]) -> list[str]:
+    """Which of these packages are not installed."""
+    return sorted(name for name in set(names) if importlib.util.find_spec(name) is None)
+
+
+def missing(contenders: Iterable[Contender]) -> list[str]:
     """Packages of these contenders that are not installed."""
-    packages = {contender.package for contender in contenders if contender.package}
-    return sorted(name for name in packages if importlib.util.find_spec(name) is None)
+    return missing_packages(contender.package for contender in contenders if contender.package)
