@@ -156,6 +156,17 @@ class Interactions(Mapping[tuple[int, ...], float]):
         """The interactions of sets of exactly this size."""
         return self._replace(self._sizes == order, self._values, self._errors, min_order=None)
 
+    def across(self, sizes: Sequence[int]) -> "Interactions":
+        """The interactions of sets with members in more than one part, where parts of `sizes` hold the features in turn
+        (`details["lens_sizes"]` of a joint lens); ValueError where these do not add up to n.
+        """
+        given = np.asarray(sizes)
+        if given.ndim != 1 or given.dtype.kind not in "iu" or (given < 0).any() or given.sum() != self.n:
+            raise ValueError(f"sizes must be whole numbers that add up to the {self.n} features, got {sizes!r}")
+        part = np.repeat(np.arange(len(given)), given)
+        several = np.array([len(set(part[list(key)])) > 1 for key in self._members], np.bool_)
+        return self._replace(several, self._values, self._errors, min_order=None)
+
     def top(self, k: int = 10, order: int | None = None) -> list[tuple[tuple[int, ...], float]]:
         """The k largest by absolute value, without (), ties in the order of the sets.
 

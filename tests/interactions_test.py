@@ -142,6 +142,20 @@ def test_keys_that_are_no_sets(key):
         found[key]
 
 
+def test_interactions_across_parts(rng):
+    whole = spectrum_of(oracle.random_game(6, rng)).interactions("FBII", 3, names=list("abcdef"))
+    found = whole.across([2, 3, 1])
+    parts = [{0, 1}, {2, 3, 4}, {5}]
+    assert dict(found) == {key: value for key, value in whole.items() if key and not any(set(key) <= p for p in parts)}
+    assert (found.index, found.n, found.names, found.max_order) == ("FBII", 6, whole.names, 3)
+    assert found.top(1)[0] == max(found.items(), key=lambda item: abs(item[1]))
+    assert found.order(2) == whole.order(2).across((2, 3, 1))
+    assert len(whole.across([6])) == 0
+    for wrong in ([2, 3], [7, -1], [3.0, 3.0], 6, [[3, 3]]):
+        with pytest.raises(ValueError, match="add up to the 6 features"):
+            whole.across(wrong)
+
+
 def test_table_ranks_and_names(rng):
     found = Spectrum(np.eye(3, dtype=bool), np.array([1.0, -3.0, 2.0])).interactions(names=["a", "b", "c"])
     lines = str(found).splitlines()

@@ -9,6 +9,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lenses import trained_decoder
 from lenses.retraining_data import apply, clouds, init
 from models.directories import write_model
 
@@ -230,6 +231,23 @@ def test_components_lower_for_tpu_and_cuda(value, tmp_path):
     lens, parts = (importlib.import_module(f"spex_jax.{name}.components") for name in ("lenses", "models"))
     check_lowering(lens._clean_logits, value_fn.fn, mask(1, value_fn.n))
     check_lowering(parts.record, model, whole(2, 8), whole(2, 8), layers=(0, 1), kinds=("heads",), mean="tokens")
+
+
+def test_joint_lenses_lower_for_tpu_and_cuda(tmp_path):
+    lenses = spex_jax.lenses
+    model, tokenizer = spex_jax.models.load(write_model(tmp_path, "llama3"))
+    words = lenses.text(model, tokenizer, "a b c d", target="e", removal="delete")
+    both = lenses.joint(words, lenses.components(model, [[1, 2, 3]], value="logit", target=3))
+    check_lowering(jax.jit(lambda fn, masks: fn(masks)), both.fn, mask(2, both.width))
+    (x, y), groups = trained_decoder.four_groups(2)
+    training = lenses.training_data(trained_decoder.init, trained_decoder.apply, (x, y), (x, y), groups=groups, steps=2)
+    model = trained_decoder.model_of(trained_decoder.init(jax.random.key(0)))
+    heads = lenses.components(model, x[:2], value="logit", target=y[:2])
+    for asking in (heads, lenses.text(model, tokenizer, "a b c d", target="e", removal="delete")):
+        both = lenses.joint(training, asking)
+        slots = both.packing.slots
+        lower = jax.jit(lambda fn, *batch: fn(*batch))
+        check_lowering(lower, both.fn, mask(2, slots, both.width), mask(2, slots))
 
 
 def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):

@@ -2,6 +2,7 @@
 
 from spex_jax.lenses import groups
 from spex_jax.lenses.components import components
+from spex_jax.lenses.joint import joint
 from spex_jax.lenses.patches import patches
 from spex_jax.lenses.tabular import tabular
 from spex_jax.lenses.text import text
@@ -13,6 +14,7 @@ __all__ = [
     "ValueFunction",
     "components",
     "groups",
+    "joint",
     "measure_seed_noise",
     "patches",
     "tabular",

@@ -2,13 +2,12 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from spex_jax.lenses.layout import Rows, Template
+from spex_jax.lenses.layout import Template
 from spex_jax.lenses.values import logit_and_margin, value_of_answers, watched
 from spex_jax.models.decoder import Decoder, KeyValues
 
@@ -43,6 +42,10 @@ class AblatedClass:
     target: jax.Array
     contrast: jax.Array
     value: str
+
+    def of(self, model: Any) -> "AblatedClass":
+        """The same of another model."""
+        return dataclasses.replace(self, model=model)
 
     def logits(self, *batch: jax.Array) -> jax.Array:
         """Class logits [B, S, C]."""
@@ -89,38 +92,57 @@ class AblatedAnswer:
         """Without the keys and values, which follow from the rest."""
         return dataclasses.replace(self, prefix=None)
 
+    def of(self, model: Any) -> "AblatedAnswer":
+        """The same of another model, which computes keys and values of its own."""
+        prefix = None
+        if self.prefix_tokens is not None:
+            prefix = model.prefix(self.prefix_tokens, jnp.arange(len(self.prefix_tokens)))
+        return dataclasses.replace(self, model=model, prefix=prefix)
+
     def __call__(self, *batch: jax.Array) -> jax.Array:
         """Values; see `AblatedClass`."""
         masks, used = _with_slots(self.template, batch)
-        rows = self.template.rows(masks, used)
-        places = rows.read(self.sources, self.template.branch)
-        read = places.reshape(len(places), -1)
-        expected = jnp.broadcast_to(self.tokens, places.shape).reshape(-1)
         if isinstance(self.model, Decoder):
-            states = self.model.states(
-                rows.tokens, rows.positions, rows.segments, rows.branches, read=read, prefix=self.prefix
-            )
-            scores = self._scores(self.model.logits, states.reshape(len(expected), -1), expected)
+            values = self.measured(self.states(masks, used))
         else:
-            logits = self._called(rows, read)
-            scores = logit_and_margin(logits.reshape(len(expected), -1), expected)
-        logit, margin = (score.reshape(places.shape) for score in scores)
-        values = value_of_answers(self.value, logit, margin, self.weight)
+            rows = self.template.rows(masks, used)
+            places = rows.read(self.sources, self.template.branch)
+            logits = self.model(rows.tokens, rows.segments >= 0)
+            read = jnp.take_along_axis(logits, places.reshape(len(places), -1, 1), axis=1)
+            read = read.reshape(*places.shape, -1)
+            values = self._values(*logit_and_margin(read, jnp.broadcast_to(self.tokens, places.shape)))
         return values if self.template.kind == "packed" else values[:, 0]
 
-    def _called(self, rows: Rows, read: jax.Array) -> jax.Array:
-        logits = self.model(rows.tokens, rows.segments >= 0)
-        return jnp.take_along_axis(logits, read[..., None], axis=1)
+    def states(self, masks: jax.Array, used: jax.Array) -> jax.Array:
+        """States [B, S, K, D] of a `Decoder`, after which the tokens of the answers are expected, of masks bool
+        [B, S, width] of which `used` bool [B, S] are there; S is 1 unless the template is packed.
+        """
+        rows = self.template.rows(masks, used)
+        places = rows.read(self.sources, self.template.branch)
+        states = self.model.states(
+            rows.tokens,
+            rows.positions,
+            rows.segments,
+            rows.branches,
+            read=places.reshape(len(places), -1),
+            prefix=self.prefix,
+        )
+        return states.reshape(*places.shape, -1)
 
-    def _scores(
-        self, logits_of: Callable[[jax.Array], jax.Array], states: jax.Array, expected: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Logit and margin of each expected token after a state [N, D], a part of the states at a time."""
+    def measured(self, states: jax.Array) -> jax.Array:
+        """Values float32 [B, S] of states [B, S, K, D]; so many logits at a time as memory is spent on."""
+        flat = states.reshape(-1, states.shape[-1])
+        expected = jnp.broadcast_to(self.tokens, states.shape[:-1]).reshape(-1)
 
         def score(state: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return logit_and_margin(logits_of(state), token)
+            return logit_and_margin(self.model.logits(state), token)
 
         at_once = max(1, _LOGITS // self.model.config.vocab_size)
-        if len(states) <= at_once:
-            return score(states, expected)
-        return jax.lax.map(lambda pair: score(*pair), (states, expected), batch_size=at_once)
+        if len(flat) <= at_once:
+            scores = score(flat, expected)
+        else:
+            scores = jax.lax.map(lambda pair: score(*pair), (flat, expected), batch_size=at_once)
+        return self._values(*(part.reshape(states.shape[:-1]) for part in scores))
+
+    def _values(self, logit: jax.Array, margin: jax.Array) -> jax.Array:
+        return value_of_answers(self.value, logit, margin, self.weight)

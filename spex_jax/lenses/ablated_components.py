@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax.lenses.values import logit_and_margin
-from spex_jax.models.components import Ablation, Parts, ablated_states
+from spex_jax.models.components import AblatedDecoder, Ablation, Parts, record
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["AblatedComponents", "Reading"]
@@ -143,6 +143,24 @@ class AblatedComponents:
         reading = dataclasses.replace(self.reading, clean=None)
         return dataclasses.replace(self, entering=jnp.zeros(()), instead={}, reading=reading)
 
+    def of(self, model: Decoder, layers: tuple[int, ...]) -> "AblatedComponents":
+        """The same of another model, whose own runs say what stands for removed parts of the `layers` that hold units;
+        `entering` and what `reading` holds of the whole network stay.
+        """
+        instead: Parts = {}
+        if self.source is not None:
+            mean = self.removal.removeprefix("mean over ") if self.removal.startswith("mean") else None
+            instead = record(model, *self.source, layers=layers, kinds=tuple(self.unit), mean=mean)
+        return dataclasses.replace(self, model=model, instead=instead)
+
+    def ablated(self, mask: jax.Array) -> AblatedDecoder:
+        """The model without the parts that a mask [n] removes."""
+        share = mask.astype(jnp.float32)
+        keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
+        rescaled = self.removal == "zero_rescaled"
+        ablation = Ablation(keep=keep, instead=self.instead, slot=self.slot, at=self.at, rescaled=rescaled)
+        return AblatedDecoder(params=self.model.params, config=self.model.config, ablation=ablation)
+
     def states(self, masks: jax.Array) -> jax.Array:
         """States [B, P, K, D] at the places that are read."""
         differentiable = jnp.issubdtype(masks.dtype, jnp.floating)
@@ -153,20 +171,22 @@ class AblatedComponents:
         _, place = self.model.begin(self.tokens, self.segments)
 
         def of(mask: jax.Array) -> jax.Array:
-            share = mask.astype(jnp.float32)
-            keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
-            ablation = Ablation(
-                keep=keep,
-                instead=self.instead,
-                slot=self.slot,
-                at=self.at,
-                rescaled=self.removal == "zero_rescaled",
-            )
             entering, start = self.entering[slot], self.starts[slot]
-            return ablated_states(self.model, entering, start, place, self.reading.places, ablation, self.earliest)
+            return self.ablated(mask).resumed(entering, start, place, self.reading.places, self.earliest)
 
         return jax.vmap(of)(masks)
 
     def __call__(self, masks: jax.Array) -> jax.Array:
         """Values; see the class."""
         return self.reading.measured(self.model, self.states(masks))
+
+    def anew(self, masks: jax.Array) -> jax.Array:
+        """The same values, with nothing of `entering`: all layers for every mask, of a model that is asked only once or
+        a few times.
+        """
+
+        def of(mask: jax.Array) -> jax.Array:
+            positions = jnp.arange(self.tokens.shape[1])
+            return self.ablated(mask).states(self.tokens, positions, self.segments, read=self.reading.places)
+
+        return self.reading.measured(self.model, jax.vmap(of)(masks))

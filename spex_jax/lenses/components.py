@@ -98,18 +98,13 @@ def components(
     starts = _starts(model, prompts, chosen.layers)
     first = np.searchsorted(starts, chosen.first(), side="right") - 1
     entering = record(model, prompts.tokens, prompts.segments, layers=starts, kinds=("states",))["states"]
-    instead = {}
-    if source is not None:
-        mean = mean_over if removal == "mean" else None
-        asked = {"layers": chosen.layers, "kinds": chosen.kinds, "mean": mean}
-        instead = record(model, source.tokens, source.segments, **asked)
     fn = AblatedComponents(
         model=model,
         tokens=prompts.tokens,
         segments=prompts.segments,
         source=None if source is None else (source.tokens, source.segments),
         entering=entering,
-        instead=instead,
+        instead={},
         slot=jnp.asarray(slot, jnp.int32),
         starts=jnp.asarray(starts, jnp.int32),
         first=jnp.asarray(first, jnp.int32),
@@ -119,7 +114,7 @@ def components(
         earliest=starts[0],
         removal=f"mean over {mean_over}" if removal == "mean" else removal,
     )
-    fn = _with_clean(fn, target)
+    fn = _with_clean(fn.of(model, chosen.layers), target)
     return ValueFunction(
         fn,
         chosen.n,
@@ -133,6 +128,7 @@ def components(
             "removal": removal,
             "value": value,
             "prompts": prompts.count,
+            **({"own_target": True} if target is None and value not in ("loss", "kl") else {}),
             **_layout(chosen),
         },
     )

@@ -182,6 +182,7 @@ def text(
             "units": prompt.noun,
             "removal": removal,
             "value": value,
+            **({"own_target": True} if target is None else {}),
             **chosen,
         },
     )

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models.decoder import Decoder, Edit, Place
+from spex_jax.models.decoder import Decoder, Edit, KeyValues, Place
 
-__all__ = ["Ablation", "Parts", "ablated_states", "record"]
+__all__ = ["AblatedDecoder", "Ablation", "Parts", "record"]
 
 Parts = dict[str, jax.Array]
 
@@ -65,6 +65,62 @@ class Ablation:
             return value * factor + other * (1 - kept)
 
         return apply
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblatedDecoder(Decoder):
+    """A decoder some of whose parts are ablated in whatever it is asked: states, keys and values of a prefix, logits.
+
+    An `ablation` that stands for single positions (`at`, or what stands `instead` at each of them) is of prompts of
+    that shape alone.
+    """
+
+    ablation: Ablation
+
+    def block(
+        self,
+        index: Any,
+        x: jax.Array,
+        place: Place,
+        *,
+        prefix: KeyValues | None = None,
+        read: jax.Array | None = None,
+        edit: Edit = lambda kind, value: value,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        """As `Decoder.block`; `edit` gets the parts as the ablation leaves them."""
+        own = self.ablation.edit(index, read)
+        return super().block(
+            index, x, place, prefix=prefix, read=read, edit=lambda kind, value: edit(kind, own(kind, value))
+        )
+
+    def resumed(self, states: jax.Array, start: jax.Array, place: Place, read: jax.Array, first: int) -> jax.Array:
+        """States after the last norm of a run that goes on from a recorded one.
+
+        Under `jax.vmap` over ablations, with one `start` for all, layer `start` attends once for all of them: its heads
+        do not depend on what is removed.
+
+        Args:
+          states: [P, L, D], which enter layer `start`.
+          start: int32 [], at least `first`; nothing is ablated in the layers before.
+          place: of the states, see `Decoder.begin`.
+          read: int32 [P, K].
+          first: the first layer of all that `start` can be.
+
+        Returns:
+          [P, K, D].
+        """
+        last = self.config.num_layers - 1
+
+        def later(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
+            return jax.lax.cond(index > start, lambda x: self.block(index, x, place)[0], lambda x: x, x), None
+
+        x = states
+        if first < last:
+            x = jax.lax.cond(start < last, lambda x: self.block(start, x, place)[0], lambda x: x, x)
+            x, _ = jax.lax.scan(later, x, jnp.arange(first + 1, last))
+        x, _ = self.block(last, x, place, read=read)
+        return self.norm(self.params["norm"], x)
 
 
 @functools.partial(jax.jit, static_argnames=("layers", "kinds", "mean"))
@@ -121,39 +177,3 @@ def record(
             found.append(outputs)
     parts: Parts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found)
     return parts
-
-
-def ablated_states(
-    model: Decoder, states: jax.Array, start: jax.Array, place: Place, read: jax.Array, ablation: Ablation, first: int
-) -> jax.Array:
-    """States after the last norm of a run that goes on from a recorded one.
-
-    Under `jax.vmap` over ablations, with one `start` for all, layer `start` attends once for all of them: its heads do
-    not depend on what is removed.
-
-    Args:
-      model: a decoder.
-      states: [P, L, D], which enter layer `start`.
-      start: int32 [], at least `first`; nothing is ablated in the layers before.
-      place: of the states, see `Decoder.begin`.
-      read: int32 [P, K].
-      ablation: of one mask.
-      first: the first layer of all that `start` can be.
-
-    Returns:
-      [P, K, D].
-    """
-    last = model.config.num_layers - 1
-
-    def layer(index: Any, x: jax.Array) -> jax.Array:
-        return model.block(index, x, place, edit=ablation.edit(index))[0]
-
-    def later(x: jax.Array, index: jax.Array) -> tuple[jax.Array, None]:
-        return jax.lax.cond(index > start, lambda x: layer(index, x), lambda x: x, x), None
-
-    x = states
-    if first < last:
-        x = jax.lax.cond(start < last, lambda x: layer(start, x), lambda x: x, x)
-        x, _ = jax.lax.scan(later, x, jnp.arange(first + 1, last))
-    x, _ = model.block(last, x, place, read=read, edit=ablation.edit(last, read))
-    return model.norm(model.params["norm"], x)

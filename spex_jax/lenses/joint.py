@@ -1,0 +1,291 @@
+"""Two lenses in one mask: tokens and heads, training groups and the heads or words of the model trained on them."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.engine.packing import Packing
+from spex_jax.identity import fingerprint
+from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
+from spex_jax.lenses.ablated_components import AblatedComponents
+from spex_jax.lenses.layout import rounded
+from spex_jax.lenses.retraining import Retraining
+from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
+from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.masks import deduplicate
+
+__all__ = ["joint"]
+
+# In the order in which they act.
+_STAGES: dict[str, Any] = {
+    "training_data": Retraining,
+    "components": AblatedComponents,
+    "text": (AblatedAnswer, AblatedClass),
+}
+_SLOTS = 16  # masks that share a training, at most
+
+
+def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
+    """Value function of the units of two lenses in one mask, for interactions across them (see `Interactions.across`).
+
+    A lens is a stage: training data make a model, components change it, a text asks it with its prompt. Whichever
+    comes first here, the stages act in that order:
+
+    * text and components of one `Decoder`: the prompt without the units that a mask removes is read by the model
+      without the parts that it removes. The value is the text lens's; of the components lens only what it removes
+      matters, and not its prompts, value and target. Every mask is a forward pass of its own: what masks have in common
+      (a prefix of the prompt, the first layers) is computed for each.
+    * training data and components: the parts are removed from the model that is trained on the kept groups, whatever
+      the parameters of the model that the components lens was made of. What stands for removed parts (their means, what
+      they do in corrupted prompts) is that of the trained model. The value is the components lens's, the mean over
+      seeds.
+    * training data and text: the trained model reads the prompt. The value is the text lens's, the mean over seeds.
+
+    With training data every mask costs the training of a model (times seeds). Masks that agree in what is trained on
+    share it where they come together: up to 16 of them, where there are so few groups that a budget of 8 n log2(n)
+    masks has several of each; with many groups each mask is trained for alone.
+
+    Args:
+      a: a value function of `text`, `components` or `training_data`.
+      b: another, of another kind. With training data, `init_fn` must give parameters of the structure and shapes of
+        the other lens's model: of its `params`, as those of `spex_jax.models`, or of the whole model, of any pytree.
+
+    Returns:
+      A `ValueFunction` of a.n + b.n units, first those of a, with the outputs of the lens whose value it is. Names that
+      occur in both lenses get the kind of their lens. A store knows it by the content of its arrays, or with training
+      data by that lens's `identity=`.
+
+    Raises:
+      ValueError: another pair of lenses; of text and components, two models, or parts that are removed at positions of
+        prompts of their own (positions=, removal "resample", mean_over="prompts"); with training data, parameters of
+        another form, value "kl", or a target that was not given: these would be of a model from before the training.
+    """
+    kinds = (_kind(a), _kind(b))
+    lenses = dict(zip(kinds, (a, b), strict=True))
+    if len(lenses) < 2 or not lenses.keys() <= _STAGES.keys():
+        raise ValueError(
+            "joint takes two lenses of different kinds, text and components, training_data and components, or "
+            f"training_data and text; got {kinds[0]} and {kinds[1]}"
+        )
+    columns = dict(zip(kinds, _columns(a, b), strict=True))
+    kind = "text" if "text" in lenses else "components"  # of the lens that asks
+    asking, training = lenses[kind], lenses.get("training_data")
+    if training is None:
+        fn: Any = _asked_ablated(asking, lenses["components"], columns)
+        programs, packing = {}, None
+    else:
+        fn = _asked_retrained(training, asking, kind, columns)
+        programs, packing = {kind: fn.asking}, _sharing(training, columns["training_data"], a.n + b.n)
+    return ValueFunction(
+        fn,
+        a.n + b.n,
+        names=_names(lenses),
+        on_device=True,
+        identity=_identity((lens, programs.get(kind, lens.fn)) for kind, lens in lenses.items()),
+        outputs=asking.outputs,
+        width=a.width + b.width,
+        packing=packing,
+        details=_details(a, b, asking),
+    )
+
+
+def _kind(lens: Any) -> str:
+    """Of a lens, one of _STAGES; of anything else what it is called in messages."""
+    if not isinstance(lens, ValueFunction):
+        return f"{type(lens).__name__}, which is no lens"
+    for kind, program in _STAGES.items():
+        if isinstance(lens.fn, program):
+            return kind
+    return f"another value function ({type(lens.fn).__name__})"
+
+
+def _columns(a: ValueFunction, b: ValueFunction) -> list[np.ndarray]:
+    """Which columns of the joint masks are the columns of each lens, int32 [width]; padding is all in the last."""
+    last = a.width + b.width - 1
+    return [
+        np.pad(np.arange(start, start + lens.n, dtype=np.int32), (0, lens.width - lens.n), constant_values=last)
+        for lens, start in ((a, 0), (b, a.n))
+    ]
+
+
+def _names(lenses: dict[str, ValueFunction]) -> list[str]:
+    both = set.intersection(*(set(lens.names) for lens in lenses.values()))
+    return [
+        f"{name} ({kind.replace('_', ' ')})" if name in both else name
+        for kind, lens in lenses.items()
+        for name in lens.names
+    ]
+
+
+def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> dict[str, Any]:
+    """Of both lenses; the value, and what it is of, are those of the lens that asks."""
+    of_value = ("value", "prompts", "target", "contrast")
+    return {
+        "units": "unit",
+        "lenses": [dict(a.details), dict(b.details)],
+        "lens_sizes": [a.n, b.n],
+        "removal": "; ".join(dict.fromkeys(lens.details["removal"] for lens in (a, b) if "removal" in lens.details)),
+        **{name: asking.details[name] for name in of_value if name in asking.details},
+    }
+
+
+def _identity(parts: Iterable[tuple[ValueFunction, Any]]) -> str | None:
+    """Of lenses and their programs, where one of them has an identity that is not its content; else None."""
+    given = list(parts)
+    if all(lens.identity is None for lens, _ in given):
+        return None
+    found = [lens.identity or fingerprint(fn) for lens, fn in given]
+    return None if None in found else f"joint of {found[0]!r} and {found[1]!r}"
+
+
+def _asked_ablated(text: ValueFunction, components: ValueFunction, columns: dict[str, np.ndarray]) -> AskedAblated:
+    asking: Any = text.fn
+    changing: Any = components.fn
+    _check_same(asking.model, changing.model)
+    remedies = {
+        "resample": "use removal 'zero', 'zero_rescaled' or 'mean'",
+        "mean over prompts": "use mean_over='tokens'",
+    }
+    tied, remedy = f"removal {changing.removal!r}", remedies.get(changing.removal)
+    if changing.at is not None:
+        tied, remedy = "positions=", "leave positions= out"
+    if remedy is not None:
+        raise ValueError(
+            f"the components lens removes parts at positions of its own prompts ({tied}), which mean nothing in the "
+            f"prompt of the text lens; {remedy}"
+        )
+    return AskedAblated(
+        asking=_of_one_text(text).without_derived(),
+        changing=dataclasses.replace(changing, model=without_arrays(changing.model), entering=jnp.zeros(())),
+        of_asking=jnp.asarray(columns["text"]),
+        of_changing=jnp.asarray(columns["components"]),
+    )
+
+
+def _check_same(asked: Any, changed: Any) -> None:
+    """Raises ValueError where two models differ."""
+    if asked is changed:
+        return
+    differ = None
+    structures: list[Any] = [jax.tree.structure(model) for model in (asked, changed)]
+    if structures[0] != structures[1]:
+        differ = f"a {type(asked).__name__} and a {type(changed).__name__} of different configs or weights"
+    elif not all(
+        one is two or (one.dtype == two.dtype and bool(jnp.array_equal(one, two)))
+        for one, two in zip(jax.tree.leaves(asked), jax.tree.leaves(changed), strict=True)
+    ):
+        differ = "two of one config with different parameters"
+    if differ is not None:
+        raise ValueError(
+            f"the text lens and the components lens must be of one model, got {differ}; make both of the same model"
+        )
+
+
+def _asked_retrained(
+    training: ValueFunction, asking: ValueFunction, kind: str, columns: dict[str, np.ndarray]
+) -> AskedRetrained:
+    producing: Any = training.fn
+    fn: Any = asking.fn
+    layers: tuple[int, ...] = ()
+    if kind == "components" and fn.reading.value == "kl":
+        raise ValueError(
+            "value 'kl' compares with what the whole network predicts, and with training data every mask has another "
+            "network; use a value with a target, such as 'logprob'"
+        )
+    if asking.details.get("own_target"):
+        raise ValueError(
+            f"the {kind} lens was given no target and took what its model says; with training data the models are "
+            "others: give target="
+        )
+    _check_parameters(producing, fn.model, kind)
+    if kind == "components":
+        holding = [np.asarray(unit).reshape(len(unit), -1).max(axis=1) >= 0 for unit in fn.unit.values()]
+        layers = tuple(np.flatnonzero(np.any(holding, axis=0)).tolist())
+    else:
+        fn = _of_one_text(asking)
+    fn = fn.without_derived() if hasattr(fn, "without_derived") else fn
+    return AskedRetrained(
+        training=producing,
+        asking=dataclasses.replace(fn, model=without_arrays(fn.model)),
+        of_training=jnp.asarray(columns["training_data"]),
+        of_asking=jnp.asarray(columns[kind]),
+        layers=layers,
+    )
+
+
+def _check_parameters(training: Retraining, model: Any, kind: str) -> None:
+    """Raises ValueError unless a training gives parameters that can be those of a model."""
+    trained = jax.eval_shape(training.init, training.keys[0])
+    structure: Any = jax.tree.structure(trained)
+    params = getattr(model, "params", None) if dataclasses.is_dataclass(model) else None
+    shapes = [_shapes(tree) for tree in (trained, model, params)]
+    for tree, found in zip((model, params), shapes[1:], strict=True):
+        if structure == jax.tree.structure(tree) and shapes[0] == found:
+            return
+    expected = shapes[1] if params is None else shapes[2]
+    differ = [name for name in [*expected, *shapes[0]] if expected.get(name) != shapes[0].get(name)]
+    difference = "they are kept in containers of other types"
+    if differ:
+        there, here = (of.get(differ[0], "nothing") for of in (expected, shapes[0]))
+        difference = f"{differ[0]} is {there} in the model and {here} in what init_fn gives"
+    raise ValueError(
+        f"init_fn must give parameters like those of the model of the {kind} lens, in the same structure and shapes "
+        f"(its `params` where it is a dataclass with such a field, or the whole model as a pytree): {difference}"
+    )
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """The shape of each array by its path, in words."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path) or "the array": f"of shape {np.shape(leaf)}" for path, leaf in found}
+
+
+def _of_one_text(text: ValueFunction) -> Any:
+    """The program of a text lens, with rows no longer than the longest text needs."""
+    fn: Any = text.fn
+    if text.packing is None:
+        return fn
+    packing, width = text.packing, getattr(getattr(fn.model, "config", None), "dim", 256)
+    longest = packing.fixed + int(np.maximum(packing.kept, packing.removed).sum())
+    capacity = min(fn.template.capacity, rounded(longest, width))
+    return dataclasses.replace(fn, template=dataclasses.replace(fn.template, capacity=capacity))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sharing(Packing):
+    """Rows of masks that agree in what is trained on.
+
+    Attributes:
+      columns: int [groups], of the masks, that say what is trained on.
+      order_of: of the masks of the training lens, see `ValueFunction`.
+    """
+
+    columns: np.ndarray
+    order_of: Callable[[np.ndarray], np.ndarray] | None
+
+    def rows(self, masks: np.ndarray, most: int | None = None) -> np.ndarray:
+        """As `Packing.rows`."""
+        most = self.slots if most is None else min(most, self.slots)
+        trained_on = masks[:, self.columns]
+        number = np.zeros(len(masks)) if self.order_of is None else self.order_of(trained_on)
+        _, training = deduplicate(trained_on)
+        order = np.lexsort((training, number))
+        together = np.split(order, np.flatnonzero(np.diff(training[order])) + 1)
+        rows = [members[i : i + most] for members in together for i in range(0, len(members), most)]
+        table = np.full((len(rows), self.slots), -1, np.int64)
+        for places, members in zip(table, rows, strict=True):
+            places[: len(members)] = members
+        return table
+
+
+def _sharing(training: ValueFunction, columns: np.ndarray, n: int) -> Packing:
+    """So many masks to a row as usually come with one set of groups."""
+    usual = 8 * n * math.log2(n) / 2.0**training.n
+    slots = 2 ** math.ceil(math.log2(min(max(usual, 1.0), _SLOTS, 2 ** (n - training.n))))
+    nothing = np.zeros(n, np.int64)
+    return _Sharing(slots, slots, 1, nothing, nothing, columns, training.order_of)
