@@ -31,7 +31,7 @@ from spex_jax import evaluate, explain, proxyspex
 from spex_jax import masks as masks_lib
 from spex_jax.lenses.removal import REMOVALS
 from spex_jax.metrics import lds, r2_score
-from spex_jax.runtime import mesh, run_program, save_result, seed, without_nan
+from spex_jax.runtime import define_path, mesh, run_program, save_result, seed, without_nan
 
 METHODS: dict[str, dict[str, Any]] = {
     "proxyspex": {"proxy": "auto"},
@@ -39,7 +39,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 KS = (1, 3, 5)
 
-_DATA = flags.DEFINE_string(
+_DATA = define_path(
     "data", None, "HotpotQA JSON. Default: hotpotqa/hotpotqa_distractor_50.json in the folder SPEX_JAX_DATA."
 )
 _QUESTIONS = flags.DEFINE_integer("questions", 10, "How many, from the first.", lower_bound=1)

@@ -42,7 +42,7 @@ from spex_jax.lenses import groups
 from spex_jax.lenses.training_data import VALUES
 from spex_jax.metrics import DatamodellingScore, lds
 from spex_jax.proxyspex import PROXIES
-from spex_jax.runtime import first_process, mesh, run_program, save_result, seed, without_nan
+from spex_jax.runtime import define_path, first_process, mesh, run_program, save_result, seed, without_nan
 
 DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _MODELS = 4  # networks of the TRAK-like projections
@@ -64,8 +64,8 @@ _STORE = flags.DEFINE_string("store", None, "Folder for the trainings' values: w
 _REFINE = flags.DEFINE_integer(
     "refine", 0, "Groups to divide and explain once more, the others staying.", lower_bound=0
 )
-_MASKS = flags.DEFINE_string("masks", None, "Retrainings of others: .npy of their masks.")
-_MARGINS = flags.DEFINE_string("margins", None, "Retrainings of others: .npy of values [M, T] (or [M]).")
+_MASKS = define_path("masks", None, "Retrainings of others: .npy of their masks.")
+_MARGINS = define_path("margins", None, "Retrainings of others: .npy of values [M, T] (or [M]).")
 _FEATURES = flags.DEFINE_integer("features", None, "Training examples that packed --masks are about.", lower_bound=1)
 _POINTS = flags.DEFINE_list("points", ["0"], "Columns of --margins to explain.")
 _OUT = flags.DEFINE_string("out", "results/data_attribution", "Folder for the pages and tables.")

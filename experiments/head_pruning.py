@@ -35,13 +35,13 @@ from pruning_tasks import Task
 from spex_jax import baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
 from spex_jax.lenses.components import COMPONENT_REMOVALS
 from spex_jax.question import default_budget
-from spex_jax.runtime import first_process, run_program, save_result
+from spex_jax.runtime import define_path, first_process, run_program, save_result
 
 _TASKS = flags.DEFINE_list(
     "tasks", None, "Small models: induction, backup, redundant, sorter, stories260K. Default: all there are."
 )
-_DATA = flags.DEFINE_string("data", os.environ.get("SPEX_JAX_DATA"), "Folder with gpt_nano_sort/ and stories260K/.")
-_QUESTIONS = flags.DEFINE_string("questions", None, "With --model: a test file of MMLU, question,choice0..3,answer.")
+_DATA = define_path("data", os.environ.get("SPEX_JAX_DATA"), "Folder with gpt_nano_sort/ and stories260K/.")
+_QUESTIONS = define_path("questions", None, "With --model: a test file of MMLU, question,choice0..3,answer.")
 _TRAINING = flags.DEFINE_integer("training", 120, "With --model: questions on which sets are chosen.", lower_bound=1)
 _LAYERS = flags.DEFINE_list("layers", None, "With --model: layers whose heads may go. Default: all.")
 _TOGETHER = flags.DEFINE_integer(

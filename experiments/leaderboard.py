@@ -41,7 +41,7 @@ _RESULTS = flags.DEFINE_list(
 _BOARD = flags.DEFINE_string("board", "results/leaderboard.json", "File for the result; .md and .png are beside it.")
 _README = flags.DEFINE_string("readme", None, "A file whose table is written anew.")
 
-_MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
+MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 MAIN = "auto"
 _WORST = -1.0  # R2 below which a mean would be of one bad cell; ranks and medians are of the numbers as they are
 _MOST_FEATURES = 16  # of the second table: the regressions of order 2 are run up to there
@@ -233,24 +233,6 @@ def text_of(result: dict[str, Any]) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def into(path: str, text: str) -> None:
-    """Writes a text between the marks of a file.
-
-    Raises:
-      ValueError: the file has no marks, or cannot be read.
-    """
-    try:
-        whole = pathlib.Path(path).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise ValueError(f"cannot read --readme {path!r}: {error.strerror}") from error
-    before, mark, rest = whole.partition(_MARKS[0])
-    _, end, after = rest.partition(_MARKS[1])
-    if not mark or not end:
-        raise ValueError(f"{path!r} has no lines {_MARKS[0]} and {_MARKS[1]}; add them where the table should stand")
-    with replacing(pathlib.Path(path).expanduser(), "w") as file:
-        file.write(f"{before}{mark}\n{text}{end}{after}")
-
-
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
     """Mean R2 and mean rank over alpha."""
     panels = {}
@@ -296,7 +278,7 @@ def main() -> None:
         print(tables.markdown(result["overhead"], digits=1))
     draw(result, out.with_suffix(".png"))
     if _README.value:
-        into(_README.value, text)
+        tables.write_between(_README.value, MARKS, text)
     print(f"leaderboard: {out}, {out.with_suffix('.md')}")
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from absl import flags
 
 from spex_jax import models
-from spex_jax.runtime import mesh
+from spex_jax.runtime import define_path, mesh
 
-_MODEL = flags.DEFINE_string(
+_MODEL = define_path(
     "model",
     None,
     "Hugging Face directory (config.json, *.safetensors, tokenizer.json): Llama, Mistral, Qwen, Gemma, GPT-2, BERT, "
@@ -18,7 +18,7 @@ _MODEL = flags.DEFINE_string(
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Of the weights. Default: bfloat16 files stay so, others are float32."
 )
-_HEAD = flags.DEFINE_string(
+_HEAD = define_path(
     "head",
     None,
     "Classification head of an encoder that has none: an .npz file with 'weight' [classes, width] and 'bias' "

@@ -27,7 +27,7 @@ from compared.peers import public_decoder
 from spex_jax import Spectrum, explain, spex
 from spex_jax import masks as masks_lib
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_program, save_result
+from spex_jax.runtime import define_path, run_program, save_result
 from spex_jax.runtime import seed as first_seed
 
 _PARTS = flags.DEFINE_list("parts", ["diagram"], "Which of table, diagram, games and memory.")
@@ -38,7 +38,7 @@ _BS = flags.DEFINE_list("bs", ["3", "4", "5", "6"], "Digits of the bins of the d
 _SNRS = flags.DEFINE_list("snrs", ["10", "1"], "Signal-to-noise ratios of the diagrams.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Functions for each cell.", lower_bound=1)
 _ROWS = flags.DEFINE_list("rows", [], "Rows of the table, counted from 0; all by default.")
-_GAMES = flags.DEFINE_string("games", "", "Folder of games with all 2^n values.")
+_GAMES = define_path("games", "", "Folder of games with all 2^n values.")
 _BUDGETS = flags.DEFINE_list("budgets", ["2000", "8000"], "Budgets of the games.")
 _PUBLIC = flags.DEFINE_bool("public", False, "Run the public decoder too (extra: peers).")
 _OUT = flags.DEFINE_string("out", "results/recovery.json", "File for the result; diagrams are written beside it.")

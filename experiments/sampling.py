@@ -30,11 +30,11 @@ from compared.indices import of_proxy, of_shapiq, relative_error, vector
 from spex_jax import explain, sampling
 from spex_jax.interactions import Interactions
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import run_parts, run_program, without_nan
+from spex_jax.runtime import define_path, run_parts, run_program, without_nan
 from spex_jax.spectrum import exact_spectrum
 
 _PARTS = flags.DEFINE_list("parts", ["shapley", "interactions", "adaptive"], "Which of them.")
-_GAMES = flags.DEFINE_string("games", "", "Folder of games; only those with all 2^n values are used.")
+_GAMES = define_path("games", "", "Folder of games; only those with all 2^n values are used.")
 _ONLY = flags.DEFINE_string("only", "", "Only games with this in their name.")
 _ALPHAS = flags.DEFINE_list("alphas", ["2", "8"], "Budgets over n log2 n.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Draws of masks for each game and budget.", lower_bound=1)

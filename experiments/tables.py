@@ -1,7 +1,10 @@
 """Tables of results as Markdown, for terminals, pages and README files."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from spex_jax.files import replacing
 
 
 def shown(value: Any, digits: int = 3) -> str:
@@ -34,3 +37,21 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
 
     rule = "|" + "|".join("-" * (width + 1) + ("-:"[right]) for width, right in zip(widths, numeric, strict=True)) + "|"
     return "\n".join([line(names), rule, *map(line, cells)]) + "\n"
+
+
+def write_between(path: str, marks: tuple[str, str], text: str) -> None:
+    """Writes a text between two marks of a file.
+
+    Raises:
+      ValueError: the file cannot be read, or does not have the marks.
+    """
+    file = pathlib.Path(path).expanduser()
+    try:
+        before, first, rest = file.read_text(encoding="utf-8").partition(marks[0])
+    except OSError as error:
+        raise ValueError(f"cannot read {path!r}: {error.strerror}") from error
+    _, last, after = rest.partition(marks[1])
+    if not first or not last:
+        raise ValueError(f"{path!r} has no lines {marks[0]} and {marks[1]}; add them where the text should stand")
+    with replacing(file, "w") as opened:
+        opened.write(f"{before}{first}\n{text}{last}{after}")

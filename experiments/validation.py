@@ -23,7 +23,7 @@ from absl import flags
 
 from spex_jax import Spectrum, explain
 from spex_jax import masks as masks_lib
-from spex_jax.runtime import run_parts, run_program, seed, without_nan
+from spex_jax.runtime import define_path, run_parts, run_program, seed, without_nan
 from spex_jax.spectrum import exact_spectrum
 from spex_jax.validation import VERDICTS, Validation, validate
 from spex_jax.walsh import subset_characters
@@ -33,7 +33,7 @@ _N = flags.DEFINE_integer("n", 30, "Features of the planted functions.", lower_b
 _MASKS = flags.DEFINE_integer("masks", 1200, "Ablations that a planted function is explained from.", lower_bound=10)
 _CLAIMS = flags.DEFINE_integer("claims", 50, "Claims of each kind, planted and absent.", lower_bound=1)
 _CONTEXTS = flags.DEFINE_list("contexts", ["256", "4096"], "Most contexts of a set.")
-_GAMES = flags.DEFINE_string("games", "", "Folder of games; only those with all 2^n values are used.")
+_GAMES = define_path("games", "", "Folder of games; only those with all 2^n values are used.")
 _ONLY = flags.DEFINE_string("only", "", "Only games with this in their name.")
 _ALPHAS = flags.DEFINE_list("alphas", ["2", "8"], "Budgets of the games, over n log2 n.")
 _INDICES = flags.DEFINE_list("indices", ["FSII", "BII"], "Indices of the games.")

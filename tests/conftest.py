@@ -1,3 +1,4 @@
+import contextlib
 import importlib.util
 import os
 import pathlib
@@ -52,10 +53,10 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module")
-def load_program():
-    """A program of experiments/ as a module, its flags parsed. They are taken away at the end, since programs share
-    names of flags.
+@contextlib.contextmanager
+def programs():
+    """A function that loads a program of experiments/ as a module, its flags parsed. They are taken away at the end,
+    since programs share names of flags.
     """
     before = set(flags.FLAGS)
 
@@ -78,3 +79,17 @@ def load_program():
     for name, module in list(sys.modules.items()):
         if EXPERIMENTS in pathlib.Path(getattr(module, "__file__", None) or "/").parents:
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def load_program():
+    """See `programs`; for all tests of a module."""
+    with programs() as load:
+        yield load
+
+
+@pytest.fixture
+def load_one_program():
+    """See `programs`; for one test."""
+    with programs() as load:
+        yield load

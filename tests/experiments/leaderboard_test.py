@@ -107,4 +107,4 @@ def test_wrong_flags(program, results, tmp_path):
         program.read([results[1], results[1]])
     (tmp_path / "plain.md").write_text("x")
     with pytest.raises(ValueError, match="has no lines <!-- leaderboard -->"):
-        program.into(str(tmp_path / "plain.md"), "y")
+        program.tables.write_between(str(tmp_path / "plain.md"), program.MARKS, "y")
