@@ -16,12 +16,14 @@ and over the k largest terms but () (`spex_jax.metrics.hierarchy`):
 The paper counts a single feature in full (its subset is ()), and () itself where it is large, which is why a spectrum
 of nearly only single features has rates near 1. () counts as large always here, and the rates are given twice: of all
 terms, as published, and ("2+") of those of two features and more, which alone could fail. Beside them stands the null:
-as many random sets of each degree, --draws times. The last table asks whether a proxy that expects a hierarchy makes
-one up: its rates and the exact ones of the same games, and the share of the exact k largest terms that it has.
+as many random sets of each degree, --draws times. Means of the proxy and of the exact spectra are over different games:
+the exact ones include those that the proxy does not explain. The last table asks whether a proxy that expects a
+hierarchy makes one up: its rates and the exact ones of the same games, and the share of the exact k largest terms that
+it has.
 
   python experiments/spectra.py --flagfile=experiments/configs/spectra.cfg
 
-Expected: 5 minutes for 21 tables on 2 CPU cores; half a minute without --games.
+Expected: 5 minutes for 21 tables on 2 CPU cores.
 """
 
 import hashlib
