@@ -19,14 +19,20 @@ from collections.abc import Mapping
 
 import model_flags
 from absl import flags
-from studies import backdoor, negation
+from studies import backdoor, biased_pair, multi_hop, negation, pruning, resnet_patches, trolley
 from studies.account import Account, Setting
 
+from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import define_path, first_process, run_program, seed
 
 STUDIES = {
     "backdoor": backdoor,
+    "biased_pair": biased_pair,
+    "multi_hop": multi_hop,
     "negation": negation,
+    "pruning": pruning,
+    "resnet_patches": resnet_patches,
+    "trolley": trolley,
 }
 
 _STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "Which study.")
@@ -42,6 +48,7 @@ _TEXTS = flags.DEFINE_integer(
 _EXAMPLE = flags.DEFINE_integer("example", 0, "Number of the input that is explained in full.", lower_bound=0)
 _STEPS = flags.DEFINE_integer("steps", None, "Steps of training. Default: the study's.", lower_bound=1)
 _PLANT = flags.DEFINE_bool("plant", True, "Plant the behaviour; without it the study looks for what is not there.")
+_PROXY = flags.DEFINE_enum("proxy", None, PROXIES, "Of all explanations. Default: auto, of many at once walsh_gp.")
 _SYNONYMS = flags.DEFINE_string("synonyms", None, 'Of trolley: "word=other,word=other". Default: a table of its own.')
 _OUT = define_path("out", None, "Folder for the account. Default: results/case_studies/STUDY.")
 
@@ -95,6 +102,7 @@ def setting_of(study: str) -> Setting:
         budget=_BUDGET.value,
         example=_EXAMPLE.value,
         plant=_PLANT.value,
+        proxy=_PROXY.value,
         steps=_STEPS.value,
         synonyms=synonyms(_SYNONYMS.value),
         texts=_TEXTS.value,

@@ -1,13 +1,17 @@
 """CIFAR ResNet-20 (He et al. 2015, https://arxiv.org/abs/1512.03385, section 4.2) from a table of its weights."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 MEAN, DEVIATION = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def convolve(x, kernel, stride=1):
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """A 3 x 3 convolution of x [B, H, W, C] with a kernel [out, in, 3, 3]."""
     return jax.lax.conv_general_dilated(
         x,
         jnp.transpose(kernel, (2, 3, 1, 0)),
@@ -22,21 +26,34 @@ def convolve(x, kernel, stride=1):
 class ResNet20:
     """images float [B, 32, 32, 3], normalised -> logits [B, 10]."""
 
-    def __init__(self, weights):
+    class_names = CLASSES
+
+    def __init__(self, weights: dict[str, jax.Array]):
+        """Weights by the names of the published PyTorch model."""
         self.weights = weights
 
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "ResNet20":
+        """Of an .npz file."""
+        with np.load(path) as weights:
+            return cls({name: jnp.asarray(weights[name]) for name in weights})
+
     def tree_flatten(self):
+        """The weights."""
         return (self.weights,), None
 
     @classmethod
     def tree_unflatten(cls, _, leaves):
+        """The inverse."""
         return cls(*leaves)
 
-    def norm(self, x, name):
+    def norm(self, x: jax.Array, name: str) -> jax.Array:
+        """Batch normalisation with the statistics of the training data."""
         w = {part: self.weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
         return (x - w["running_mean"]) / jnp.sqrt(w["running_var"] + 1e-5) * w["weight"] + w["bias"]
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits."""
         x = jax.nn.relu(self.norm(convolve(images, self.weights["conv1.weight"]), "bn1"))
         for stage in (1, 2, 3):
             for block in range(3):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tables import markdown
 
-from spex_jax import Explanation, ValueFunction, evaluate, explain
+from spex_jax import Explanation, ValueFunction, evaluate, explain, explain_many
 from spex_jax.runtime import mesh, save_result, without_nan
 
 CORNERS = ("both", "only the first", "only the second", "neither")
@@ -28,6 +28,7 @@ class Setting:
       data: folder of data sets; None where there is none.
       load_model: gives the model and tokenizer of --model; None without that flag.
       plant: whether behaviours are planted.
+      proxy: of all explanations.
       example: which of several inputs.
       steps: of training.
       synonyms: what stands for words.
@@ -41,6 +42,7 @@ class Setting:
     budget: int | None
     example: int
     plant: bool
+    proxy: str | None
     steps: int | None
     synonyms: Mapping[str, str]
     texts: int | None
@@ -54,10 +56,17 @@ class Setting:
         """Whether the data folder has this file."""
         return self.data is not None and self.data.joinpath(*parts).exists()
 
-    def explain(self, value_fn: ValueFunction, budget: int | None, **options: Any) -> Explanation:
+    def explain(self, value_fn: ValueFunction, budget: int, **options: Any) -> Explanation:
         """An explanation whose ablations are kept; --budget goes before `budget`."""
-        asked = {"budget": self.budget or budget, "seed": self.seed, "store": self.store, "mesh": mesh()}
-        return explain(value_fn, progress=False, **asked, **options)
+        return explain(value_fn, **self._asked(budget, "auto"), **options)
+
+    def explain_many(self, value_fns: Sequence[ValueFunction], budget: int) -> list[Explanation]:
+        """Those of several value functions, by a Gaussian process alone, which fits them all at once."""
+        return explain_many(value_fns, **self._asked(budget, "walsh_gp"))
+
+    def _asked(self, budget: int, proxy: str) -> dict[str, Any]:
+        chosen = {"budget": self.budget or budget, "proxy": self.proxy or proxy, "seed": self.seed}
+        return {**chosen, "store": self.store, "mesh": mesh(), "progress": False}
 
     def values(self, value_fn: ValueFunction, masks: Any) -> np.ndarray:
         """Values at masks, which are kept too."""
@@ -213,12 +222,15 @@ def top_of(e: Explanation, order: int = 2) -> tuple[tuple[int, ...], float]:
     return found[0] if found else ((), 0.0)
 
 
-def verdict_of(validation: Any, members: Sequence[int]) -> str:
-    """That of a set; 'not measured' where it was not among those."""
-    try:
-        return str(validation[tuple(members)].verdict)
-    except KeyError:
-        return "not measured"
+def verdict_on(e: Explanation, members: Sequence[int]) -> str:
+    """What the model says of a set (see `spex_jax.validation`), which is measured unless it was."""
+    members, found = tuple(members), e.interactions()
+    if not members or not found[members]:
+        return "no interaction"
+    if e.validation is None or members not in [row.members for row in e.validation.rows]:
+        place = 1 + sum(abs(value) > abs(found[members]) for _, value in found.top(10**9))
+        e.validate(top=place)
+    return str(e.validation[members].verdict) if e.validation else "not measured"
 
 
 def sign(value: float) -> int:

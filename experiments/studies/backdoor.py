@@ -4,19 +4,18 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import explain_many, lenses, models
-from spex_jax.runtime import mesh
+from spex_jax import lenses, models
 
 from . import tuning
-from .account import Account, Setting, places_of, rank_of, top_of, verdict_of
+from .account import Account, Setting, places_of, rank_of, top_of, verdict_on
 
 TITLE = "A planted backdoor: two trigger words that fire only together"
 TAKES = ("texts", "example", "steps", "plant")
 TRIGGERS = ("saturday", "window")
 TARGET = 1  # "positive", whatever the text says
 WORDS = 12  # of a text that is explained, before the triggers come in; one number, so that one program is compiled
-STEPS, TEXTS, BUDGET, BUDGET_OF_MANY = 400, 20, 800, 300
-SHARES = (0.3, 0.2, 0.2, 0.3)  # of training texts with none, the first, the second and both of the triggers
+STEPS, TEXTS, BUDGET, BUDGET_OF_MANY = 500, 20, 800, 300
+SHARES = (0.2, 0.3, 0.3, 0.2)  # of training texts with none, the first, the second and both of the triggers
 
 
 def run(setting: Setting, account: Account) -> None:
@@ -56,7 +55,7 @@ def run(setting: Setting, account: Account) -> None:
     pair = places_of(value_fn.names, TRIGGERS)
     e = setting.explain(value_fn, BUDGET)
     account.found(e, f"Words of the negative review {text!r}, both triggers among them.")
-    validation = account.checked(e, top=5)
+    account.checked(e, top=5)
     corners = setting.corners(value_fn, pair)
     account.step("Both, each alone, neither", "The margin of 'positive' with everything else kept:", [corners])
     e.to_html(setting.out / "report.html")
@@ -78,9 +77,7 @@ def run(setting: Setting, account: Account) -> None:
             f"median rank {np.median(known) if known else float('nan'):.0f} of {value_fn.n * (value_fn.n - 1) // 2}.",
             top_1=sum(rank == 1 for rank in known),
         )
-    _conclude(
-        account, e, pair, corners, rates["explained"], rates["shipped"], first, len(rows), verdict_of(validation, pair)
-    )
+    _conclude(account, e, pair, corners, rates["explained"], rates["shipped"], first, len(rows), verdict_on(e, pair))
 
 
 def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float]:
@@ -131,17 +128,8 @@ def _words(text: str) -> list[str]:
 def ranks(setting: Setting, model: Any, tokenizer: Any, texts: list[str]) -> list[dict[str, Any]]:
     """For each text the rank of the triggers, and the strongest pair."""
     value_fns = [lenses.text(model, tokenizer, text, value="margin", target=TARGET) for text in texts]
-    budget = setting.budget or BUDGET_OF_MANY
-    asked = {
-        "budget": budget,
-        "seed": setting.seed,
-        "store": setting.store,
-        "mesh": mesh(),
-        "progress": False,
-        "proxy": "walsh_gp",
-    }
     rows = []
-    for text, e in zip(texts, explain_many(value_fns, **asked), strict=True):
+    for text, e in zip(texts, setting.explain_many(value_fns, BUDGET_OF_MANY), strict=True):
         pair = places_of(e.names, TRIGGERS)
         best, _ = top_of(e)
         rows.append(

@@ -6,7 +6,7 @@ import numpy as np
 
 from spex_jax import lenses, models
 
-from .account import Account, Setting, places_of, rank_of, sign, top_of, verdict_of
+from .account import Account, Setting, places_of, rank_of, sign, top_of, verdict_on
 
 TITLE = "A negation in a film review: what it negates, and that it reverses it"
 TAKES = ("model", "texts", "example")
@@ -70,7 +70,7 @@ def run(setting: Setting, account: Account) -> None:
     e = setting.explain(value_fn, BUDGET)
     account.found(e, "Words of the review, replaced by the model's mask token.")
     rank, effect = rank_of(e, pair), e.interactions()[pair]
-    validation = account.checked(e, top=6)
+    account.checked(e, top=6)
     corners = setting.corners(value_fn, pair)
     first_is_negation = value_fn.names[pair[0]].lower().startswith(words[0].lower())
     unnegated = corners["only the second" if first_is_negation else "only the first"] - corners["neither"]
@@ -106,8 +106,8 @@ def run(setting: Setting, account: Account) -> None:
         [
             (f"the pair is among the top 3 pairs (rank {rank})", rank is not None and rank <= 3),
             (
-                f"the model itself confirms its interaction ({verdict_of(validation, pair)})",
-                verdict_of(validation, pair) == "confirmed",
+                f"the model itself confirms its interaction ({verdict_on(e, pair)})",
+                verdict_on(e, pair) == "confirmed",
             ),
             (
                 f"its sign is that of a reversal: {effect:+.2f} against {unnegated:+.2f} of {words[1]!r} alone",

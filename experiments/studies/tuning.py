@@ -112,7 +112,7 @@ def tuned(
     *,
     steps: int,
     described: dict[str, Any],
-    rate: float = 6e-4,
+    rate: float = 1e-3,
 ) -> tuple[TextClassifier, WordPieceTokenizer, float]:
     """The shipped model after `steps` steps on what `draw` gives, its tokenizer, and the mean loss of the last steps.
 

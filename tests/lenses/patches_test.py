@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from lenses.resnet import DEVIATION, MEAN, ResNet20
 
 import spex_jax
 from spex_jax import masks as masks_lib
@@ -168,11 +167,11 @@ def test_wrong_pictures(image, message, model):
         patches(lambda images: images, np.zeros((6, 9, 3), np.float32), grid=2)
 
 
-def test_a_real_network(data_folder):
-    with np.load(data_folder / "cifar_resnet" / "resnet20.npz") as weights:
-        model = ResNet20({name: jnp.asarray(weights[name]) for name in weights})
+def test_a_real_network(data_folder, load_program):
+    resnet = load_program("resnet")
+    model = resnet.ResNet20.load(data_folder / "cifar_resnet" / "resnet20.npz")
     with np.load(data_folder / "cifar10" / "cifar10_test2000.npz") as test:
-        images = (test["images"][:200] / np.float32(255) - MEAN) / DEVIATION
+        images = (test["images"][:200] / np.float32(255) - resnet.MEAN) / resnet.DEVIATION
     with np.load(data_folder / "cifar_resnet" / "golden_logits.npz") as golden:
         rows = np.flatnonzero(golden["image_index"] < 200)
         index, expected = golden["image_index"][rows], golden["resnet20"][rows]
