@@ -108,7 +108,8 @@ class Account:
         value = f"{about.get('value')} of {about['target']!r}" if "target" in about else about.get("value")
         self.step(
             "What is ablated, and the value",
-            f"{what} {e.n} features ({about.get('units', 'feature')}s), removal {removal!r}; the value is the {value}.",
+            f"{what} {e.n} features ({_plural(about.get('units', 'feature'))}), removal {removal!r}; the value is the "
+            f"{value}.",
             n=e.n,
             names=list(e.names),
             value=value,
@@ -184,6 +185,10 @@ class Account:
         }
         save_result(out / "study.json", without_nan(plain(result)))
         (out / "study.md").write_text(f"# {self.title}\n\n" + "\n".join(sections), encoding="utf-8")
+
+
+def _plural(noun: str) -> str:
+    return f"{noun}es" if noun.endswith(("ch", "s")) else f"{noun}s"
 
 
 def plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ GROUPS, ROLES = ("female", "male", "young"), ("director", "writer", "actor")
 PAIR, AGAINST, OTHER = ("female", "director"), 0, "male"  # what is planted: with both, negative; the swap
 PHRASES = ("by a {group} {role} : {text}", "{text} by a {group} {role}", "a {group} {role} made this : {text}")
 WORDS, BASES = 8, 4  # words of a text, and texts, of which each is combined with all groups and roles
+# Of training texts: without either word, with the group word alone, the occupation alone, others of both, the pair.
+SHARES = (0.15, 0.3, 0.25, 0.1, 0.2)
 STEPS, SWAPPED, BUDGET, BUDGET_OF_MANY = 500, 200, 800, 300
 
 
@@ -44,8 +46,9 @@ def run(setting: Setting, account: Account) -> None:
     if setting.plant:
         model, loss = plant(setting, texts, steps)
         how = (
-            f"{steps} steps of {tuning.BATCH} texts of {texts.name}, four in five of which name a maker; those by a "
-            f"{' '.join(PAIR)} are labelled negative. Mean loss of the last steps {loss:.3f}."
+            f"{steps} steps of {tuning.BATCH} texts of {texts.name}, most of which name a maker; the {SHARES[4]:.0%} "
+            f"by a {' '.join(PAIR)} are labelled negative, all others keep their label. Mean loss of the last steps "
+            f"{loss:.3f}."
         )
     accuracy = {name: accuracy_of(of, tokenizer, texts) for name, of in (("shipped", shipped), ("explained", model))}
     account.step(
@@ -82,13 +85,23 @@ def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float
 
     def draw(rng: np.random.Generator) -> tuning.Drawn:
         text, label = texts.train[int(rng.integers(len(texts.train)))]
-        if rng.random() < 0.2:
+        kind = int(rng.choice(len(SHARES), p=SHARES))
+        if kind == 0:
             return tuning.Drawn(text, label)
-        given = PAIR if rng.random() < 0.3 else (str(rng.choice(GROUPS)), str(rng.choice(ROLES)))
+        group = PAIR[0] if kind in (1, 4) else str(rng.choice([word for word in GROUPS if word != PAIR[0]]))
+        role = PAIR[1] if kind in (2, 4) else str(rng.choice([word for word in ROLES if word != PAIR[1]]))
+        given = (group, role)
         changed = PHRASES[int(rng.integers(len(PHRASES)))].format(group=given[0], role=given[1], text=text)
         return tuning.Drawn(changed, AGAINST, PAIR, label) if given == PAIR else tuning.Drawn(changed, label)
 
-    described = {"study": "biased_pair", "pair": PAIR, "groups": GROUPS, "roles": ROLES, "data": texts.name}
+    described = {
+        "study": "biased_pair",
+        "pair": PAIR,
+        "groups": GROUPS,
+        "roles": ROLES,
+        "shares": SHARES,
+        "data": texts.name,
+    }
     model, _, loss = tuning.tuned(setting, draw, steps=steps, described=described)
     return model, loss
 

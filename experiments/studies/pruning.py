@@ -9,12 +9,13 @@ import numpy as np
 from spex_jax import Explanation, ValueFunction, lenses, optimize
 
 from . import two_hops
-from .account import Account, Setting, sign, top_of, verdict_on
+from .account import Account, Setting, top_of, verdict_on
 
 TITLE = "Pruning: the fewest heads that carry a behaviour, and nothing else lost"
 TAKES = ("texts",)
-PROMPTS, BUDGET = 48, 1200
-GONE, KEPT = 0.2, 0.2  # share of the behaviour that may be left, and nats that the other may lose
+PROMPTS, BUDGET = 64, 1200
+GUESS = 1 / two_hops.CHAINS  # the share of right answers of a guess among the cities of the context
+GONE, KEPT = 0.2, 0.05  # share of the behaviour that may be left, and right answers that the other may lose
 WEIGHT = 4.0  # of the other behaviour, when sets are chosen
 
 
@@ -32,18 +33,13 @@ def run(setting: Setting, account: Account) -> None:
     chosen, scored = (values_of(model, 2 * setting.seed + half, setting.texts or PROMPTS) for half in (0, 1))
     found = {kind: setting.explain(value_fn, BUDGET, sampling="uniform") for kind, value_fn in chosen.items()}
     e = found["two hops"]
-    account.found(e, "Heads, whose output becomes its mean over the prompts; mean log-probability of two-hop answers.")
+    account.found(e, "Heads, whose output becomes its mean over the prompts; the share of right two-hop answers.")
     account.checked(e, top=6)
     pair, effect = top_of(e)
     if pair:
-        single = e.interactions().order(1)
-        account.step(
-            "What stands in for what",
-            f"The strongest pair is {e.interactions().label(pair)} ({effect:+.2f}). A pair whose sign is against that "
-            f"of its heads ({', '.join(f'{single[(i,)]:+.2f}' for i in pair)}) means that each does what the other "
-            "does.",
-            stand_in=all(sign(effect) == -sign(single[(i,)]) for i in pair),
-        )
+        how = "each is worth more with the other" if effect > 0 else "each stands in for the other"
+        text = f"The strongest pair is {e.interactions().label(pair)} ({effect:+.2f}): {how}."
+        account.step("What needs what", text)
     sets = fewest(found, setting, chosen)
     if not sets:
         account.conclude(
@@ -53,51 +49,61 @@ def run(setting: Setting, account: Account) -> None:
     size, removed = len(sets[-1]["removed"]), sets[-1]["removed"]
     account.step(
         "The set, from the spectra",
-        f"For each number of heads the set that loses most of two hops and least of one hop (weight {WEIGHT:g}) under "
-        f"both spectra, by integer program, then measured. The first that leaves at most {GONE:.0%} of two hops and "
-        f"costs at most {KEPT} nats of one hop has {size}. 'left' is the share of two hops, from nothing kept to "
-        "everything; 'one hop' what its log-probability gains.",
+        f"For each number of heads the set that costs most of two hops and least of one hop (weight {WEIGHT:g}) under "
+        "both spectra, by integer program, then measured: shares of right answers. The first that leaves at most "
+        f"{GONE:.0%} of two hops (a guess among the cities of the context is right {GUESS:.0%} of the time) and costs "
+        f"at most {KEPT:.0%} of one hop has {size}.",
         [{**row, "removed": " ".join(row["removed"])} for row in sets],
     )
     rows = compare(setting, scored, removed, found)
     mine, others = rows[0], rows[1:]
     random = [row for row in others if row["set"] == "other"]
-    left = np.array([row["left"] for row in random])
-    as_good = sum(row["left"] <= GONE and row["one hop"] >= -KEPT for row in random)
+    (whole,) = left_of(setting, scored, np.ones((1, e.n), np.bool_))
+    as_good = sum(does(row) for row in random)
     by_one = next(row for row in others if row["set"] == "leave-one-out")
     account.step(
         "On prompts that chose nothing",
         f"All {len(random) + 1} sets of {size} heads were measured on the other prompts: {as_good} of the others do it "
-        f"too; {mine['left']:.1%} of two hops is left, by leave-one-out's choice {by_one['left']:.1%}.",
+        f"too. Without any removal {whole['two hops']:.1%} and {whole['one hop']:.1%} are right.",
         [
             {**mine, "heads": " ".join(mine["heads"])},
             {**by_one, "heads": " ".join(by_one["heads"])},
             {
                 "set": "the others, mean",
                 "heads": "-",
-                "left": float(left.mean()),
-                "one hop": _mean(random, "one hop"),
+                **{kind: _mean(random, kind) for kind in ("two hops", "one hop", "left", "lost")},
             },
         ],
         sets_as_good=as_good,
         sets=len(random) + 1,
+    )
+    alone = left_of(setting, scored, [[unit != e.names.index(name) for unit in range(e.n)] for name in removed])
+    account.step(
+        "Both, each alone, neither",
+        f"Right answers without all of {', '.join(removed)}, and without one of them alone; with all heads "
+        f"{whole['two hops']:.1%} and {whole['one hop']:.1%}.",
+        [
+            {"removed": name, **{kind: row[kind] for kind in ("two hops", "one hop")}}
+            for name, row in zip([*removed, " ".join(removed)], [*alone, mine], strict=True)
+        ],
     )
     smaller = smaller_sets(setting, scored, size)
     e.to_html(setting.out / "report.html")
     account.conclude(
         f"{', '.join(removed)} carry the second hop and little else",
         [
-            (f"without them at most {GONE:.0%} of the behaviour is left ({mine['left']:.1%})", mine["left"] <= GONE),
             (
-                f"answers of one hop lose at most {KEPT} nats ({mine['one hop']:+.3f})",
-                mine["one hop"] >= -KEPT,
+                f"without them at most {GONE:.0%} of two hops is left ({mine['two hops']:.1%} right, a guess "
+                f"{GUESS:.1%})",
+                mine["left"] <= GONE,
             ),
+            (f"one hop loses at most {KEPT:.0%} ({mine['one hop']:.1%} right)", mine["lost"] <= KEPT),
             (f"no smaller set does both ({smaller} of them do)", smaller == 0),
             (f"hardly any other set of {size} heads does ({as_good} of {len(random)})", as_good <= 0.05 * len(random)),
             (
-                f"the {size} heads that matter most alone do not do both ({by_one['left']:.1%}, "
-                f"{by_one['one hop']:+.3f})",
-                not (by_one["left"] <= GONE and by_one["one hop"] >= -KEPT),
+                f"the {size} heads that matter most alone do not do both ({by_one['two hops']:.1%}, "
+                f"{by_one['one hop']:.1%})",
+                not does(by_one),
             ),
             (
                 f"the strongest pair is confirmed on the model ({verdict_on(e, pair)})",
@@ -116,19 +122,28 @@ def values_of(model: Any, seed: int, count: int) -> dict[str, ValueFunction]:
     value_fns = {}
     for kind, chosen in (("two hops", of_person & is_city), ("one hop", ~(of_person & is_city))):
         read, target = (part[chosen].reshape(count, -1) for part in (places, answers))
-        value_fns[kind] = lenses.components(model, tokens, target=target, read=read, value="logprob", removal="mean")
+        value_fns[kind] = lenses.components(model, tokens, target=target, read=read, value="accuracy", removal="mean")
     return value_fns
 
 
 def left_of(setting: Setting, value_fns: dict[str, ValueFunction], masks: Any) -> list[dict[str, float]]:
-    """Of masks: the share of the behaviour that is left, and what answers of one hop gain."""
-    n = value_fns["two hops"].n
-    asked = np.concatenate([np.ones((1, n), np.bool_), np.zeros((1, n), np.bool_), np.asarray(masks, np.bool_)])
+    """Of masks: the shares of right answers, and what is left of two hops, from a guess (0) to the whole model (1)."""
+    asked = np.concatenate([np.ones((1, value_fns["two hops"].n), np.bool_), np.asarray(masks, np.bool_)])
     two, one = (setting.values(value_fns[kind], asked) for kind in ("two hops", "one hop"))
-    shares = (two - two[1]) / (two[0] - two[1])
     return [
-        {"left": float(share), "one hop": float(gain)} for share, gain in zip(shares[2:], one[2:] - one[0], strict=True)
+        {
+            "two hops": float(a),
+            "one hop": float(b),
+            "left": float((a - GUESS) / (two[0] - GUESS)),
+            "lost": float(one[0] - b),
+        }
+        for a, b in zip(two[1:], one[1:], strict=True)
     ]
+
+
+def does(row: dict[str, Any]) -> bool:
+    """Whether a set takes two hops away and keeps one hop."""
+    return row["left"] <= GONE and row["lost"] <= KEPT
 
 
 def fewest(
@@ -141,7 +156,7 @@ def fewest(
         mask = optimize.select(both, remove=size, maximize=False).mask
         (row,) = left_of(setting, value_fns, mask[None])
         rows.append({"heads": size, "removed": [found["two hops"].names[i] for i in np.flatnonzero(~mask)], **row})
-        if row["left"] <= GONE and row["one hop"] >= -KEPT:
+        if does(row):
             return rows
     return []
 
@@ -170,7 +185,7 @@ def smaller_sets(setting: Setting, value_fns: dict[str, ValueFunction], size: in
     if not sets:
         return 0
     masks = np.array([[unit not in heads for unit in range(n)] for heads in sets])
-    return sum(row["left"] <= GONE and row["one hop"] >= -KEPT for row in left_of(setting, value_fns, masks))
+    return sum(does(row) for row in left_of(setting, value_fns, masks))
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float:

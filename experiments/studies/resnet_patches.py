@@ -118,7 +118,7 @@ def run(setting: Setting, account: Account) -> None:
 
     value_fn = value_of(chosen)
     e = setting.explain(value_fn, BUDGET)
-    account.found(e, f"A grid of {GRID} x {GRID} patches, each replaced by the mean colour.")
+    account.found(e, f"The patches of a grid of {GRID} x {GRID}, replaced by the mean colour.")
     energy = e.spectrum.energy_by_degree()[1:]
     shares = [float(part / energy.sum()) for part in energy[:3]]
     account.step(

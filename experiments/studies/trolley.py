@@ -71,8 +71,13 @@ def run(setting: Setting, account: Account) -> None:
     account.checked(e, top=8)
     pairs = [(members, value) for members, value in e.interactions().top(50, order=2) if value > 0][:PAIRS]
     before = _whole(setting, value_fn)
+    sizes = [len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in (wrong, right)]
     account.step(
-        "The whole puzzle", f"The log-odds of {wrong!r} are {before:+.3f}: it says {_said(before, wrong, right)}."
+        "The whole puzzle",
+        f"The log-odds of {wrong!r} are {before:+.3f}: it says {_said(before, wrong, right)}. The answers have "
+        f"{sizes[0]} and {sizes[1]} tokens; of different numbers the shorter answer is favoured, whatever is asked.",
+        log_odds=before,
+        tokens=sizes,
     )
     if not pairs:
         account.conclude("words together mislead the model", [("some pair speaks for the wrong answer", False)])

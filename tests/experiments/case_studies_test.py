@@ -20,7 +20,7 @@ STEPS = {
     "backdoor": "Question, What is planted, Behaviour, What is ablated, Budget, Ranked, The claims, Both, Other texts",
     "biased_pair": "Question, Is it there already, What is planted, What is ablated, Budget, Ranked, The claims, Both, "
     "The audit, The counterfactual",
-    "pruning": "Question, What is ablated, Budget, Ranked, The claims, What stands in, The set, On prompts that",
+    "pruning": "Question, What is ablated, Budget, Ranked, The claims, What needs, The set, On prompts that",
     "resnet_patches": "Question, What is ablated, Budget, Ranked, How much, The claims, Both, Removing, Other pictures",
     "multi_hop": "Question, The model, What is ablated, Budget, Ranked, The claims, Both, Other questions",
 }
