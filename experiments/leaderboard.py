@@ -161,25 +161,32 @@ def is_peer(method: str) -> bool:
 
 
 def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Seconds of peers over those of the main method in the same cells of the same result, by peer and alpha."""
-    cells: dict[tuple[Any, ...], dict[str, float]] = {}
+    """Seconds of peers over those of ours in the same cells of the same result: the default method against all, and
+    SPEX against SPEX. Of the CPU where those were measured: other work on the machine does not count there.
+    """
+    cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
         if row.get("seconds") and row.get("r2") is not None:
-            cells.setdefault((row["alpha"], row["game"], row["result"]), {})[row["method"]] = row["seconds"]
-    ratios: dict[tuple[str, float], list[float]] = {}
-    for (alpha, *_), found in cells.items():
-        for method, seconds in found.items():
-            if MAIN in found and is_peer(method) and "recorded" not in method:
-                ratios.setdefault((method, alpha), []).append(seconds / found[MAIN])
+            cells.setdefault((row["alpha"], row["game"], row["result"]), {})[row["method"]] = row
+    ratios: dict[tuple[str, str], list[float]] = {}
+    for found in cells.values():
+        for ours in (MAIN, "spex"):
+            for method in found:
+                both = (ours == MAIN) or "SPEX" in method.split()
+                if ours in found and both and is_peer(method) and "recorded" not in method:
+                    pair = (found[method], found[ours])
+                    name = "cpu_seconds" if all("cpu_seconds" in row for row in pair) else "seconds"
+                    ratios.setdefault((ours, method), []).append(pair[0][name] / pair[1][name])
     return [
         {
-            "method": method,
-            "alpha": alpha,
-            "games": len(found),
+            "ours": ours,
+            "peer": method,
+            "cells": len(found),
             "times slower (geometric mean)": float(np.exp(np.mean(np.log(found)))),
             "least": min(found),
+            "most": max(found),
         }
-        for (method, alpha), found in sorted(ratios.items())
+        for (ours, method), found in sorted(ratios.items())
     ]
 
 
