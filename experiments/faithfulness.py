@@ -62,8 +62,9 @@ _REMOVAL = flags.DEFINE_enum(
 _ALPHAS = flags.DEFINE_list("alphas", ["0.5", "1", "2", "4", "8"], "Budgets in units of n log2 n.")
 _METHODS = flags.DEFINE_list(
     "methods",
-    [contender.name for contender in OWN],
-    f"Which methods. There are also, with --peers, {', '.join(contender.name for contender in PEERS)}.",
+    [contender.name for contender in OWN if contender.name != "mlp"],
+    "Which methods. There are also mlp, which takes as long as all others together, and with --peers "
+    f"{', '.join(contender.name for contender in PEERS)}.",
 )
 _PEERS = flags.DEFINE_bool("peers", False, "Run all methods of other packages too.")
 _PUBLISHED = define_path(
