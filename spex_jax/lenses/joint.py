@@ -285,7 +285,7 @@ class _Sharing(Packing):
 
 def _sharing(training: ValueFunction, columns: np.ndarray, n: int) -> Packing:
     """So many masks to a row as usually come with one set of groups."""
-    usual = 8 * n * math.log2(n) / 2.0**training.n
+    usual = 8 * n * math.log2(n) / 2 ** min(training.n, 60)  # 2.0 to the thousands would overflow
     slots = 2 ** math.ceil(math.log2(min(max(usual, 1.0), _SLOTS, 2 ** (n - training.n))))
     nothing = np.zeros(n, np.int64)
     return _Sharing(slots, slots, 1, nothing, nothing, columns, training.order_of)

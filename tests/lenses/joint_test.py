@@ -270,6 +270,9 @@ def test_masks_that_agree_in_what_is_trained_on_share_rows(data):
             assert (np.diff([of[0].sum() for of in sizes]) >= 0).all()
     many = data(groups=None)
     assert joint(many, heads).packing.slots == 1
+    x, y = trained_decoder.sequences(7, 1100)
+    thousand = training_data(trained_decoder.init, trained_decoder.apply, (x, y), (x[:1], y[:1]), steps=1)
+    assert joint(thousand, heads).packing.slots == 1
 
 
 def test_names_that_both_lenses_have(data, tokenizer):
