@@ -15,12 +15,13 @@ QUESTION = {
     "supporting_facts": {"title": ["T", "V"], "sent_id": [1, 0]},
     "context": {"title": ["T", "U", "V"], "sentences": [["a b .", "d e ."], ["f g .", "i ."], ["j k ."]]},
 }
+PUZZLE = {"context": "A trolley runs away from five people.", "question": "Pull it?", "correct_answer": "FALSE"}
 STEPS = {
     "negation": "Question, What is ablated, Budget, Ranked, The claims, Both, The counterfactual, Other reviews",
     "backdoor": "Question, What is planted, Behaviour, What is ablated, Budget, Ranked, The claims, Both, Other texts",
     "biased_pair": "Question, Is it there already, What is planted, What is ablated, Budget, Ranked, The claims, Both, "
     "The audit, The counterfactual",
-    "pruning": "Question, What is ablated, Budget, Ranked, The claims, What needs, The set, On prompts that",
+    "pruning": "Question, What is ablated, Budget, Ranked, The claims",
     "resnet_patches": "Question, What is ablated, Budget, Ranked, How much, The claims, Both, Removing, Other pictures",
     "multi_hop": "Question, The model, What is ablated, Budget, Ranked, The claims, Both, Other questions",
 }
@@ -50,7 +51,7 @@ def run(program, tmp_path, capsys):
 
 @pytest.mark.parametrize("study", STEPS)
 def test_a_study(study, run, tmp_path):
-    found, printed = run(study, **({"budget": 600} if study == "pruning" else {}))
+    found, printed = run(study, **({"budget": 400} if study == "negation" else {}))
     headings = [step["heading"] for step in found["steps"]]
     for begin, heading in zip(STEPS[study].split(", "), headings, strict=False):
         assert heading.startswith(begin)
@@ -63,6 +64,8 @@ def test_a_study(study, run, tmp_path):
     assert (tmp_path / study / "report.html").stat().st_size > 10_000
     if study == "resnet_patches":
         assert (tmp_path / study / "patches.png").read_bytes().startswith(b"\x89PNG")
+    if study == "negation":
+        assert found["confirmed"]
     if study == "pruning":
         assert found["steps"][0]["accuracy"]["two hops"] > 0.95
 
@@ -73,11 +76,6 @@ def test_what_is_not_there_is_not_confirmed_twice_the_same(run):
     assert "NOT confirmed" in printed
     assert "Nothing is planted" in printed
     assert run("backdoor", plant=False)[0]["steps"] == found["steps"]
-
-
-def test_a_negation_is_confirmed(run):
-    found, _ = run("negation", budget=400)
-    assert found["confirmed"], found["verdict"]
 
 
 def test_training_a_model_of_the_world(run, tmp_path):
@@ -95,8 +93,7 @@ def test_models_of_ones_own(run, tmp_path):
 
 
 def test_the_trolley(program, run, tmp_path, monkeypatch):
-    puzzle = {"context": "A trolley runs away from five people.", "question": "Pull it?", "correct_answer": "FALSE"}
-    monkeypatch.setattr(program.STUDIES["trolley"], "PUZZLE", puzzle)
+    monkeypatch.setattr(program.STUDIES["trolley"], "PUZZLE", PUZZLE)
     words = [*"abcdefghijklmnopqrst", "trolley", "five", "tram", "people.", "True", "False"]
     model = write_model(tmp_path / "words", "llama3", words=words)
     found, printed = run("trolley", model=str(model), synonyms="trolley=tram,five=a")
@@ -105,11 +102,15 @@ def test_the_trolley(program, run, tmp_path, monkeypatch):
     assert "log-odds" in printed
 
 
-def test_the_trolley_with_a_real_model(program, run, data_folder, monkeypatch):
-    monkeypatch.setattr(program.STUDIES["trolley"], "PAIRS", 1)
+def test_the_trolley_with_a_real_model(program, run, data_folder, tmp_path, monkeypatch):
+    trolley = program.STUDIES["trolley"]
+    with flagsaver.flagsaver(study="trolley", data=str(data_folder), out=str(tmp_path)):
+        puzzle, _ = trolley.read_puzzle(program.setting_of("trolley"))
+    assert puzzle["context"].startswith("A runaway trolley")
+    monkeypatch.setattr(trolley, "read_puzzle", lambda setting: (PUZZLE, "a short one"))
     found, _ = run("trolley", data=str(data_folder))
-    assert "runaway trolley" in found["steps"][0]["text"]
-    assert found["steps"][1]["n"] > 40
+    assert found["steps"][0]["model"].startswith("stories260K")
+    assert found["steps"][1]["n"] == 7
 
 
 def test_words_are_replaced(program):
