@@ -2,6 +2,7 @@
 
 from spex_jax.contexts import DRAWS
 from spex_jax.report.view import View, counted, escape
+from spex_jax.report.wording import plural
 from spex_jax.validation import Measured
 
 __all__ = ["checks"]
@@ -33,7 +34,7 @@ def checks(view: View) -> str:
     rows = "".join(_row(view, row, limit) for row in found.rows)
     return (
         f'<section class="sx-card">{title}</div>\n<p class="sx-note">{text}</p>\n<table class="sx-checks"><thead><tr>'
-        f'<th>{noun.capitalize()}s</th><th class="sx-value">predicted</th><th class="sx-bar"></th>'
+        f'<th>{plural(noun).capitalize()}</th><th class="sx-value">predicted</th><th class="sx-bar"></th>'
         '<th class="sx-value">measured</th><th class="sx-verdict">verdict</th></tr></thead>'
         f'<tbody>\n{rows}</tbody></table>\n<p class="sx-note sx-below">Bars are measured, thin lines span 95%, ticks '
         f"mark the prediction. {_MEANING}</p></section>\n\n"

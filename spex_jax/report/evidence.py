@@ -17,6 +17,7 @@ from spex_jax.report.view import (
     noise_warning,
     seed_noise,
 )
+from spex_jax.report.wording import plural
 
 __all__ = ["show_energy", "show_score", "show_settings"]
 
@@ -80,7 +81,7 @@ def show_energy(view: View) -> str:
     if len(shares) > _DEGREES:
         shares, labels = shares[: _DEGREES - 1], [*labels[: _DEGREES - 1], f"{_DEGREES} and more"]
         shares.append(1 - sum(shares))
-    text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(view.noun)}s carry."
+    text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(plural(view.noun))} carry."
     return f'{bars(zip(labels, shares, strict=True))}<p class="sx-note">{text}</p>'
 
 

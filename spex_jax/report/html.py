@@ -32,7 +32,7 @@ from spex_jax.report.view import (
     rounded,
     shorten,
 )
-from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES
+from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES, plural
 
 __all__ = ["save_html", "to_html"]
 
@@ -168,7 +168,7 @@ def _units(view: View) -> str:
     if "text" not in e.details:
         shown = np.sort(np.argsort(-np.abs(view.first_order), kind="stable")[:_CHIPS])
         chips = [_unit(view, unit, shorten(e.names[unit]), e.names[unit] != str(unit)) for unit in shown.tolist()]
-        strongest = f"The {_CHIPS} strongest of {e.n:,} {escape(view.noun)}s are shown."
+        strongest = f"The {_CHIPS} strongest of {e.n:,} {escape(plural(view.noun))} are shown."
         rest = f'<p class="sx-note sx-below">{strongest}</p>' if len(shown) < e.n else ""
         return f'<div class="sx-chips">{"".join(chips)}</div>{rest}'
     text, cursor, pieces = e.details["text"], 0, []
@@ -263,7 +263,7 @@ def _ranking(view: View) -> str:
         seen[len(key)] += 1
         if rank <= ROWS or seen[len(key)] <= ROWS:
             chosen.append((rank, key, value))
-    errors, noun = view.interactions.std_errors, escape(view.noun)
+    errors, nouns = view.interactions.std_errors, escape(plural(view.noun))
     limit = max(abs(value) + (0.0 if errors is None else 1.96 * errors[key]) for _, key, value in chosen)
     rows = "".join(_row(view, rank, key, value, limit, errors) for rank, key, value in chosen)
     error = "" if errors is None else '<th class="sx-error">std. error</th>'
@@ -271,10 +271,10 @@ def _ranking(view: View) -> str:
     shown = f"The {ROWS} strongest of {sets}, or of one order" if len(view.ranked) > ROWS else f"All of {sets}"
     whiskers = "" if errors is None else " Thin lines span 95%."
     return (
-        f'<table><thead><tr><th class="sx-rank">Rank</th><th>{noun.capitalize()}s</th><th class="sx-order">Order</th>'
+        f'<table><thead><tr><th class="sx-rank">Rank</th><th>{nouns.capitalize()}</th><th class="sx-order">Order</th>'
         f'<th class="sx-bar"></th><th class="sx-value">{escape(view.interactions.index)}</th>{error}</tr></thead>'
         f"<tbody>\n{rows}</tbody></table>\n"
-        f'<p class="sx-note sx-below">{shown}. Small numbers count the {noun}s from 0.{whiskers}</p>'
+        f'<p class="sx-note sx-below">{shown}. Small numbers count the {nouns} from 0.{whiskers}</p>'
     )
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from spex_jax.metrics import energy_by_group
 from spex_jax.report.view import Ranked, View, bars, escape
+from spex_jax.report.wording import plural
 
 __all__ = ["layer_map", "layer_tables"]
 
@@ -89,7 +90,7 @@ def layer_tables(view: View) -> str:
         return ""
     of = np.array([unit[0] for unit in layers])
     shares = energy_by_group(view.explanation.spectrum, of)
-    names = {"linear": f"single {escape(view.noun)}s", "within": "within one layer", "across": "across layers"}
+    names = {"linear": f"single {escape(plural(view.noun))}", "within": "within one layer", "across": "across layers"}
     drawn = bars((names[part], share) for part, share in shares.items())
     pairs: Ranked = [(key, value) for key, value in view.ranked if len(key) == 2]
     within = [(key, value) for key, value in pairs if of[key[0]] == of[key[1]]]

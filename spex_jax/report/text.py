@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from spex_jax.report.view import correction_note, failures, noise_warning, seed_noise
+from spex_jax.report.view import correction_note, counted, failures, noise_warning, seed_noise
 
 __all__ = ["to_text"]
 
@@ -31,13 +31,12 @@ def to_text(explanation: Any, top: int = 10) -> str:
         value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
         lines.append(
             f"{details['value']} of {details['target']!r}{value}; "
-            f"{explanation.n} {details['units']}{'s' if explanation.n > 1 else ''}, removal {details['removal']!r}"
+            f"{counted(explanation.n, details['units'])}, removal {details['removal']!r}"
         )
     if "test_point" in details:
         target = f" of class {details['target']}" if "target" in details else ""
-        lines.append(
-            f"{details['value']} of test point {details['test_point']}{target}; {explanation.n} {details['units']}s"
-        )
+        units = counted(explanation.n, details["units"])
+        lines.append(f"{details['value']} of test point {details['test_point']}{target}; {units}")
     lines.append(interactions.table(top))
     if explanation.validation is not None:
         lines.append(str(explanation.validation))

@@ -11,6 +11,7 @@ import numpy as np
 
 from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.metrics import varies
+from spex_jax.report.wording import plural
 
 __all__ = [
     "ROWS",
@@ -94,7 +95,7 @@ def shorten(name: str) -> str:
 
 def counted(number: int, noun: str) -> str:
     """'1 word', '1,200 words'."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
 
 
 def _digits(scale: float) -> int | None:

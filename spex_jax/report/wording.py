@@ -1,6 +1,12 @@
 """What values and indices mean, in plain words."""
 
-__all__ = ["INDEX_MEANING", "VALUE_NAMES"]
+__all__ = ["INDEX_MEANING", "VALUE_NAMES", "plural"]
+
+
+def plural(noun: str) -> str:
+    """Of what a unit is called: words, patches."""
+    return f"{noun}es" if noun.endswith(("ch", "sh", "s", "x")) else f"{noun}s"
+
 
 VALUE_NAMES = {
     "logit": "logit",

@@ -12,6 +12,7 @@ import pytest
 import spex_jax
 from spex_jax.indices import INDICES
 from spex_jax.report.html import save_html, to_html
+from spex_jax.report.view import counted
 from spex_jax.report.wording import INDEX_MEANING
 from spex_jax.validation import Measured, Validation
 
@@ -366,3 +367,10 @@ def test_a_validation_of_nothing_has_no_table():
     section = page.split("Measured on the model")[1].split("</section>")[0]
     assert "nothing to validate: the spectrum holds no interactions" in section
     assert "<table" not in section
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"), [(1, "patch", "1 patch"), (1200, "word", "1,200 words"), (2, "patch", "2 patches")]
+)
+def test_counted(number, noun, text):
+    assert counted(number, noun) == text
