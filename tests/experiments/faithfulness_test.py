@@ -4,6 +4,7 @@ import numpy as np
 import oracle
 import pytest
 from absl.testing import flagsaver
+from models.directories import write_model
 
 from spex_jax.spectrum import Spectrum, exact_spectrum
 from spex_jax.walsh import subset_characters
@@ -122,6 +123,28 @@ def test_reviews(program, tmp_path, capsys):
     with flagsaver.flagsaver(**{**given, "each": 2}, alphas=["4"], out=str(out)):
         program.main()
     assert "1024" in json.loads(out.read_text())["left_out"][0]
+
+
+@pytest.mark.parametrize("dataset", ["hotpotqa", "drop"])
+def test_questions(program, dataset, tmp_path, capsys):
+    model = write_model(tmp_path / "model", "llama3", chat_template=None)
+    question = {"question": "which x ?", "answer": "p q"}
+    facts = {"supporting_facts": {"title": ["T", "V"], "sent_id": [1, 0]}}
+    context = {"title": ["T", "V"], "sentences": [["a b c .", " d e .", "f ."], ["j k .", "l ."]]}
+    rows = [
+        {**question, **facts, "context": context, "passage": "a b c d e f"},
+        {**question, **facts, "context": {"title": ["T"], "sentences": [["a " * 200]]}, "passage": "b " * 200},
+    ]
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    out = tmp_path / "result.json"
+    given = {"dataset": dataset, "model": str(model), "data": str(tmp_path / "data.json"), "each": 2, "alphas": ["1"]}
+    with flagsaver.flagsaver(**given, methods=["lasso"], store=str(tmp_path / "store"), out=str(out)):
+        program.main()
+    result = json.loads(out.read_text())
+    (row,) = result["rows"]
+    assert (row["game"], row["group"], row["n"]) == ("question 1", "8-15", 5 if dataset == "hotpotqa" else 6)
+    assert "question 2" in result["left_out"][0]
+    assert list((tmp_path / "store").iterdir())
 
 
 def test_published_tables(program, data_folder):
