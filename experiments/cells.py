@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from spex_jax.runtime import first_process, provenance, without_nan
+from spex_jax.runtime import first_process, provenance, spare_memory_maps, without_nan
 
 _REUSE = flags.DEFINE_enum(
     "reuse",
@@ -51,6 +51,7 @@ class Cells:
             return self._known[name]
         outcome = json.loads(json.dumps(without_nan(compute()), allow_nan=False))
         self._known[name] = outcome
+        spare_memory_maps()  # hundreds of computations of other shapes compile thousands of programs
         if first_process():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"key": name, "made_with": self._made_with, "outcome": outcome}, allow_nan=False)

@@ -123,6 +123,15 @@ def board(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return lines
 
 
+def incomplete(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Methods that were run on some of the games only, and so are in no table of all of them."""
+    games = {row["game"] for row in rows}
+    have = {
+        method: {row["game"] for row in rows if row["method"] == method} for method in {row["method"] for row in rows}
+    }
+    return sorted(f"{method} ({len(own)} of {len(games)} games)" for method, own in have.items() if own != games)
+
+
 def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each alpha: the cell in which the main method is furthest below the best method of another package, and in
     how many it is above all of them.
@@ -228,6 +237,8 @@ def text_of(result: dict[str, Any]) -> str:
         f"**All {result['games']} games, methods that fit the same uniform masks:**",
         summary_table(result["same_masks"]),
     ]
+    if result["incomplete"]:
+        parts.append(f"Run on some of the games only, and left out: {', '.join(result['incomplete'])}.")
     if result["any_masks"]:
         parts += [
             f"**The {result['games_that_can_be_asked']} games of up to {_MOST_FEATURES} features whose value function "
@@ -270,6 +281,7 @@ def main() -> None:
         "made_with": made_with,
         "games": len({row["game"] for row in known}),
         "games_that_can_be_asked": len(can_be_asked),
+        "incomplete": incomplete([row for row in known if row["method"] not in chosen]),
         "same_masks": board([row for row in known if row["method"] not in chosen]),
         "any_masks": board([row for row in known if row["game"] in can_be_asked]),
         "against_peers": against_peers(rows),

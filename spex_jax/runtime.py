@@ -33,6 +33,7 @@ __all__ = [
     "run_program",
     "save_result",
     "seed",
+    "spare_memory_maps",
     "without_nan",
 ]
 
@@ -66,6 +67,9 @@ _MULTIHOST = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost: host:port of the first process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --multihost: processes of the run.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "With --multihost: number of this process, from 0.", lower_bound=0)
+
+
+_MOST_MAPS = 40_000
 
 
 def seed() -> int:
@@ -247,8 +251,21 @@ def run_parts(parts: Mapping[str, Callable[[], Any]], chosen: Sequence[str], out
     result = {}
     for name in chosen:
         result[name] = parts[name]()
+        spare_memory_maps()
         print(name, result[name], flush=True)
         save_result(out, result)
+
+
+def spare_memory_maps() -> None:
+    """Drops the compiled programs of this process where it has nearly as many memory maps as Linux allows.
+
+    A compiled program takes a handful of maps, or a hundred of a large one on a CPU; past 65,530, the default of
+    vm.max_map_count, XLA's compiler ends in a segmentation fault. What is dropped is compiled again when it is asked
+    for, or read from the compilation cache.
+    """
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
 
 
 def without_nan(result: Any) -> Any:

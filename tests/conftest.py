@@ -15,15 +15,10 @@ import spex_jax.runtime  # whose flags are those of all programs, and stay
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 
-_MOST_MAPS = 40_000  # Linux allows a process 65,530 by default; XLA's compiler ends in a segmentation fault past that
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
-    """Drops the compiled programs, a few memory maps each, when there are nearly too many."""
-    maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
-        jax.clear_caches()
+    """Drops the compiled programs before there are too many."""
+    spex_jax.runtime.spare_memory_maps()
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import pytest
 from absl import flags
@@ -77,3 +79,16 @@ def test_a_path_fills_in_variables(monkeypatch, tmp_path):
     assert holder.value == f"{tmp_path}/a/{tmp_path}"
     with pytest.raises(flags.IllegalFlagValueError, match="variable SPEX_JAX_NOT_THERE is not set"):
         values(["test", "--file=$SPEX_JAX_NOT_THERE/b"])
+
+
+def test_programs_are_dropped_before_there_are_too_many_memory_maps(monkeypatch):
+    if not pathlib.Path("/proc/self/maps").exists():
+        pytest.skip("there is no /proc/self/maps")
+    dropped = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(True))
+    monkeypatch.setattr(runtime, "_MOST_MAPS", 10**9)
+    runtime.spare_memory_maps()
+    assert not dropped
+    monkeypatch.setattr(runtime, "_MOST_MAPS", 1)
+    runtime.spare_memory_maps()
+    assert dropped

@@ -61,6 +61,12 @@ def test_board(program, results):
     assert (lines[0]["games"], lines[0]["seconds"], lines[0]["failures"]) == (2, 1.5, 0)
 
 
+def test_methods_of_some_games(program):
+    rows = [row("a", "x", 0.9), row("b", "x", 0.9), row("a", "y", 0.9)]
+    assert program.incomplete(rows) == ["y (1 of 2 games)"]
+    assert {line["method"] for line in program.board(rows)} == {"x"}
+
+
 def test_against_peers(program, results):
     rows, _ = program.read(results)
     two, four = program.against_peers(rows)
@@ -103,6 +109,7 @@ def test_a_leaderboard(program, results, tmp_path, capsys):
     assert "old" not in text
     assert "| **auto** " in text
     assert "revision abc" in text
+    assert "left out: ProxySPEX (published)" not in text
     assert board.with_suffix(".md").read_text() in text
     assert board.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
