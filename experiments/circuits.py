@@ -13,6 +13,7 @@ import functools
 import pathlib
 from typing import Any
 
+import attention_only
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,26 +67,7 @@ RECIPES = {
 
 def new_model(seed: int) -> Decoder:
     """With random weights."""
-    c, rng = CONFIG, np.random.default_rng(seed)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32))
-
-    def norm(*shape: int) -> dict[str, jax.Array]:
-        return {"weight": jnp.ones(shape), "bias": jnp.zeros(shape)}
-
-    layers: dict[str, Any] = {
-        name: {"weight": normal(c.num_layers, c.dim, c.dim)} for name in ("query", "key", "value", "output")
-    }
-    layers["norm_attention"] = norm(c.num_layers, c.dim)
-    params = {
-        "embedding": normal(c.vocab_size, c.dim),
-        "positions": normal(c.max_length, c.dim),
-        "head": normal(c.vocab_size, c.dim),
-        "norm": norm(c.dim),
-        "layers": layers,
-    }
-    return Decoder(params=params, config=c)
+    return attention_only.new_model(CONFIG, seed)
 
 
 def sequences(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -156,15 +138,6 @@ def train(model: Decoder, key: jax.Array, *, recipe: Recipe) -> tuple[Decoder, j
     return model, losses
 
 
-def save(model: Decoder, path: pathlib.Path) -> None:
-    """Weights as .npz, by their paths."""
-    leaves = jax.tree_util.tree_leaves_with_path(model.params)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path, **{jax.tree_util.keystr(where, simple=True, separator="."): np.asarray(leaf) for where, leaf in leaves}
-    )
-
-
 def load(name: str) -> Decoder:
     """The trained model of this name.
 
@@ -176,12 +149,7 @@ def load(name: str) -> Decoder:
         raise ValueError(
             f"there is no model {name!r}; there are {', '.join(sorted(p.stem for p in FOLDER.glob('*.npz')))}"
         )
-    empty = new_model(0)
-    with np.load(path) as stored:
-        weights = {where: jnp.asarray(stored[where]) for where in stored.files}
-    return jax.tree_util.tree_map_with_path(
-        lambda where, _: weights[jax.tree_util.keystr(where[1:], simple=True, separator=".")], empty
-    )
+    return attention_only.load(CONFIG, path)
 
 
 def questions(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,8 @@ def draw_lines(
         if limits is not None:
             axis.set_ylim(*limits)
         elif lowest is not None and axis.get_ylim()[0] < lowest:
-            axis.set_ylim(bottom=lowest)
+            highest = max((b for line in panel.values() for _, b in line if b is not None), default=lowest)
+            axis.set_ylim(lowest, max(highest, lowest) + 0.05 * max(highest - lowest, 0.1))
         axis.set_title(title, fontsize=10)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.set_xlabel(x, fontsize=9)

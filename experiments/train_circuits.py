@@ -10,6 +10,7 @@ takes away, and the strongest interactions, all exact.
 import dataclasses
 import pathlib
 
+import attention_only
 import circuits
 import jax
 import numpy as np
@@ -53,7 +54,7 @@ def main() -> None:
         recipe = circuits.RECIPES[name]
         recipe = dataclasses.replace(recipe, steps=_STEPS.value or recipe.steps)
         model, losses = circuits.train(circuits.new_model(recipe.seed), jax.random.key(recipe.seed), recipe=recipe)
-        circuits.save(model, pathlib.Path(_OUT.value) / f"{name}.npz")
+        attention_only.save(model, pathlib.Path(_OUT.value) / f"{name}.npz")
         result[name] = {"loss": float(losses[-20:].mean()), **look(model)}
         print(name, result[name], flush=True)
     save_result(pathlib.Path(_OUT.value) / "circuits.json", result)

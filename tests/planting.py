@@ -1,6 +1,7 @@
 """Sparse functions for the tests of everything that recovers a spectrum."""
 
 import numpy as np
+from oracle import all_masks
 
 from spex_jax.walsh import subset_characters
 
@@ -15,3 +16,12 @@ def planted(n, rows, rng, terms=8, noise=0.0, degree=3):
     masks = rng.permutation(masks)
     values = subset_characters(masks, support) @ coefficients + 5 + noise * rng.normal(size=len(masks))
     return masks[:rows], values[:rows], masks[rows:], values[rows:]
+
+
+def write_complete_game(folder):
+    """Writes game.npz, a table of all 512 values of 9 features with effects of their own, a pair and a triple."""
+    rng = np.random.default_rng(2)
+    masks = rng.permutation(all_masks(9))
+    values = masks @ rng.normal(size=9) + 2.0 * masks[:, :2].all(axis=1) - 1.5 * masks[:, 3:6].all(axis=1)
+    np.savez(folder / "game.npz", masks=np.packbits(masks, axis=1), n=9, values=values)
+    return folder

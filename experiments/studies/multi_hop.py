@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import circuits
+import attention_only
 import jax
 import numpy as np
 import questions as hotpot
@@ -93,7 +93,7 @@ def world_model(setting: Setting) -> tuple[Decoder, str]:
         return two_hops.load(), f"trained for {two_hops.STEPS} steps (experiments/studies/two_hops.npz)"
     path = setting.out / f"two_hops_{setting.steps}_{setting.seed}.npz"
     if not path.exists():
-        circuits.save(two_hops.trained(setting.steps, setting.seed)[0], path)
+        attention_only.save(two_hops.trained(setting.steps, setting.seed)[0], path)
     return two_hops.load(path), f"trained here for {setting.steps} steps"
 
 

@@ -10,6 +10,7 @@ import pathlib
 import re
 from typing import Any
 
+import attention_only
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,30 +109,6 @@ def batch(key: jax.Array, size: int, dropped: float) -> tuple[jax.Array, ...]:
     return jax.vmap(one)(jax.random.split(key, size))
 
 
-def new_model(seed: int) -> Decoder:
-    """With random weights."""
-    c, rng = CONFIG, np.random.default_rng(seed)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32))
-
-    def norm(*shape: int) -> dict[str, jax.Array]:
-        return {"weight": jnp.ones(shape), "bias": jnp.zeros(shape)}
-
-    layers: dict[str, Any] = {
-        name: {"weight": normal(c.num_layers, c.dim, c.dim)} for name in ("query", "key", "value", "output")
-    }
-    layers["norm_attention"] = norm(c.num_layers, c.dim)
-    params = {
-        "embedding": normal(c.vocab_size, c.dim),
-        "positions": normal(c.max_length, c.dim),
-        "head": normal(c.vocab_size, c.dim),
-        "norm": norm(c.dim),
-        "layers": layers,
-    }
-    return Decoder(params=params, config=c)
-
-
 def logits_at(model: Decoder, tokens: jax.Array, places: jax.Array) -> jax.Array:
     """Logits [B, K, V] after places [B, K]; what comes later is not seen."""
     segments = jnp.where(jnp.arange(tokens.shape[1])[None] <= places.max(axis=1)[:, None], 0, -1)
@@ -172,15 +149,10 @@ def accuracy(model: Decoder, key: jax.Array) -> jax.Array:
 
 def trained(steps: int, seed: int) -> tuple[Decoder, float]:
     """A model trained here, and its mean loss over the last steps."""
-    model, losses = train(new_model(seed), jax.random.key(seed), steps=steps)
+    model, losses = train(attention_only.new_model(CONFIG, seed), jax.random.key(seed), steps=steps)
     return model, float(losses[-20:].mean())
 
 
 def load(path: pathlib.Path = WEIGHTS) -> Decoder:
     """The model that `trained` made before; that of STEPS steps with seed 0 comes with the project."""
-    empty = new_model(0)
-    with np.load(path) as stored:
-        weights = {where: jnp.asarray(stored[where]) for where in stored.files}
-    return jax.tree_util.tree_map_with_path(
-        lambda where, _: weights[jax.tree_util.keystr(where[1:], simple=True, separator=".")], empty
-    )
+    return attention_only.load(CONFIG, path)

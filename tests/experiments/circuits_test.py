@@ -35,7 +35,7 @@ def test_training_learns(circuits):
 
 def test_a_model_comes_back_from_its_file(circuits, tmp_path, monkeypatch):
     model = circuits.new_model(3)
-    circuits.save(model, tmp_path / "some.npz")
+    circuits.attention_only.save(model, tmp_path / "some.npz")
     monkeypatch.setattr(circuits, "FOLDER", tmp_path)
     jax.tree.map(np.testing.assert_array_equal, circuits.load("some"), model)
     with pytest.raises(ValueError, match="there are some"):

@@ -1,9 +1,8 @@
 import json
 
-import numpy as np
-import oracle
 import pytest
 from absl.testing import flagsaver
+from planting import write_complete_game
 
 
 @pytest.fixture(scope="module")
@@ -13,11 +12,7 @@ def program(load_program):
 
 @pytest.fixture
 def folder(tmp_path):
-    rng = np.random.default_rng(2)
-    masks = rng.permutation(oracle.all_masks(9))
-    values = masks @ rng.normal(size=9) + 2.0 * masks[:, :2].all(axis=1) - 1.5 * masks[:, 3:6].all(axis=1)
-    np.savez(tmp_path / "game.npz", masks=np.packbits(masks, axis=1), n=9, values=values)
-    return tmp_path
+    return write_complete_game(tmp_path)
 
 
 def test_all_parts(program, folder):
