@@ -258,6 +258,16 @@ def _by_k(rows: list[dict[str, Any]], game: str | None = None) -> list[dict[str,
     return wide
 
 
+def of_the_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where the best sets are known: the rows with drops as shares of the best possible ones."""
+    best = {row["game"]: row["drop"] for row in rows if row["method"] == "best of all sets"}
+    return [
+        {**row, "drop": [drop / most for drop, most in zip(row["drop"], best[row["game"]], strict=True)]}
+        for row in rows
+        if row["game"] in best and "drop" in row
+    ]
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Of the part values: by index and whether the truth is exact, mean recall and the geometric mean of the errors."""
     result = {}
@@ -280,17 +290,11 @@ def draw(result: dict[str, Any], out: pathlib.Path) -> None:
             }
     pictures.draw_lines(out.with_suffix(".png"), panels, x="budget in units of n log2 n", y="", main="auto")
     if "removal" in result:
-        lines = _by_k([row for row in result["removal"] if row["game"] in _of_best(result["removal"])])
+        lines = _by_k(of_the_best(result["removal"]) or result["removal"])
         panel = {line["method"]: [(float(k[4:]), v) for k, v in line.items() if k != "method"] for line in lines}
-        title = {"drop of the value, of that of removing everything": panel}
+        title = {"drop of the value, of the best possible": panel}
         path = out.with_name(f"{out.stem}_removal.png")
         pictures.draw_lines(path, title, x="units removed", y="share of the drop", main="auto")
-
-
-def _of_best(rows: list[dict[str, Any]]) -> set[str]:
-    """Games of which the best sets are known; all where there are none."""
-    known = {row["game"] for row in rows if row["method"] == "best of all sets"}
-    return known or {row["game"] for row in rows}
 
 
 def main() -> None:
@@ -313,7 +317,9 @@ def main() -> None:
         save_result(out, result)
     if "removal" in _PARTS.value:
         result["removal"] = run_removal(known)
-        print(f"mean over games: drop after removing k\n{tables.markdown(_by_k(result['removal']))}")
+        if known_best := of_the_best(result["removal"]):
+            result["share_of_the_best_drop"] = _by_k(known_best)
+            print(f"share of the best possible drop\n{tables.markdown(result['share_of_the_best_drop'])}")
     save_result(out, result)
     draw(result, out)
     print(f"result: {out}")

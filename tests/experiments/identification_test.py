@@ -38,6 +38,9 @@ def test_both_parts(program, folder, capsys, monkeypatch):
     for drop in drops.values():
         assert all(found <= most + 1e-9 for found, most in zip(drop, best, strict=True))
     np.testing.assert_allclose(drops["walsh_gp"], best, atol=0.05)
+    shares = {line["method"]: line for line in result["share_of_the_best_drop"]}
+    assert shares["best of all sets"]["k = 3"] == 1
+    assert 0.9 < shares["walsh_gp"]["k = 3"] <= 1
     assert "SV, exact: recall" in capsys.readouterr().out
     assert out.with_suffix(".png").exists()
     assert (folder / "result_removal.png").exists()
