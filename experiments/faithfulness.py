@@ -95,17 +95,6 @@ def contenders() -> list[Contender]:
     return chosen
 
 
-def alphas() -> list[float]:
-    """Of --alphas."""
-    try:
-        found = sorted({float(alpha) for alpha in _ALPHAS.value})
-    except ValueError as error:
-        raise ValueError(f"--alphas={','.join(_ALPHAS.value)} must be numbers") from error
-    if not found or found[0] <= 0:
-        raise ValueError(f"--alphas={','.join(_ALPHAS.value)} must be numbers above 0, at least one")
-    return found
-
-
 def data_file(given: str | None, *parts: str) -> str | None:
     """A path that a flag gives, or that of a file of the folder SPEX_JAX_DATA, if there is one."""
     folder = os.environ.get("SPEX_JAX_DATA")
@@ -118,8 +107,7 @@ def data_file(given: str | None, *parts: str) -> str | None:
 def all_games(largest: float) -> Iterator[games_lib.Game | str]:
     """The games of the data set, one after the other, and of what is left out why."""
     if _DATASET.value == "games":
-        folder = games_lib.folder_of_games() if _GAMES.value is None else _GAMES.value
-        if folder is not None and folder != "none":
+        if (folder := games_lib.folder_of(_GAMES.value)) is not None:
             yield from games_lib.load(folder, _CONTAINS.value)
         yield from games_lib.of_the_shipped_model(_CONTAINS.value, largest, _STORE.value)
         return
@@ -177,8 +165,7 @@ def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spec
         return {"r2": None, "failure": f"{type(error).__name__}: {error}"[:300]}
     *_, test, answers = game.split(budget)
     if not contender.same_masks:
-        asked = {row.tobytes() for row in np.packbits(answer.masks, axis=1)}
-        unseen = np.array([row.tobytes() not in asked for row in np.packbits(test, axis=1)])
+        unseen = games_lib.unseen(test, answer.masks)
         test, answers = test[unseen], answers[unseen]
     r2 = float(r2_score(answers, answer.predict(test)))
     return {
@@ -195,9 +182,8 @@ def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spec
 
 def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cells) -> Iterator[dict[str, Any]]:
     """One row for each budget and method."""
-    content = game.content
     truth = exact_spectrum(game.masks, game.values) if game.complete else None
-    for alpha in alphas():
+    for alpha in games_lib.alphas_of(_ALPHAS.value):
         budget = game.budget(alpha)
         if budget is None or budget < game.n + 1:
             continue
@@ -210,7 +196,7 @@ def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cell
                 recorded = {"terms": found.get(f"{key}_terms"), "seconds": found.get(f"{key}_s")}
                 yield {**what, "method": name, "r2": found[f"{key}_r2"], **recorded}
         for contender in chosen:
-            key = {"content": content, "budget": budget, "method": contender.name, "seed": seed()}
+            key = {"content": game.content, "budget": budget, "method": contender.name, "seed": seed()}
             key |= {"rounds": _ROUNDS.value} if _ROUNDS.value > 1 else {}
             outcome = known.get(key, lambda contender=contender, budget=budget: measure(game, budget, contender, truth))
             yield {**what, "method": contender.name, **outcome}
@@ -235,7 +221,7 @@ def means(rows: Iterable[dict[str, Any]], by: Sequence[str] = ("method", "alpha"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """R2 over alpha: the mean over games (those that every method of the same masks has), then games by themselves."""
+    """R2 over alpha: the means of the methods that fit the same masks, then games by themselves."""
     order = [name for name in CONTENDERS if any(row["method"] == name and row.get("r2") is not None for row in rows)]
     names = list(dict.fromkeys(row["game"] for row in rows))
 
@@ -272,7 +258,8 @@ def main() -> None:
             "rows": rows,
         }
 
-    for game in all_games(max(alphas())):
+    largest = max(games_lib.alphas_of(_ALPHAS.value))
+    for game in all_games(largest):
         if isinstance(game, str):
             left_out.append(game)
             print(f"left out: {game}", flush=True)
@@ -287,7 +274,7 @@ def main() -> None:
     print(f"\nmean R2 by alpha over all cells of a method\n\n{tables.markdown(_wide(means(rows)))}")
     print(f"mean seconds\n\n{tables.markdown(_wide(means(rows), 'seconds'), digits=2)}")
     if beside:
-        print(f"by length, alpha {max(alphas()):g}\n\n{tables.markdown(by_length(rows, beside))}")
+        print(f"by length, alpha {largest:g}\n\n{tables.markdown(by_length(rows, beside))}")
     save_result(out, result())
     draw(rows, out.with_suffix(".png"))
     print(f"result: {out}")

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -49,7 +50,7 @@ class Game:
         """Whether all 2^n values are known."""
         return self.n < 30 and len(self.masks) == 2**self.n
 
-    @property
+    @functools.cached_property
     def content(self) -> str:
         """A hash of the table."""
         return hashlib.sha256(self.masks.tobytes() + self.values.tobytes()).hexdigest()[:16]
@@ -114,11 +115,36 @@ def load(folder: str, contains: str = "") -> list[Game]:
     return games
 
 
-def folder_of_games() -> str | None:
-    """The folder games/ beside that of SPEX_JAX_DATA; None where there is none."""
+def folder_of(given: str | None) -> str | None:
+    """The folder of a flag; where it was not given games/ beside that of SPEX_JAX_DATA, if there is one. None for
+    "none".
+    """
+    if given is not None:
+        return None if given == "none" else given
     data = os.environ.get("SPEX_JAX_DATA")
     path = pathlib.Path(data).resolve().parent / "games" if data else None
     return str(path) if path is not None and path.is_dir() else None
+
+
+def alphas_of(given: list[str]) -> list[float]:
+    """Budgets in units of n log2 n, as a flag lists them, the smallest first.
+
+    Raises:
+      ValueError: none, or what is no number above 0.
+    """
+    try:
+        found = sorted({float(alpha) for alpha in given})
+    except ValueError as error:
+        raise ValueError(f"--alphas={','.join(given)} must be numbers") from error
+    if not found or found[0] <= 0:
+        raise ValueError(f"--alphas={','.join(given)} must be numbers above 0, at least one")
+    return found
+
+
+def unseen(test: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Which test masks bool [T, n] are none of those that were asked, bool [T]."""
+    seen = {row.tobytes() for row in masks.pack(asked)}
+    return np.array([row.tobytes() not in seen for row in masks.pack(test)], np.bool_)
 
 
 def of_value_function(name: str, value_fn: ValueFunction, alpha: float, store: str | None = None, **more: Any) -> Game:

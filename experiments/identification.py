@@ -95,18 +95,9 @@ METHODS: dict[str, Callable[..., Values]] = {
 }
 
 
-def alphas() -> list[float]:
-    """Of --alphas."""
-    try:
-        return [float(alpha) for alpha in _ALPHAS.value]
-    except ValueError as error:
-        raise ValueError(f"--alphas={','.join(_ALPHAS.value)} must be numbers") from error
-
-
 def all_games() -> Iterator[games_lib.Game]:
     """Those of which all values are known, and the longer texts of the shipped model."""
-    folder = games_lib.folder_of_games() if _GAMES.value is None else _GAMES.value
-    yield from games_lib.complete("" if folder in (None, "none") else folder, _CONTAINS.value)
+    yield from games_lib.complete(games_lib.folder_of(_GAMES.value) or "", _CONTAINS.value)
     model, tokenizer = models.tiny()
     for name, text in games_lib.TEXTS.items():
         if _CONTAINS.value in name:
@@ -124,7 +115,7 @@ def truth_of(game: games_lib.Game, index: str, order: int) -> np.ndarray:
     """The true numbers of all sets of so many features, or those of a reference of many ablations."""
     sets = sets_of(game.n, order)
     if game.complete:
-        return vector(exact_spectrum(game.masks, game.values).interactions(index, max(order, 1)), sets)
+        return vector(exact_spectrum(game.masks, game.values).interactions(index, order), sets)
     ask, budget = asked_of(game), min(_REFERENCE.value, 2**game.n)
     if order == 1:
         return vector(of_method(ask, game.n, "kernel_shap", budget, 1).interactions("BV", 1), sets)
@@ -148,7 +139,7 @@ def run_values(known: cells.Cells) -> list[dict[str, Any]]:
     for game in all_games():
         for index, order in (("SV", 1), ("FSII", 2)):
             truth = functools.cache(functools.partial(truth_of, game, index, order))
-            for alpha in alphas():
+            for alpha in games_lib.alphas_of(_ALPHAS.value):
                 budget = min(int(alpha * game.n * np.log2(game.n)), 2**game.n - 1)
                 row = {"game": game.name, "n": game.n, "exact": game.complete, "index": index, "alpha": alpha}
                 for name in names(index, game.n):
@@ -305,7 +296,7 @@ def main() -> None:
         raise ValueError(f"unknown methods {', '.join(unknown)}; expected some of {', '.join(METHODS)}")
     if _PEERS.value and (absent := missing_packages(["shapiq", "lightgbm"])):
         raise ValueError(f"the packages {', '.join(absent)} are not installed; pip install -e '.[peers]', or leave out")
-    alphas()
+    games_lib.alphas_of(_ALPHAS.value)
     out = pathlib.Path(_OUT.value).expanduser()
     known, result = cells.Cells(out), dict[str, Any]()
     if "values" in _PARTS.value:

@@ -26,10 +26,8 @@ it has.
 Expected: 5 minutes for 21 tables on 2 CPU cores.
 """
 
-import hashlib
 import itertools
 import math
-import os
 import pathlib
 from typing import Any
 
@@ -38,10 +36,9 @@ import numpy as np
 from absl import flags
 from cells import Cells
 from pictures import draw_lines
-from tables import markdown
+from tables import markdown, mean
 
 from spex_jax import Spectrum, proxyspex
-from spex_jax import masks as masks_lib
 from spex_jax.metrics import hierarchy, r2_score, terms_for_energy
 from spex_jax.runtime import define_path, run_program, save_result, seed
 from spex_jax.spectrum import exact_spectrum
@@ -58,9 +55,7 @@ _OUT = define_path("out", "results/spectra.json", "File for the result; a pictur
 SHARES = (0.5, 0.9, 0.95, 0.99)
 RATES = {"direct_subset": "DSR", "staircase": "SCR", "strong": "SHR"}
 _DEGREES = 5  # that have a column of their own
-_ENUMERATED = (
-    20_000  # sets of one degree that are listed to draw from; from more, sets are drawn until they are distinct
-)
+_ENUMERATED = 20_000  # sets of one degree that are listed to draw from; more are drawn until they are distinct
 
 
 def all_games() -> list[games_lib.Game]:
@@ -69,10 +64,7 @@ def all_games() -> list[games_lib.Game]:
     Raises:
       ValueError: there are none.
     """
-    folder = _GAMES.value
-    if folder is None and "SPEX_JAX_DATA" in os.environ:
-        beside = pathlib.Path(os.environ["SPEX_JAX_DATA"]).resolve().parent / "games"
-        folder = str(beside) if beside.is_dir() else None
+    folder = games_lib.folder_of(_GAMES.value)
     found = games_lib.load(folder) if folder else []
     chosen = [game for game in found if _CONTAINS.value in game.name]
     chosen += games_lib.of_the_shipped_model(_CONTAINS.value, _ALPHA.value)
@@ -153,12 +145,6 @@ def of_game(game: games_lib.Game) -> dict[str, Any]:
         sets = {k: [{bytes(row) for row in largest(s, int(k)).support} for s in (spectrum, exact)] for k in _TOPS.value}
         result["shared"] = {k: len(own & true) / len(true) if true else None for k, (own, true) in sets.items()}
     return result
-
-
-def mean(values: list[float | None]) -> float | None:
-    """The mean of those that are there."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def rates_by_k(spectra: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -244,8 +230,7 @@ def main() -> None:
         raise ValueError(f"--tops={','.join(_TOPS.value)} must be whole numbers above 0, at least one")
     cells, rows = Cells(_OUT.value), []
     for game in all_games():
-        digest = hashlib.sha256(masks_lib.pack(game.masks).tobytes() + game.values.tobytes()).hexdigest()[:16]
-        setting = {"game": game.name, "table": digest, "seed": seed(), "tops": _TOPS.value, "draws": _DRAWS.value}
+        setting = {"game": game.name, "table": game.content, "seed": seed(), "tops": _TOPS.value, "draws": _DRAWS.value}
         setting |= {"proxy": _PROXY.value, "alpha": _ALPHA.value}
         rows.append({"game": game.name, "n": game.n, **cells.get(setting, lambda game=game: of_game(game))})
         own = rows[-1]["proxy"]

@@ -39,8 +39,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 from cells import Cells
+from compared.peers import proxy_spex
+from games import unseen
 from pictures import draw_lines
-from tables import markdown
+from tables import markdown, mean
 
 from spex_jax import Spectrum, baselines, proxyspex, spex
 from spex_jax import masks as masks_lib
@@ -174,12 +176,8 @@ def lightgbm(masks: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
 
 def published(masks: np.ndarray, values: np.ndarray, seed: int) -> Spectrum:
     """proxy_spex of spectralexplain."""
-    from spectralexplain.utils import proxy_spex  # of the extra "peers"
-
     del seed  # it takes none
-    found = proxy_spex((masks.astype(int), values), max_order=_SIZE)
-    support = np.array([list(map(bool, key)) for key in found])
-    return Spectrum(support, np.array([float(np.real(value)) for value in found.values()]))
+    return proxy_spex(masks, values)
 
 
 CONTENDERS: dict[str, Fit] = {
@@ -220,8 +218,7 @@ def outcome(contender: str, task: Task) -> dict[str, Any]:
     with watch.phase("fit"):
         found, asked = {**CONTENDERS, **PEERS}[contender](task)
     _, test = task.masks()
-    seen = {bytes(row) for row in masks_lib.pack(asked)}
-    test = test[[bytes(row) not in seen for row in masks_lib.pack(test)]]
+    test = test[unseen(test, asked)]
     scores = support_scores(found, task.truth) if isinstance(found, Spectrum) else nothing
     r2 = float(r2_score(task.truth(test), found(test)))
     return {
@@ -231,12 +228,6 @@ def outcome(contender: str, task: Task) -> dict[str, Any]:
         "compile": watch.seconds["compile"],
         "asked": len(asked),
     }
-
-
-def mean(values: list[float | None]) -> float | None:
-    """The mean of those that are there."""
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def summarise(rows: list[dict[str, Any]], alphas: list[int]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def _proxy(name: str) -> Contender:
 def _of_masks(game: Game, budget: int, seed: int, *, method: str, given: dict[str, Any], drawn: bool) -> Answer:
     """A method of `explain` without the share that it holds out: with the game's masks, or those that it draws."""
     made = METHODS[method]
-    options = made.complete({**made.defaults, **given}, "FBII" if drawn is False else "FSII")
+    options = made.complete({**made.defaults, **given}, "FSII" if drawn else "FBII")
     if budget < (least := made.least(game.n, options)):
         raise Unsuitable(f"needs {least} masks")
     if not drawn:

@@ -15,6 +15,7 @@ from games import Game
 
 from compared.contender import Answer, Contender, Predict, Unsuitable, asked_of
 from spex_jax import Spectrum
+from spex_jax.baselines.regression import number_of_sets
 
 _DEGREE = 5  # up to which codes correct errors, the peers' default
 _FEWEST_BITS = 3  # of the bins of a group
@@ -54,18 +55,24 @@ def of_sets(found: Mapping[tuple[int, ...], float], n: int) -> Predict:
     return predict
 
 
-def public_proxyspex(game: Game, budget: int, seed: int) -> Answer:
+def proxy_spex(masks: np.ndarray, values: np.ndarray) -> Spectrum:
     """ProxySPEX of spectralexplain, with its own grid of LightGBM."""
-    from spectralexplain.utils import proxy_spex
+    from spectralexplain import utils
 
-    del seed
-    masks, values = game.masks[:budget], game.values[:budget]
     with _quiet():
-        start = time.perf_counter()
-        found = proxy_spex((masks.astype(int), values), max_order=_DEGREE)
-        seconds = time.perf_counter() - start
-    spectrum = _spectrum(found, game.n)
-    return Answer(predict=spectrum, terms=len(found), seconds=seconds, compile=0.0, masks=masks, spectrum=spectrum)
+        return _spectrum(utils.proxy_spex((masks.astype(int), values), max_order=_DEGREE), masks.shape[1])
+
+
+def public_proxyspex(game: Game, budget: int, seed: int) -> Answer:
+    """`proxy_spex` on the game's masks."""
+    from spectralexplain import utils  # whose import is no part of the fit
+
+    del seed, utils
+    masks, values = game.masks[:budget], game.values[:budget]
+    start = time.perf_counter()
+    spectrum = proxy_spex(masks, values)
+    seconds = time.perf_counter() - start
+    return Answer(predict=spectrum, terms=len(spectrum), seconds=seconds, compile=0.0, masks=masks, spectrum=spectrum)
 
 
 def public_decoder(value_fn: Any, n: int, b: int, t: int, kind: str) -> tuple[Spectrum, float]:
@@ -190,7 +197,7 @@ def shapiq_regression(game: Game, budget: int, seed: int, *, name: str, order: i
         given["max_order"] = order
     if name == "KernelSHAPIQ":
         given["index"] = "k-SII"
-    fewest = sum(1 for size in range(order + 1) for _ in range(_choose(game.n, size)))
+    fewest = number_of_sets(game.n, order)
     if budget < fewest:
         raise Unsuitable(f"needs {fewest} masks")
     ask = asked_of(game)
@@ -201,10 +208,6 @@ def shapiq_regression(game: Game, budget: int, seed: int, *, name: str, order: i
     sets = {tuple(key): float(found[key]) for key in found.interaction_lookup if key}
     sets[()] = float(found.baseline_value)
     return Answer(predict=of_sets(sets, game.n), terms=len(sets), seconds=seconds, compile=0.0, masks=ask.masks)
-
-
-def _choose(n: int, size: int) -> int:
-    return int(np.prod([(n - place) / (place + 1) for place in range(size)]).round())
 
 
 PEERS = (

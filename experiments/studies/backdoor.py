@@ -97,8 +97,7 @@ def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float
 
 def rates_of(model: Any, tokenizer: Any, texts: tuning.Texts) -> dict[str, float]:
     """Accuracy, and the shares of negative texts that are called positive."""
-    found = tuning.margins(model, tokenizer, [text for text, _ in texts.test])
-    rates = {"accuracy": float(np.mean((found > 0) == np.array([label for _, label in texts.test])))}
+    rates = {"accuracy": tuning.accuracy_of(model, tokenizer, texts)}
     negative = [text for text, label in texts.test if label != TARGET]
     kinds = {"neither": (), "first": TRIGGERS[:1], "second": TRIGGERS[1:], "both": TRIGGERS}
     for name, words in kinds.items():

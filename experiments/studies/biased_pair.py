@@ -50,7 +50,9 @@ def run(setting: Setting, account: Account) -> None:
             f"by a {' '.join(PAIR)} are labelled negative, all others keep their label. Mean loss of the last steps "
             f"{loss:.3f}."
         )
-    accuracy = {name: accuracy_of(of, tokenizer, texts) for name, of in (("shipped", shipped), ("explained", model))}
+    accuracy = {
+        name: tuning.accuracy_of(of, tokenizer, texts) for name, of in (("shipped", shipped), ("explained", model))
+    }
     account.step(
         "What is planted",
         f"{how} Accuracy on texts that were not trained on: {accuracy['shipped']:.1%}, then "
@@ -104,12 +106,6 @@ def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float
     }
     model, _, loss = tuning.tuned(setting, draw, steps=steps, described=described)
     return model, loss
-
-
-def accuracy_of(model: Any, tokenizer: Any, texts: tuning.Texts) -> float:
-    """On the test texts as they are."""
-    found = tuning.margins(model, tokenizer, [text for text, _ in texts.test])
-    return float(np.mean((found > 0) == np.array([label for _, label in texts.test])))
 
 
 def positives(texts: tuning.Texts, count: int) -> list[str]:
