@@ -21,7 +21,7 @@ repository. Cells are kept as they come; ablations too with --store: a run that 
   python experiments/faithfulness.py
   python experiments/faithfulness.py --dataset=sentiment --each=2 --alphas=1,4 --methods=auto,walsh_gp,lasso
 
-Expected: half an hour on 2 CPU cores (36 minutes of CPU time) for the default with 19 games, 4 minutes without them.
+Expected: 26 minutes on 2 CPU cores for the default with 19 games, 4 minutes without them.
 """
 
 import os

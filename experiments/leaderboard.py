@@ -12,7 +12,7 @@ a result only.
   python experiments/leaderboard.py
   python experiments/leaderboard.py --results=results/faithfulness.json,results/peers.json --readme=README.md
 
-Expected: seconds; with no results half an hour on 2 CPU cores.
+Expected: seconds; with no results 26 minutes on 2 CPU cores.
 """
 
 import datetime

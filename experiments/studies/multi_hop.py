@@ -25,7 +25,7 @@ def run(setting: Setting, account: Account) -> None:
     if setting.load_model is None:
         small_world(setting, account)
     else:
-        real_questions(setting, account)
+        real_questions(*setting.load_model(), setting, account)
 
 
 def small_world(setting: Setting, account: Account) -> None:
@@ -118,9 +118,8 @@ def world_value(model: Decoder, tokenizer: Any, sentences: list[str], question: 
     return value_fn
 
 
-def real_questions(setting: Setting, account: Account) -> None:
+def real_questions(model: Any, tokenizer: Any, setting: Setting, account: Account) -> None:
     """HotpotQA: the documents with supporting facts, of which there are two."""
-    model, tokenizer = setting.load_model()  # type: ignore[misc]
     if not isinstance(model, Decoder):
         raise ValueError("multi_hop needs a language model; --model is an encoder")
     path = setting.data
