@@ -30,7 +30,8 @@ class Game:
     """A table of distinct ablations in random order.
 
     masks: bool [M, n]; values: float64 [M]; reference: published results on the same rows by alpha, may be empty; live:
-    what answers any mask, where there is one; group: what it is counted with.
+    what answers any mask, where there is one, and store: the folder that keeps what it answered; group: what it is
+    counted with.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Game:
     values: np.ndarray
     reference: dict[float, dict[str, Any]] = dataclasses.field(default_factory=dict)
     live: ValueFunction | None = None
+    store: str | None = None
     group: str | None = None
 
     @property
@@ -158,7 +160,7 @@ def of_value_function(name: str, value_fn: ValueFunction, alpha: float, store: s
     else:
         asked = masks.uniform(value_fn.n, rows, rng)
     values = evaluate(value_fn, asked, store=store, progress=False)
-    return Game(name=name, masks=asked, values=values, live=value_fn, **more)
+    return Game(name=name, masks=asked, values=values, live=value_fn, store=store, **more)
 
 
 def of_the_shipped_model(contains: str = "", alpha: float = 8, store: str | None = None) -> list[Game]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from games import Game
 
-from spex_jax import Spectrum, ValueFunction
+from spex_jax import Spectrum, ValueFunction, evaluate
 
 Predict = Callable[[np.ndarray], np.ndarray]
 
@@ -58,9 +58,9 @@ class Contender:
 class Asked:
     """A game's value function that notes what it is asked, and the seconds that this takes."""
 
-    def __init__(self, value_fn: ValueFunction):
-        """Nothing asked so far."""
-        self._value_fn = value_fn
+    def __init__(self, value_fn: ValueFunction, store: str | None = None):
+        """Nothing asked so far; `store` is the folder that keeps ablations."""
+        self._value_fn, self._store = value_fn, store
         self._masks: list[np.ndarray] = []
         self.seconds = 0.0
 
@@ -69,7 +69,7 @@ class Asked:
         start = time.perf_counter()
         given = np.atleast_2d(np.asarray(masks)).astype(np.bool_)
         self._masks.append(given)
-        values = self._value_fn(given)
+        values = evaluate(self._value_fn, given, store=self._store, progress=False)
         self.seconds += time.perf_counter() - start
         return values
 
@@ -88,4 +88,4 @@ def asked_of(game: Game) -> Asked:
     value_fn = game.value_fn()
     if value_fn is None:
         raise Unsuitable("chooses its own masks, and this game is a table of some")
-    return Asked(value_fn)
+    return Asked(value_fn, game.store)
