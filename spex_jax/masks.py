@@ -2,6 +2,7 @@
 is a row of a bool [M, n] array; True keeps the feature.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -17,8 +18,10 @@ __all__ = [
     "describe_nonfinite",
     "finite_rows",
     "hashes",
+    "number_of_sets",
     "pack",
     "pad_features",
+    "sets_up_to",
     "standardise",
     "uniform",
     "unpack",
@@ -135,6 +138,22 @@ def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
 def all_masks(n: int) -> np.ndarray:
     """Every mask of n features, bool [2^n, n]; row c keeps feature i where bit i of c is set."""
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.bool_)
+
+
+def number_of_sets(n: int, degree: int) -> int:
+    """How many sets of at most `degree` of n features there are, () included."""
+    return sum(math.comb(n, size) for size in range(min(degree, n) + 1))
+
+
+def sets_up_to(n: int, degree: int) -> np.ndarray:
+    """All sets of at most `degree` of n features by size, () first, bool [K, n]."""
+    support = np.zeros((number_of_sets(n, degree), n), np.bool_)
+    row = 1
+    for size in range(1, min(degree, n) + 1):
+        members = np.array(list(itertools.combinations(range(n), size)))
+        support[np.arange(row, row + len(members))[:, None], members] = True
+        row += len(members)
+    return support
 
 
 def pack(masks: np.ndarray) -> np.ndarray:

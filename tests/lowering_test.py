@@ -58,11 +58,18 @@ BITS = jax.ShapeDtypeStruct((N, n // 8), jnp.uint8)
 TERMS = Terms(whole(K, 3), real(K, 3), real(K, 3))
 
 
-def peeling(b, t, uniform):
-    """Arguments of a design of 2^b bins whose code corrects t errors."""
+def peeling(b, t, uniform, every=0):
+    """Arguments of a design of 2^b bins whose code corrects t errors, with so many sets that are tried."""
     code = bch(n, t)
     masks = 3 * (code.checks + 1) * 2**b + uniform
-    arguments = (real(masks), whole(3, code.checks + 1, 2**b), mask(3, n, b), mask(uniform, n), real(t + 1))
+    arguments = (
+        real(masks),
+        whole(3, code.checks + 1, 2**b),
+        mask(3, n, b),
+        mask(uniform, n),
+        real(t + 1),
+        mask(every, n),
+    )
     return arguments, {"code": code, "most_terms": 6 * 2**b}
 
 
@@ -136,9 +143,13 @@ CASES = {
         {"max_degree": 3, "front": K, "kernels": R, "rows": 32, "steps": 4, "own_scales": True},
     ),
     "spex.peel.peel": peeling(b=3, t=2, uniform=10),
+    "spex.peel.peel every_set": peeling(b=3, t=2, uniform=10, every=20),
     "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
     "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
-    "spex.peel.peel_together": (together(peeling(b=3, t=2, uniform=10)[0]), peeling(b=3, t=2, uniform=10)[1]),
+    "spex.peel.peel_together": (
+        (*together(peeling(b=3, t=2, uniform=10)[0][:-1]), mask(20, n)),
+        peeling(b=3, t=2, uniform=10)[1],
+    ),
 }
 WITH_A_MODEL = {
     "lenses.text._logits_of_full",

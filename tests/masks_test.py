@@ -45,6 +45,14 @@ def test_all_masks_are_in_the_order_of_their_codes():
     np.testing.assert_array_equal(found @ (1 << np.arange(5)), np.arange(32))
 
 
+@pytest.mark.parametrize(("n", "degree"), [(5, 0), (5, 2), (4, 4), (3, 7)])
+def test_sets_up_to_a_degree_are_those_of_all_masks(n, degree):
+    found, every = masks.sets_up_to(n, degree), masks.all_masks(n)
+    assert len(found) == masks.number_of_sets(n, degree)
+    assert set(map(tuple, found)) == set(map(tuple, every[every.sum(axis=1) <= degree]))
+    assert (np.diff(found.sum(axis=1)) >= 0).all()
+
+
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 70])
 def test_packing_round_trip(n, rng):
     given = rng.integers(0, 2, (11, n)).astype(bool)

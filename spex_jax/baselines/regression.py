@@ -1,8 +1,6 @@
 """Least squares on all sets of units up to an order, in their characters: what the faithful indices are fitted by."""
 
-import math
 from collections.abc import Callable
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -10,7 +8,15 @@ import scipy.linalg
 
 from spex_jax import masks as masks_lib
 
-__all__ = ["check_positive", "check_rows", "check_weights", "least_squares", "number_of_sets", "sets_up_to", "table"]
+__all__ = [
+    "check_positive",
+    "check_rows",
+    "check_weights",
+    "coefficients_up_to",
+    "least_squares",
+    "support_up_to",
+    "table",
+]
 
 _MOST = 20_000  # coefficients, whose normal equations take 3.2 GB
 _ELEMENTS = 2**24  # of the design that are made at a time, 128 MB
@@ -18,13 +24,13 @@ _SINGULAR = 1e-12  # reciprocal condition of normal equations below which they a
 _REFINEMENTS = 2
 
 
-def number_of_sets(n: int, order: int) -> int:
-    """How many sets of at most `order` of n units there are, () included.
+def coefficients_up_to(n: int, order: int) -> int:
+    """How many coefficients least squares on all sets of at most `order` of n units has, that of () included.
 
     Raises:
       ValueError: more than a least squares problem may have.
     """
-    found = sum(math.comb(n, size) for size in range(min(order, n) + 1))
+    found = masks_lib.number_of_sets(n, order)
     if found > _MOST:
         raise ValueError(
             f"{n} units have {found:,} sets of up to {order}; least squares is for up to {_MOST:,} coefficients: use a "
@@ -33,15 +39,14 @@ def number_of_sets(n: int, order: int) -> int:
     return found
 
 
-def sets_up_to(n: int, order: int) -> np.ndarray:
-    """All sets of at most `order` units by size, () first, bool [K, n]."""
-    support = np.zeros((number_of_sets(n, order), n), np.bool_)
-    row = 1
-    for size in range(1, min(order, n) + 1):
-        members = np.array(list(combinations(range(n), size)))
-        support[np.arange(row, row + len(members))[:, None], members] = True
-        row += len(members)
-    return support
+def support_up_to(n: int, order: int) -> np.ndarray:
+    """All sets of at most `order` units by size, () first, bool [K, n].
+
+    Raises:
+      ValueError: more than a least squares problem may have.
+    """
+    coefficients_up_to(n, order)
+    return masks_lib.sets_up_to(n, order)
 
 
 def check_rows(masks: np.ndarray, support: np.ndarray) -> None:

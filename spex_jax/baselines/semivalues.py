@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.baselines.regression import check_rows, check_weights, least_squares, sets_up_to, table
+from spex_jax.baselines.regression import check_rows, check_weights, least_squares, support_up_to, table
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import subset_characters
@@ -69,7 +69,7 @@ def faith_banzhaf(masks: Any, values: Any, *, order: int = 2, weights: Any = Non
     """
     masks, values = table(masks, values)
     check_whole("order", order, 1)
-    support = sets_up_to(masks.shape[1], int(order))
+    support = support_up_to(masks.shape[1], int(order))
     check_rows(masks, support)
     return _free(masks, values, support, np.ones(len(masks)) if weights is None else check_weights(weights, masks))
 
@@ -118,7 +118,7 @@ def faith_shapley(masks: Any, values: Any, *, order: int = 2, weights: Any = Non
     """
     masks, values = table(masks, values)
     check_whole("order", order, 1)
-    check_rows(masks, sets_up_to(masks.shape[1], int(order)))
+    check_rows(masks, support_up_to(masks.shape[1], int(order)))
     return _shapley(masks, values, order=int(order), weights=weights)
 
 
@@ -143,7 +143,7 @@ def _free(masks: np.ndarray, values: np.ndarray, support: np.ndarray, weights: n
 
 def _shapley(masks: np.ndarray, values: np.ndarray, *, order: int, weights: Any) -> Spectrum:
     n = masks.shape[1]
-    support = sets_up_to(n, order)
+    support = support_up_to(n, order)
     size = masks.sum(axis=1)
     inner = (size > 0) & (size < n)
     drawn = np.bincount(size, minlength=n + 1)

@@ -11,7 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.baselines.lasso import check_sklearn
 from spex_jax.baselines.leave_one_out import one_left_out
 from spex_jax.baselines.permutations import draw_permutations
-from spex_jax.baselines.regression import check_positive, number_of_sets
+from spex_jax.baselines.regression import check_positive, coefficients_up_to
 from spex_jax.baselines.semivalues import ESTIMATORS
 from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
@@ -149,7 +149,7 @@ class _FaithBanzhaf(_Regression):
     regression = staticmethod(baselines.faith_banzhaf)
 
     def least(self, n: int, options: dict[str, Any]) -> int:
-        return number_of_sets(n, options["order"])
+        return coefficients_up_to(n, options["order"])
 
 
 class _FaithShapley(_Regression):
@@ -159,7 +159,7 @@ class _FaithShapley(_Regression):
 
     def least(self, n: int, options: dict[str, Any]) -> int:
         order = min(options.get("order", 1), n)
-        fewest = number_of_sets(n, order)
+        fewest = coefficients_up_to(n, order)
         if self._sampling(options) in sampling.PAIRED:
             # A pair of complements is one equation for the odd coefficients and one for the even ones, both of which
             # the pair of the ends constrains.

@@ -1,5 +1,6 @@
 """Values of a design to a spectrum: peeling, then least squares on every ablation."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,12 +14,13 @@ from spex_jax.spex.design import Design, check_design
 from spex_jax.spex.peel import KEPT, peel
 from spex_jax.walsh import subset_characters
 
-__all__ = ["Peeling", "decode", "finish", "in_order", "peeling", "search", "standardise"]
+__all__ = ["Peeling", "decode", "finish", "in_order", "peeling", "search", "standardise", "tried"]
 
 _TERMS_PER_BIN = 6  # sets that may be found at once
 _MOST_TERMS = 8192
 _UNIFORM = 4096  # uniform masks that take part in the search; all of them do in the refit
 _ROWS_AT_ONCE = 2**14  # of the least squares
+_MOST_TRIED = 2**22  # elements of the array of all sets of the degrees searched, up to which each is tried
 
 
 def _thresholds(design: Design) -> np.ndarray:
@@ -58,9 +60,10 @@ def _refit(
 
 
 class Peeling(NamedTuple):
-    """Arguments of `peel`: arrays, and what programs are compiled for."""
+    """Arguments of `peel`: arrays, the sets that are tried, and what programs are compiled for."""
 
     arrays: tuple[np.ndarray, ...]
+    every: np.ndarray
     code: BCH
     most_terms: int
 
@@ -72,7 +75,15 @@ def peeling(design: Design, targets: np.ndarray | jax.Array) -> Peeling:
     values = np.asarray(targets, np.float32)[: coded + len(uniform)]
     thresholds = _thresholds(design).astype(np.float32)
     most_terms = min(_TERMS_PER_BIN * design.rows.shape[2], _MOST_TERMS)
-    return Peeling((values, design.rows, design.matrices, uniform, thresholds), design.code, most_terms)
+    arrays = (values, design.rows, design.matrices, uniform, thresholds)
+    return Peeling(arrays, tried(design.n, design.plan.t), design.code, most_terms)
+
+
+@functools.lru_cache(maxsize=4)
+def tried(n: int, degree: int) -> np.ndarray:
+    """All sets of 1 to `degree` of n features, bool [Q, n]; none where they are too many to try each."""
+    few = n * masks_lib.number_of_sets(n, degree) <= _MOST_TRIED
+    return masks_lib.sets_up_to(n, degree)[1:] if few else np.zeros((0, n), np.bool_)
 
 
 def in_order(sets: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
@@ -90,7 +101,7 @@ def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray,
       support bool [K, n], () first and then by size, and coefficients float64 [K].
     """
     given = peeling(design, targets)
-    return in_order(*peel(*given.arrays, code=given.code, most_terms=given.most_terms))
+    return in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=given.most_terms))
 
 
 def standardise(design: Design, answers: np.ndarray) -> tuple[np.ndarray, float, float] | Spectrum:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from spex_jax.spectrum import Spectrum
-from spex_jax.spex.decode import Peeling, decode, finish, in_order, peeling, standardise
+from spex_jax.spex.decode import Peeling, decode, finish, in_order, peeling, standardise, tried
 from spex_jax.spex.design import Design, check_design
 from spex_jax.spex.peel import peel_together
 from spex_jax.threads import cores, each
@@ -75,8 +75,9 @@ def _at_once(design: Design) -> int:
     """How many searches of this size the memory bound allows."""
     _, delays, bins = design.rows.shape
     uniform = len(design.masks) - int(design.rows.max()) - 1
-    terms, words = 6 * bins, 32 * min(max(256, 2 * bins), 2048)
-    # The sets that are known with their views, the products of bins, and the words that the flips make.
+    terms = 6 * bins
+    words = len(tried(design.n, design.plan.t)) or 32 * min(max(256, 2 * bins), 2048)
+    # The sets that are known with their views, the products of bins, and the sets tried or the words of the flips.
     known = 2 * terms * (design.n + delays + min(uniform, 4096))
     elements = known + 9 * min(bins, 1024) ** 2 + 4 * words * delays + 2 * design.rows.size
     return max(1, _BYTES // (4 * elements))
@@ -99,7 +100,8 @@ def _vmapped(designs: Sequence[Design], answers: Sequence[np.ndarray], refit: bo
             part = members[start : start + size]
             padded = [given.arrays for _, given in part] + [part[0][1].arrays] * (size - len(part))
             arrays = [np.stack(parts) for parts in zip(*padded, strict=True)]
-            sets, coefficients = jax.device_get(peel_together(*arrays, code=code, most_terms=most_terms))
+            together = peel_together(*arrays, part[0][1].every, code=code, most_terms=most_terms)
+            sets, coefficients = jax.device_get(together)
             for row, (b, _) in enumerate(part):
                 ready = prepared[b]
                 assert not isinstance(ready, Spectrum)

@@ -1,8 +1,9 @@
 """Peeling: sets that stand out in the bins, least squares on all of them, and what is left, until nothing new comes
 out (Kang et al., ICML 2025, arXiv 2502.13870).
 
-Ours against the published peeling: bins are decoded in sums over the groups, a set is judged by all groups and delays
-together, and coefficients are solved for anew after every round (orthogonal matching pursuit in the bins).
+Ours against the published peeling: where there are few sets of the degrees searched all of them are tried; elsewhere
+bins are decoded in sums over the groups. A set is judged by all groups and delays together, and coefficients are solved
+for anew after every round (orthogonal matching pursuit in the bins).
 """
 
 import functools
@@ -34,6 +35,7 @@ def peel(
     matrices: jax.Array,
     uniform: jax.Array,
     thresholds: jax.Array,
+    every: jax.Array,
     *,
     code: BCH,
     most_terms: int,
@@ -47,6 +49,8 @@ def peel(
       uniform: bool [U, n], masks of the last U values. They count wherever a set is judged.
       thresholds: float [t + 1], standard errors at which a set of each degree is believed. The noise is taken to be all
         that is left.
+      every: bool [Q, n], all sets that may be found, each of which is tried; Q = 0 where they are too many, and the
+        bins tell.
       code: of the delays.
       most_terms: K.
 
@@ -65,9 +69,16 @@ def peel(
 
     def choose(sets: jax.Array, left: Residual, known: Views, active: jax.Array) -> Chosen:
         """The new sets among candidates: sets [64, n], views and whether there is one."""
-        degree, in_bins, part = sets.sum(axis=1), views(of.coded(), sets), left.coded()
+        in_bins = views(of.coded(), sets)
+        return judge(sets, in_bins, first_of_equals(in_bins.places), left, known, active)
+
+    def judge(
+        sets: jax.Array, in_bins: Views, possible: jax.Array, left: Residual, known: Views, active: jax.Array
+    ) -> Chosen:
+        """The same of those that are possible, with their bins."""
+        degree, part = sets.sum(axis=1), left.coded()
         z = jnp.abs(score(part, in_bins)) / part.standard_error()
-        possible = (degree > 0) & (z > lenience * thresholds[degree] - margin) & first_of_equals(in_bins.places)
+        possible &= (degree > 0) & (z > lenience * thresholds[degree] - margin)
         missing = max(0, _NEW - len(sets))
         best = jax.lax.top_k(jnp.where(possible, z, 0.0), _NEW - missing)[1]
         sets = jnp.pad(sets[best], ((0, missing), (0, 0)))
@@ -88,8 +99,11 @@ def peel(
         return choose(singles_and_pairs(left, of, thresholds[1:3], _LOW), left, known, active)
 
     # Effort 0, the cheapest search, as long as it finds something; then the next; at the end all that there are.
-    searches = [by_words(0), by_words(_FLIPS)]
-    if code.t > 1:
+    searches: list[Search] = [by_words(0), by_words(_FLIPS)]
+    if len(every):
+        in_bins, possible = views(of.coded(), every), jnp.ones(len(every), bool)
+        searches = [lambda left, sums, *known: judge(every, in_bins, possible, left, *known)]
+    elif code.t > 1:
         searches.insert(1 if n <= _FEW_FEATURES else 2, by_pairs)
 
     def solved(active: jax.Array, known: Views, start: jax.Array) -> tuple[jax.Array, Residual]:
@@ -113,7 +127,8 @@ def peel(
         return sets, known, active, coefficients, left, jnp.where(new.any(), 0, effort + 1), turn + 1
 
     def goes_on(state: State) -> jax.Array:
-        return (state[5] < len(searches)) & (state[6] < _ROUNDS)
+        full = state[2].all()
+        return (state[5] < len(searches)) & (state[6] < _ROUNDS) & ~full
 
     sets = jnp.zeros((most_terms, n), bool)
     active = jnp.arange(most_terms) == 0
@@ -131,10 +146,13 @@ def peel_together(
     matrices: jax.Array,
     uniform: jax.Array,
     thresholds: jax.Array,
+    every: jax.Array,
     *,
     code: BCH,
     most_terms: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """`peel` of B designs of one shape: every array has one more axis in front. All go on until the last is done."""
+    """`peel` of B designs of one shape: every array but the last has one more axis in front. All go on until the last
+    is done.
+    """
     one = functools.partial(peel, code=code, most_terms=most_terms)
-    return jax.vmap(one)(values, rows, matrices, uniform, thresholds)
+    return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None))(values, rows, matrices, uniform, thresholds, every)
