@@ -10,8 +10,8 @@ https://arxiv.org/abs/2505.17495, section 4):
 
   games      a folder of tables (--games; games/ beside the folder SPEX_JAX_DATA) and two texts that the shipped model
              reads
-  sentiment  SPEX's 160 film reviews (--data: sentiment.csv), --each of every length, with --model and --head or the
-             shipped model
+  sentiment  SPEX's 160 film reviews (--data: sentiment.csv), --each of every length (--group), with --model and
+             --head or the shipped model
   hotpotqa   questions with --model, a language model: sentences of their documents
   drop       the same with DROP's (--data): words of a passage
 
@@ -55,6 +55,9 @@ _GAMES = define_path("games", None, "Folder of tables. Default: games/ beside th
 _CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
 _DATA = define_path("data", None, "File of the data set. Default: that of the folder SPEX_JAX_DATA.")
 _EACH = flags.DEFINE_integer("each", 2, "Reviews of every length; questions of hotpotqa and drop.", lower_bound=1)
+_GROUPS = flags.DEFINE_multi_enum(
+    "group", list(games_lib.GROUPS), games_lib.GROUPS, "Reviews of so many words; may be given several times."
+)
 _DOCUMENTS = flags.DEFINE_integer("documents", 10, "Of a context of hotpotqa.", lower_bound=1)
 _REMOVAL = flags.DEFINE_enum(
     "removal", "delete", [r for r in REMOVALS if r != "replace"], "Of a part of a context of hotpotqa and drop."
@@ -116,7 +119,7 @@ def all_games(largest: float) -> Iterator[games_lib.Game | str]:
         path = data_file(_DATA.value, "spex_reference", "data", "sentiment.csv")
         if path is None:
             raise ValueError("give --data, sentiment.csv of the paper's repository, or set SPEX_JAX_DATA")
-        yield from games_lib.of_reviews(path, model, tokenizer, _EACH.value, largest, _STORE.value)
+        yield from games_lib.of_reviews(path, model, tokenizer, _EACH.value, largest, _STORE.value, _GROUPS.value)
         return
     if not model_flags.given():
         raise ValueError(f"give --model, the directory of a language model, for --dataset={_DATASET.value}")

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -174,7 +174,13 @@ def of_the_shipped_model(contains: str = "", alpha: float = 8, store: str | None
 
 
 def of_reviews(
-    path: str, model: Any, tokenizer: Any, each: int, alpha: float, store: str | None = None
+    path: str,
+    model: Any,
+    tokenizer: Any,
+    each: int,
+    alpha: float,
+    store: str | None = None,
+    groups: Collection[str] = GROUPS,
 ) -> Iterator[Game | str]:
     """Games of the first reviews of each length of SPEX's sentiment data, and of those that a model cannot read why.
 
@@ -185,6 +191,7 @@ def of_reviews(
       each: reviews of each group.
       alpha: the largest budget that will be asked for.
       store: folder for the ablations.
+      groups: of the groups only these.
 
     Raises:
       ValueError: no such file, or not in that form.
@@ -196,6 +203,8 @@ def of_reviews(
         raise ValueError(f"cannot read --data {path!r}, a table with a column 'review': {error!r}") from error
     size = max(1, len(texts) // len(GROUPS))
     for place, group in enumerate(GROUPS):
+        if group not in groups:
+            continue
         for number, text in list(enumerate(texts))[place * size : place * size + min(each, size)]:
             name = f"review {number + 1}"
             try:

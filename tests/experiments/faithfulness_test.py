@@ -123,6 +123,9 @@ def test_reviews(program, tmp_path, capsys):
     with flagsaver.flagsaver(**{**given, "each": 2}, alphas=["4"], out=str(out)):
         program.main()
     assert "1024" in json.loads(out.read_text())["left_out"][0]
+    with flagsaver.flagsaver(**given, group=["16-31"], alphas=["4"], out=str(out)):
+        program.main()
+    assert [row["game"] for row in json.loads(out.read_text())["rows"]] == ["review 3"]
 
 
 @pytest.mark.parametrize("dataset", ["hotpotqa", "drop"])
