@@ -171,7 +171,8 @@ def is_peer(method: str) -> bool:
 
 def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Seconds of peers over those of ours in the same cells of the same result: the default method against all, and
-    SPEX against SPEX. Of the CPU where those were measured: other work on the machine does not count there.
+    SPEX against SPEX. Of the CPU where those were measured, since other work on the machine does not count there; but
+    not of methods that choose their masks, whose CPU seconds hold the asking.
     """
     cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
@@ -184,7 +185,8 @@ def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 both = (ours == MAIN) or "SPEX" in method.split()
                 if ours in found and both and is_peer(method) and "recorded" not in method:
                     pair = (found[method], found[ours])
-                    name = "cpu_seconds" if all("cpu_seconds" in row for row in pair) else "seconds"
+                    of_tables = all(CONTENDERS[row["method"]].same_masks and "cpu_seconds" in row for row in pair)
+                    name = "cpu_seconds" if of_tables else "seconds"
                     ratios.setdefault((ours, method), []).append(pair[0][name] / pair[1][name])
     return [
         {

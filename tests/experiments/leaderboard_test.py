@@ -82,12 +82,21 @@ def test_times_are_compared_within_a_result(program, results):
     assert (line["ours"], line["peer"], line["cells"]) == ("auto", "ProxySPEX (published)", 1)
     assert line["times slower (geometric mean)"] == pytest.approx(16)
     spex = [
-        {**row("a", "spex", 0.5, seconds=9.0), "cpu_seconds": 0.5, "result": 0},
-        {**row("a", "SPEX soft (published)", 0.5, seconds=9.0), "cpu_seconds": 4.0, "result": 0},
+        {**row("a", "spex", 0.5, seconds=0.5), "cpu_seconds": 9.0, "result": 0},
+        {**row("a", "SPEX soft (published)", 0.5, seconds=4.0), "cpu_seconds": 9.0, "result": 0},
         {**row("a", "ProxySPEX (published)", 0.5, seconds=9.0), "cpu_seconds": 4.0, "result": 0},
     ]
     (line,) = program.overhead(spex)
     assert (line["ours"], line["peer"], line["least"]) == ("spex", "SPEX soft (published)", 8)
+
+
+def test_times_of_the_cpu_where_the_masks_are_given(program):
+    given = [
+        {**row("a", "auto", 0.5, seconds=9.0), "cpu_seconds": 0.5, "result": 0},
+        {**row("a", "ProxySPEX (published)", 0.5, seconds=9.0), "cpu_seconds": 4.0, "result": 0},
+    ]
+    (line,) = program.overhead(given)
+    assert line["least"] == 8
 
 
 def test_a_leaderboard(program, results, tmp_path, capsys):
