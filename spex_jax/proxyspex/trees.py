@@ -2,8 +2,9 @@
 
 A histogram of gradients over binary features is a matrix product: with `member` [N, nodes] the rows of each node,
 (member * residual)^T x holds for every node and feature the sum over the rows that keep it. One product for the sums
-and one for the counts grow a level of the trees of all folds and settings side by side. Splits and leaf values are
-those of Friedman's (2001) least-squares boosting, in the second-order form of Chen and Guestrin (KDD 2016).
+and counts of every other node grows a level of the trees of all folds and settings side by side; their siblings have
+the rest of their parents. Splits and leaf values are those of Friedman's (2001) least-squares boosting, in the
+second-order form of Chen and Guestrin (KDD 2016).
 """
 
 import dataclasses
@@ -51,11 +52,18 @@ def _grow_tree(
     fits, rows = residual.shape
     node = jnp.zeros((fits, rows), jnp.int32)
     features = []
+    # Sums of residuals and numbers of rows by node: of the rows that keep each feature, and in the last column of all.
+    every = jnp.zeros((fits, 2, 0, kept.shape[1] + 1))
     for level in range(depth):
-        member = (node[:, None, :] == jnp.arange(2**level)[:, None]) * weight[:, None, :]  # [B, nodes, N]
-        sums = member * residual[:, None, :]
-        total, count = sums.sum(axis=2)[..., None], member.sum(axis=2)[..., None]
-        right, right_count = jnp.matmul(sums, kept), jnp.matmul(member, kept)
+        # Of two siblings only the left one is counted: the right one has the rest of their parent.
+        counted = 2 * jnp.arange(max(1, 2**level // 2))
+        member = (node[:, None, :] == counted[:, None]) * weight[:, None, :]  # [B, counted, N]
+        both = jnp.concatenate([member * residual[:, None, :], member], axis=1)
+        found = jnp.concatenate([jnp.matmul(both, kept), both.sum(axis=2, keepdims=True)], axis=2)
+        found = found.reshape(fits, 2, len(counted), -1)
+        every = found if level == 0 else jnp.stack([found, every - found], axis=3).reshape(fits, 2, 2**level, -1)
+        right, right_count = every[:, 0, :, :-1], every[:, 1, :, :-1]
+        total, count = every[:, 0, :, -1:], every[:, 1, :, -1:]
         left, left_count = total - right, count - right_count
         gain = right**2 / (right_count + _RIDGE) + left**2 / (left_count + _RIDGE) - total**2 / (count + _RIDGE)
         allowed = (right_count >= _LEAST_ROWS) & (left_count >= _LEAST_ROWS) & used
@@ -65,8 +73,11 @@ def _grow_tree(
         chosen = jnp.take_along_axis(feature, node, axis=1)
         goes_right = (chosen >= 0) & (kept[jnp.arange(rows), jnp.maximum(chosen, 0)] > 0)
         node = 2 * node + goes_right
-    member = (node[:, None, :] == jnp.arange(2**depth)[:, None]) * weight[:, None, :]
-    leaves = rate[:, None] * (member * residual[:, None, :]).sum(axis=2) / (member.sum(axis=2) + _RIDGE)
+    at = jnp.where(feature >= 0, feature, 0)[:, None, :, None]
+    of_right = jnp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
+    of_leaves = jnp.stack([every[..., -1] - of_right, of_right], axis=3).reshape(fits, 2, 2**depth)
+    sums, counts = of_leaves[:, 0], of_leaves[:, 1]
+    leaves = rate[:, None] * sums / (counts + _RIDGE)
     return jnp.concatenate(features, axis=1), leaves, jnp.take_along_axis(leaves, node, axis=1)
 
 
