@@ -2,7 +2,8 @@
 
 Each cell, the outcome of one computation, is one line of JSON in a file beside the result, with what it was made with.
 A cell is used again where its key and the revision, versions and device are the same, so that a result holds numbers of
-one revision; none of a revision with changes on top is, which may be others each time. --reuse=any takes them all.
+one revision; none of a revision with changes on top is, which may be others each time. --reuse=any takes them all, and
+the result says with what else its cells were made.
 """
 
 import json
@@ -12,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from spex_jax.runtime import first_process, provenance, spare_memory_maps, without_nan
+from spex_jax.runtime import first_process, provenance, save_result, spare_memory_maps, without_nan
 
 _REUSE = flags.DEFINE_enum(
     "reuse",
@@ -28,10 +29,11 @@ class Cells:
 
     def __init__(self, result: str | pathlib.Path):
         """Reads what is there; a line that a stopped run left incomplete counts for nothing."""
-        path = pathlib.Path(result).expanduser()
-        self._path = path.with_name(f"{path.name}.cells.jsonl")
+        self._result = pathlib.Path(result).expanduser()
+        self._path = self._result.with_name(f"{self._result.name}.cells.jsonl")
         self._made_with = provenance()
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, tuple[dict[str, Any], Any]] = {}
+        self._others: list[dict[str, Any]] = []
         if _REUSE.value == "none" or not self._path.exists():
             return
         changed = self._made_with["revision"].endswith("-dirty")
@@ -42,15 +44,18 @@ class Cells:
             except (ValueError, KeyError, TypeError):
                 continue
             if _REUSE.value == "any" or (made_with == self._made_with and not changed):
-                self._known[key] = outcome
+                self._known[key] = made_with, outcome
 
     def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
         """The outcome of `compute`, JSON-like, or what it was before for the same key."""
         name = json.dumps(key, sort_keys=True)
         if name in self._known:
-            return self._known[name]
+            made_with, outcome = self._known[name]
+            if made_with != self._made_with and made_with not in self._others:
+                self._others.append(made_with)
+            return outcome
         outcome = json.loads(json.dumps(without_nan(compute()), allow_nan=False))
-        self._known[name] = outcome
+        self._known[name] = self._made_with, outcome
         spare_memory_maps()  # hundreds of computations of other shapes compile thousands of programs
         if first_process():
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,3 +64,7 @@ class Cells:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n" * torn + line + "\n")
         return outcome
+
+    def save(self, result: Mapping[str, Any]) -> None:
+        """Writes the result, and with what else the cells in it were made."""
+        save_result(self._result, {**({"other_cells_made_with": self._others} if self._others else {}), **result})

@@ -45,7 +45,7 @@ from compared.peers import missing
 
 from spex_jax.lenses.removal import REMOVALS
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import define_path, run_program, save_result, seed
+from spex_jax.runtime import define_path, run_program, seed
 from spex_jax.spectrum import Spectrum, exact_spectrum
 
 DATASETS = ("games", "sentiment", "hotpotqa", "drop")
@@ -271,14 +271,14 @@ def main() -> None:
         rows += found
         print(f"\n{game.name}, n = {game.n}")
         print(tables.markdown(_wide(found)), flush=True)
-        save_result(out, result())
+        known.save(result())
     if not rows:
         raise ValueError("there is nothing to compare: no game is large enough for any of the budgets")
     print(f"\nmean R2 by alpha over all cells of a method\n\n{tables.markdown(_wide(means(rows)))}")
     print(f"mean seconds\n\n{tables.markdown(_wide(means(rows), 'seconds'), digits=2)}")
     if beside:
         print(f"by length, alpha {largest:g}\n\n{tables.markdown(by_length(rows, beside))}")
-    save_result(out, result())
+    known.save(result())
     draw(rows, out.with_suffix(".png"))
     print(f"result: {out}")
 

@@ -40,7 +40,7 @@ from compared.peers import missing_packages
 
 from spex_jax import Spectrum, evaluate, lenses, models, optimize
 from spex_jax.baselines import additive_spectrum
-from spex_jax.runtime import define_path, run_program, save_result, seed
+from spex_jax.runtime import define_path, run_program, seed
 from spex_jax.sampling import for_index
 from spex_jax.spectrum import exact_spectrum
 
@@ -305,13 +305,13 @@ def main() -> None:
         for label, found in result["summary"].items():
             print(f"{label}: recall of the {_TOP.value} largest\n{tables.markdown(found['recall'])}")
             print(f"{label}: squared error, geometric mean\n{tables.markdown(found['error'])}")
-        save_result(out, result)
+        known.save(result)
     if "removal" in _PARTS.value:
         result["removal"] = run_removal(known)
         if known_best := of_the_best(result["removal"]):
             result["share_of_the_best_drop"] = _by_k(known_best)
             print(f"share of the best possible drop\n{tables.markdown(result['share_of_the_best_drop'])}")
-    save_result(out, result)
+    known.save(result)
     draw(result, out)
     print(f"result: {out}")
 

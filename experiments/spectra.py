@@ -40,7 +40,7 @@ from tables import markdown, mean
 
 from spex_jax import Spectrum, proxyspex
 from spex_jax.metrics import hierarchy, r2_score, terms_for_energy
-from spex_jax.runtime import define_path, run_program, save_result, seed
+from spex_jax.runtime import define_path, run_program, seed
 from spex_jax.spectrum import exact_spectrum
 
 _GAMES = define_path("games", None, "Folder of tables; games/ beside the folder SPEX_JAX_DATA if there is one.")
@@ -247,7 +247,7 @@ def main() -> None:
     print(f"{_PROXY.value} and the exact spectrum of the same games\n\n{markdown(compared)}")
     settings = {"alpha": _ALPHA.value, "threshold": _THRESHOLD.value, "draws": _DRAWS.value, "seed": seed()}
     result = {"proxy": _PROXY.value, **settings, "rates": summary, "proxy_and_exact": compared, "games": rows}
-    save_result(_OUT.value, result)
+    cells.save(result)
     print(f"result: {_OUT.value}")
     panels: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
     for name in ("DSR", "DSR 2+", "SCR 2+", "SHR 2+"):

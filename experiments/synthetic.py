@@ -47,7 +47,7 @@ from tables import markdown, mean
 from spex_jax import Spectrum, baselines, proxyspex, spex
 from spex_jax import masks as masks_lib
 from spex_jax.metrics import r2_score
-from spex_jax.runtime import define_path, run_program, save_result
+from spex_jax.runtime import define_path, run_program
 from spex_jax.runtime import seed as first_seed
 from spex_jax.timing import Stopwatch
 
@@ -332,7 +332,7 @@ def main() -> None:
                 if mean(list(entry[name].values())) is not None
             }
     settings = {"sets": _SETS.value, "snr": _SNR.value, "seeds": _SEEDS.value, "first_seed": first_seed()}
-    save_result(_OUT.value, {**settings, "summary": summary, "rows": rows})
+    cells.save({**settings, "summary": summary, "rows": rows})
     print(f"result: {_OUT.value}")
     draw_lines(
         pathlib.Path(_OUT.value).with_suffix(".png"),

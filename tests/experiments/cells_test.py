@@ -62,3 +62,17 @@ def test_what_is_used_again(made, tmp_path, reuse, before, after, known):
     made(path, before).get({"a": 1}, lambda: "old")
     with flagsaver.flagsaver(reuse=reuse):
         assert made(path, after).get({"a": 1}, lambda: "new") == ("old" if known else "new")
+
+
+def test_a_result_says_with_what_else_its_cells_were_made(made, tmp_path):
+    path = tmp_path / "result.json"
+    made(path, "abc").get({"a": 1}, lambda: 1)
+    made(path, "abc").save({"x": 1})
+    assert json.loads(path.read_text())["x"] == 1
+    assert "other_cells_made_with" not in json.loads(path.read_text())
+    with flagsaver.flagsaver(reuse="any"):
+        later = made(path, "def")
+    later.get({"a": 2}, lambda: 2)
+    assert later.get({"a": 1}, never) == 1
+    later.save({"x": 2})
+    assert json.loads(path.read_text())["other_cells_made_with"] == [{**MADE_WITH, "revision": "abc"}]
