@@ -279,7 +279,8 @@ def draw(result: dict[str, Any], out: pathlib.Path) -> None:
             panels[f"{label}: {what}"] = {
                 line["method"]: [(float(k.split()[1]), v) for k, v in line.items() if k != "method"] for line in lines
             }
-    pictures.draw_lines(out.with_suffix(".png"), panels, x="budget in units of n log2 n", y="", main="auto")
+    errors = [title for title in panels if title.endswith(": error")]
+    pictures.draw_lines(out.with_suffix(".png"), panels, x="budget in units of n log2 n", y="", log_y=errors)
     if "removal" in result:
         lines = _by_k(of_the_best(result["removal"]) or result["removal"])
         panel = {line["method"]: [(float(k[4:]), v) for k, v in line.items() if k != "method"] for line in lines}

@@ -1,7 +1,7 @@
 """Pictures of results: lines over a budget, and bars. Needs the extra "plot"; without it there is no picture."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from spex_jax.runtime import first_process
@@ -38,11 +38,12 @@ def draw_lines(
     lowest: float | None = None,
     limits: tuple[float, float] | None = None,
     columns: int = 4,
+    log_y: Collection[str] = (),
 ) -> None:
     """A panel for each mapping from names to points (x, y); points whose y is None are left out.
 
     `main` is drawn above the others and wider. `lowest` cuts the y axis, so that one bad method does not hide the rest;
-    `limits` are those of the y axis of every panel.
+    `limits` are those of the y axis of every panel; the panels named by `log_y` have a logarithmic one.
     """
     pyplot = _pyplot()
     if pyplot is None or not panels:
@@ -75,6 +76,8 @@ def draw_lines(
             ticks = sorted({point[0] for line in panel.values() for point in line})
             axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axis.minorticks_off()
+        if title in log_y:
+            axis.set_yscale("log")
         if limits is not None:
             axis.set_ylim(*limits)
         elif lowest is not None and axis.get_ylim()[0] < lowest:
