@@ -224,18 +224,19 @@ def means(rows: Iterable[dict[str, Any]], by: Sequence[str] = ("method", "alpha"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """R2 over alpha: the means of the methods that fit the same masks, then games by themselves."""
+    """R2 over alpha: the means of the methods that fit the same masks, where they are of all games, then games by
+    themselves.
+    """
     order = [name for name in CONTENDERS if any(row["method"] == name and row.get("r2") is not None for row in rows)]
     names = list(dict.fromkeys(row["game"] for row in rows))
 
     def lines(part: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float | None]]]:
         found = means(part)
-        return {
-            name: sorted(
-                (line["alpha"], line["r2"]) for line in found if line["method"] == name and line["r2"] is not None
-            )
-            for name in order
+        most = {
+            line["alpha"]: max(other["cells"] for other in found if other["alpha"] == line["alpha"]) for line in found
         }
+        found = [line for line in found if line["r2"] is not None and line["cells"] == most[line["alpha"]]]
+        return {name: sorted((line["alpha"], line["r2"]) for line in found if line["method"] == name) for name in order}
 
     of_all = [row for row in rows if row["method"] in CONTENDERS and CONTENDERS[row["method"]].same_masks]
     panels = {f"mean of {len(names)} games, same masks": lines(of_all)}
