@@ -12,7 +12,6 @@ one feature, or all but one, were asked, these are the largest weights of a Shap
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from itertools import combinations
 
@@ -60,7 +59,7 @@ class Correction:
         if found.index not in SHAPLEY_TYPE:
             return found
         n, order = found.n, found.max_order
-        every = sum(math.comb(n, size) for size in range(1, order + 1)) <= _MOST_SETS
+        every = masks_lib.number_of_sets(n, order) - 1 <= _MOST_SETS
         members: list[tuple[int, ...]] = [()]
         values = [np.array([found[()] + self._at_empty(found.index)])]
         for size in range(1, order + 1):

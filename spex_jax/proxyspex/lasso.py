@@ -8,11 +8,11 @@ Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 
+from spex_jax.masks import number_of_sets
 from spex_jax.proxyspex.screening import choose, no_pool
 
 __all__ = ["PENALTIES", "lasso_path"]
@@ -106,7 +106,7 @@ def lasso_path(
     """
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
     # No more places than there are characters, and room for those that enter.
-    most = sum(math.comb(n, degree) for degree in range(1, max_degree + 1))
+    most = number_of_sets(n, max_degree) - 1
     size_of_set = min(_WORKING_SET, -(-most // _ENTER) * _ENTER + _ENTER)
     count, scored = weight.sum(axis=1), jnp.maximum(held_out.sum(axis=1), 1.0)
     pool = no_pool(signs) if pool is None else pool

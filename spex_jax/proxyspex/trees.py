@@ -73,7 +73,7 @@ def _grow_tree(
         chosen = jnp.take_along_axis(feature, node, axis=1)
         goes_right = (chosen >= 0) & (kept[jnp.arange(rows), jnp.maximum(chosen, 0)] > 0)
         node = 2 * node + goes_right
-    at = jnp.where(feature >= 0, feature, 0)[:, None, :, None]
+    at = jnp.maximum(feature, 0)[:, None, :, None]
     of_right = jnp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
     of_leaves = jnp.stack([every[..., -1] - of_right, of_right], axis=3).reshape(fits, 2, 2**depth)
     sums, counts = of_leaves[:, 0], of_leaves[:, 1]
