@@ -50,11 +50,18 @@ class _OfOwnMasks(_Surrogate):
 
 
 class _LeaveOneOut(_OfOwnMasks):
-    """The full mask and every one that removes one unit, however large the budget; its fit sees no others."""
+    """The full mask and every one that removes one unit, however large the budget; its fit sees no others. The empty
+    mask comes last, for the report.
+    """
+
+    def least(self, n: int, options: dict[str, Any]) -> int:
+        del options
+        return min(n + 2, 2 ** min(n, 63))
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         del count, seed, options
-        return one_left_out(n), None
+        masks = np.concatenate([one_left_out(n), np.zeros((1, n), np.bool_)])
+        return masks[masks_lib.deduplicate(masks)[0]], None
 
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
         del made, seed, options
