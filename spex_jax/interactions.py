@@ -80,6 +80,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
     def _key(self, key: Any) -> tuple[int, ...]:
         try:
             members = (key,) if isinstance(key, int | np.integer) else tuple(key)
+            if any(isinstance(feature, bool | np.bool_) for feature in members):
+                raise TypeError
             ordered = tuple(sorted(operator.index(feature) for feature in members))
         except (TypeError, ValueError):
             raise KeyError(
@@ -174,9 +176,10 @@ class Interactions(Mapping[tuple[int, ...], float]):
           k: how many; fewer come back where fewer are stored. Zeros are left out.
           order: only sets of this size.
         """
+        masks_lib.check_whole("k", k, 0)
         wanted = (self._sizes > 0 if order is None else self._sizes == order) & (self._values != 0)
         chosen = np.flatnonzero(wanted)
-        ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][: max(k, 0)]
+        ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][:k]
         return [(self._members[position], float(self._values[position])) for position in ranked]
 
     def label(self, key: Any, width: int | None = None) -> str:

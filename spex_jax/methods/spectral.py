@@ -60,10 +60,10 @@ class _ProxySPEX(Method):
             )
         masks_lib.check_whole("refits", options["refits"], 1)
         r2, width = options["target_r2"], options["target_width"]
-        if r2 is not None and not (isinstance(r2, int | float) and 0 < r2 <= 1):
-            raise ValueError(f"target_r2 must be a number above 0 and at most 1, got {r2!r}")
-        if width is not None and not (isinstance(width, int | float) and 0 < width < np.inf):
-            raise ValueError(f"target_width must be a positive number in units of the value, got {width!r}")
+        if r2 is not None:
+            masks_lib.check_positive("target_r2", r2, 1.0)
+        if width is not None:
+            masks_lib.check_positive("target_width, in units of the value,", width)
         if width is not None and options["proxy"] not in _WITH_VARIANCES:
             raise ValueError(
                 f"target_width needs a proxy with standard errors ({', '.join(_WITH_VARIANCES)}), got proxy="

@@ -11,7 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.baselines.lasso import check_sklearn
 from spex_jax.baselines.leave_one_out import one_left_out
 from spex_jax.baselines.permutations import draw_permutations
-from spex_jax.baselines.regression import check_positive, coefficients_up_to
+from spex_jax.baselines.regression import coefficients_up_to
 from spex_jax.baselines.semivalues import ESTIMATORS
 from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
@@ -103,7 +103,7 @@ class _Regression(_Surrogate):
             masks_lib.check_whole("order", options["order"], 1)
         for name in ("alpha", "kernel_width"):
             if name in options:
-                check_positive(name, options[name])
+                masks_lib.check_positive(name, options[name])
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         return sampling.draw(self._sampling(options), n, count, seed), None

@@ -178,7 +178,7 @@ class Fit(NamedTuple):
 
     def out_of_fold(self, table: Table) -> np.ndarray:
         """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
-        return table.mean + table.scale * self.share * self.fitted.held_out()
+        return table.as_given(table.mean + table.scale * self.share * self.fitted.held_out())
 
     def finished(self, table: Table, max_terms: int | None) -> "Fit":
         """Returns the same with what the posterior says of the terms, through the known values at the full and the
