@@ -120,9 +120,14 @@ def _array(given: Any) -> np.ndarray:
     if isinstance(given, np.ndarray):
         return numeric(given)
     if isinstance(given, list | tuple):
-        given = [np.asarray(part) if hasattr(part, "__array__") else part for part in given]
+        given = [_plain(np.asarray(part)) if hasattr(part, "__array__") else part for part in given]
         return numeric(np.array(given, object))
     return np.asarray(given)
+
+
+def _plain(part: np.ndarray) -> Any:
+    """A part of a list: numbers of bfloat16 and its like as float64, an array without axes as its one value."""
+    return (part.astype(np.float64) if part.dtype.kind == "V" and part.dtype.names is None else part)[()]
 
 
 def _matrix(row: Any, background: Any) -> Table:
