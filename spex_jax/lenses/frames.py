@@ -1,5 +1,6 @@
 """Tables of pandas: columns that keep their types, and rows that fit them."""
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,11 @@ def _column(pd: Any, name: str, value: Any, column: Any, own: Any) -> Column:
             column = column.astype(object) if kind == "flag" else pd.Series(exact(column.to_numpy(), name))
         elif value != int(value):
             column = pd.Series(exact(column.to_numpy(), name))
+    elif kind == "number" and isinstance(column.dtype, np.dtype) and column.dtype.kind == "f":
+        if not is_missing(value) and float(column.dtype.type(value)) != float(
+            value
+        ):  # float32 of the background would round it
+            column = column.astype(np.float64)
     elif kind == "whole" and not is_missing(value) and value != int(value):
         exact(column.dropna().to_numpy(np.int64), name)
         column = column.astype("Float64")
@@ -111,9 +117,10 @@ def _cell(pd: Any, name: str, value: Any, dtype: Any) -> Any:
 def _with_category(pd: Any, name: str, value: Any, column: Any, own: Any) -> Any:
     """The column with a type that knows the row's category: its own, or that of the row where it knows all."""
     known = column.dtype.categories
-    if is_missing(value) or value in known:
+    hashable = isinstance(value, Hashable)
+    if is_missing(value) or (hashable and value in known):
         return column
-    if isinstance(own, pd.CategoricalDtype) and known.isin(own.categories).all():
+    if hashable and isinstance(own, pd.CategoricalDtype) and known.isin(own.categories).all():
         return column.astype(own)
     raise ValueError(
         f"{name} of the row is {value!r:.60}, which is none of the background's categories, "

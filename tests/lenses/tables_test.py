@@ -282,6 +282,11 @@ def test_missing_values_of_a_frame_promote_numpy_types():
     tabular(model, {"a": 1.5, "b": True, "c": 3}, background, removal="marginal")
     assert list(model.asked[-1].dtypes.astype(str)) == ["float64", "bool", "float64"]
     assert list(model.asked[-1].iloc[0]) == [1.5, True, 3.0]
+    narrow = pd.DataFrame({"a": np.array([0.5, 1.5], np.float32)})
+    tabular(model, {"a": 1_700_000_050.0}, narrow, removal="marginal")
+    assert model.asked[-1]["a"].tolist() == [1_700_000_050.0, 0.5]
+    tabular(model, narrow.iloc[[0]], narrow)
+    assert model.asked[-1]["a"].dtype == np.float32  # of which the row's value is one
 
 
 def test_rows_that_change_afterwards_change_nothing():
@@ -346,6 +351,12 @@ WRONG = {
     "complex numbers": ([1.0], np.array([[1j]]), "must be real"),
     "lists of two lengths": ([1.0, 2.0], [[1.0], [1.0, 2.0]], "row must have shape"),
     "columns of two lengths": ([1, 2], {"a": [1], "b": [1, 2]}, "columns of one length"),
+    "a list for a category": (
+        {"a": [1]},
+        pd.DataFrame({"a": pd.Categorical(["x"])}),
+        "none of the background's categories",
+    ),
+    "a number that is too large": ({"a": 300}, pd.DataFrame({"a": np.array([1], np.int8)}), "int8 cannot hold"),
     "a date of an array": ({"a": 3}, {"a": np.array(["2020"], "datetime64[Y]")}, "holds dates there"),
     "a date that is rounded": (
         {"a": datetime.datetime(2020, 1, 1, 5)},
