@@ -223,6 +223,7 @@ def test_settings_that_change_nothing(golden, folders):
         "use_qk_norm": False,
         "image_token_id": 7,
         "unsloth_version": "1",
+        "is_llama_config": True,
         "torch_dtype": "x",
     }
     folder = edit(folders["llama2"], **{**MODELS["llama2"]["config"], **neutral})
