@@ -51,7 +51,7 @@ ALLOWED = {
         *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},
     },
-    "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "version"},
+    "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "store", "version"},
     "interop": {"masks", "indices", "methods", "explanation", "explain"},
     "runtime": LEAVES,
     "__init__": {
