@@ -4,7 +4,9 @@ import collections
 import dataclasses
 import enum
 import functools
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
 import types
@@ -399,3 +401,47 @@ def test_names_are_the_same_in_another_process():
     ]
     assert found[0].stdout == found[1].stdout
     assert len(set(found[0].stdout.split())) == 2
+
+
+def own_classes():
+    """The classes of this package that are, or are part of, a value function on the device."""
+    for info in pkgutil.walk_packages(spex_jax.__path__, "spex_jax."):
+        if info.name.startswith(("spex_jax.lenses", "spex_jax.models")):
+            for cls in vars(importlib.import_module(info.name)).values():
+                if isinstance(cls, type) and cls.__module__ == info.name and "identity_name" in vars(cls):
+                    yield cls
+
+
+def test_names_of_own_classes_are_their_own():
+    found = {cls.identity_name: cls for cls in own_classes()}
+    assert set(found) == {
+        *("spex_jax.AblatedAnswer", "spex_jax.AblatedClass", "spex_jax.AblatedComponents", "spex_jax.AblatedDecoder"),
+        *("spex_jax.Ablation", "spex_jax.AskedAblated", "spex_jax.AskedRetrained", "spex_jax.Decoder"),
+        *("spex_jax.DecoderConfig", "spex_jax.Encoder", "spex_jax.EncoderConfig", "spex_jax.KeyValues"),
+        *("spex_jax.MaskedImage", "spex_jax.MaskedRow", "spex_jax.Reading", "spex_jax.Retraining", "spex_jax.Rope"),
+        *("spex_jax.Template", "spex_jax.TextClassifier", "spex_jax.TinyConfig"),
+    }
+    assert len(found) == len(list(own_classes()))
+
+
+PINNED = {
+    ("word", "margin"): "925bfcf41ff4f91bcdb1b862fdfd862c32f2035b686bb00856809ff7487c613b",
+    ("token", "logit"): "1b45f4702c83776ede20017de4e3ad1a91606ef51c77b8d5cadfa665f9476b28",
+}
+
+
+@pytest.mark.parametrize(("units", "value"), PINNED)
+def test_moving_a_class_orphans_no_store(units, value, tiny, monkeypatch):
+    """These digests name stores that people have: they may only change where values do."""
+    lens = spex_jax.lenses.text(*tiny, "A dull film .", units=units, value=value)
+    assert fingerprint(lens.fn, lens.n) == PINNED[units, value]
+    for cls in own_classes():
+        monkeypatch.setattr(cls, "__module__", "spex_jax.another.place")
+    assert fingerprint(lens.fn, lens.n) == PINNED[units, value]
+
+
+def test_a_class_of_somebody_else_cannot_take_a_name(monkeypatch):
+    lens = spex_jax.lenses.patches(lambda images: images.sum(axis=(1, 2)), np.ones((4, 4, 3)), grid=2, target=0)
+    name = type(lens.fn).identity_name
+    made = [type("Model", (), {"identity_name": name, "__call__": closure(factor)}) for factor in (1, 2)]
+    assert len({of(closure(cls)) for cls in made}) == 2
