@@ -52,7 +52,7 @@ def _repair(path: pathlib.Path) -> None:
 
     Of a link it is the file that it leads to.
     """
-    path = path.resolve()
+    path = pathlib.Path(os.path.realpath(path))
     found = read(path)
     if not verify(path):
         print(f"{path}: whole, nothing to repair")

@@ -64,9 +64,12 @@ def as_path(path: Any) -> pathlib.Path:
         problem = "an empty one; leave it out for none" if not os.fspath(path) else "one with a null character"
         raise ValueError(f"store must be a path, got {problem}")
     try:
+        os.fsencode(path)
         return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"store {os.fspath(path)!r}: {error}; give the whole path") from error
+    except (RuntimeError, UnicodeEncodeError) as error:
+        raise ValueError(
+            f"store {os.fspath(path)!r} is no path of this system ({error}); give the whole path"
+        ) from error
 
 
 @contextlib.contextmanager

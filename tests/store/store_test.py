@@ -309,8 +309,9 @@ def test_paths_that_cannot_be_stores(tmp_path):
         tmp_path / ("x" * 300): "File name too long; give a path",
         tmp_path / "file" / "store": "exists; give a path",
         f"{tmp_path / 'file'}/": r"exists|Not a directory",
-        "~nobody-of-this-name/store": "give the whole path",
+        "~nobody-of-this-name/store": "no path of this system",
         "a\0b": "null character",
+        "\ud800": "no path of this system",
         b"bytes": "must be a path",
         5: "must be a path",
     }.items():
