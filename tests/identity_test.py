@@ -275,6 +275,11 @@ def test_different_functions_have_different_names(name):
     assert [of(fn) for fn in DIFFERENT[name]()] == found  # made anew, they are what they were
 
 
+class Unreadable:
+    def __getattr__(self, name):
+        raise RuntimeError("not now")
+
+
 class Ordered(collections.OrderedDict):
     pass
 
@@ -311,6 +316,7 @@ REFUSED = {
     "a depth": (lambda: closure(deep()), "nested too deeply"),
     "a vectorised function": (lambda: closure(np.frompyfunc(max, 2, 1)), "ufunc"),
     "a deleted array": (lambda: closure(deleted()), "deleted or donated"),
+    "what cannot be read": (lambda: closure(Unreadable()), "cannot be looked into .*RuntimeError: not now"),
     "a bound module": (lambda: P(Network().bind({})), "Network is bound to its variables"),
 }
 

@@ -41,4 +41,8 @@ def fingerprint(fn: Any, n: int, outputs: tuple[int, ...] = ()) -> str:
         parts = [walk.of_value(one) for one in (n, tuple(outputs), tuple(settings), fn)]
     except RecursionError as error:
         raise ValueError("it is nested too deeply to be hashed") from error
+    except ValueError:
+        raise
+    except Exception as error:  # of an attribute that cannot be read, say
+        raise ValueError(f"something in it cannot be looked into ({type(error).__name__}: {error})") from error
     return combined("value function", *parts).hex()

@@ -30,9 +30,7 @@ def _version(package: ModuleType) -> str | None:
 def _library(top: str) -> str | None:
     if top in sys.stdlib_module_names or top == "builtins":
         return "python {}.{}".format(*sys.version_info[:2])
-    package = sys.modules.get(top)
-    if package is None:
-        return None
+    package = sys.modules[top]
     file = getattr(package, "__file__", None)
     places = [file] if isinstance(file, str) else list(getattr(package, "__path__", []))
     if not places or not all(_INSTALLED & set(pathlib.Path(place).parts) for place in places):
@@ -46,7 +44,9 @@ def library_of(module: Any) -> str | None:
     if not isinstance(module, str):
         return None
     top = module.partition(".")[0]
-    return None if top in ("__main__", "spex_jax") else _library(top)
+    if top in ("__main__", "spex_jax") or (top not in sys.modules and top not in sys.stdlib_module_names):
+        return None
+    return _library(top)
 
 
 def name_in_library(thing: Any) -> tuple[str, str] | None:
