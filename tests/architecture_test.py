@@ -36,7 +36,7 @@ ALLOWED = {
     },
     "report": {"files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
     "store": {"masks", "files", "version"},
-    "engine": {"masks", "memo"},
+    "engine": {"masks", "memo", "identity"},
     "identity": {"memo"},
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},

@@ -57,7 +57,7 @@ class Hidden:
         return masks @ self.w
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Slots:
     w: Any
 
@@ -451,3 +451,12 @@ def test_a_class_of_somebody_else_cannot_take_a_name(monkeypatch):
     name = type(lens.fn).identity_name
     made = [type("Model", (), {"identity_name": name, "__call__": closure(factor)}) for factor in (1, 2)]
     assert len({of(closure(cls)) for cls in made}) == 2
+
+
+def test_functions_that_say_they_are_equal_have_programs_of_their_own():
+    """JAX compares static parts, and a dataclass leaves out what it does not compare."""
+    changed = Slots(W)
+    for held, factor in ((Hidden(W), 1), (Hidden(2 * W), 2), (changed, 1), (changed, 3)):
+        changed.w = factor * W
+        value_fn = spex_jax.ValueFunction(P(held.__call__ if held is changed else held), 4, on_device=True)
+        assert spex_jax.evaluate(value_fn, np.ones((1, 4), bool), progress=False)[0] == factor * W.sum()

@@ -8,7 +8,7 @@ from spex_jax.identity.code import own_name
 from spex_jax.identity.digests import combined
 from spex_jax.identity.walk import Walk
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "static_content"]
 
 # Of JAX, which change values.
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable", "jax_default_prng_impl")
@@ -36,13 +36,28 @@ def fingerprint(fn: Any, n: int, outputs: tuple[int, ...] = ()) -> str:
     if own_name(type(fn)) and hasattr(fn, "without_derived"):
         fn = fn.without_derived()  # of arrays that follow from the others, with rounding that differs by machine
     settings = [getattr(jax.config, name) for name in _SETTINGS]
-    walk = Walk()
+    parts = _walked(Walk(), n, tuple(outputs), tuple(settings), fn)
+    return combined("value function", *parts).hex()
+
+
+def static_content(structure: Any) -> str | None:
+    """A hash of what a pytree's structure holds, in this process; None where something in it could hold anything.
+
+    Two structures that JAX holds to be equal, since an object in them says so, differ where the objects do: a frozen
+    dataclass with an array that it does not compare, say.
+    """
     try:
-        parts = [walk.of_value(one) for one in (n, tuple(outputs), tuple(settings), fn)]
+        return _walked(Walk(by_code=False), structure)[0].hex()
+    except ValueError:
+        return None
+
+
+def _walked(walk: Walk, *values: Any) -> list[bytes]:
+    try:
+        return [walk.of_value(value) for value in values]
     except RecursionError as error:
         raise ValueError("it is nested too deeply to be hashed") from error
     except ValueError:
         raise
     except Exception as error:  # of an attribute that cannot be read, say
         raise ValueError(f"something in it cannot be looked into ({type(error).__name__}: {error})") from error
-    return combined("value function", *parts).hex()

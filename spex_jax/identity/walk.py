@@ -42,8 +42,9 @@ _digest_once = ArrayMemo(of_array)  # a model on an accelerator is hashed once f
 class Walk:
     """One walk through a value function. Every method returns a digest of what it is given."""
 
-    def __init__(self) -> None:
-        """Begins anew."""
+    def __init__(self, *, by_code: bool = True) -> None:
+        """Begins anew; functions and classes are told apart by their code, or as the objects that they are."""
+        self._by_code = by_code
         self._where: list[str] = []
         self._seen: dict[int, tuple[int, Any]] = {}  # functions and classes, which may refer to each other in circles
         self._inside: set[Any] = set()
@@ -256,6 +257,8 @@ class Walk:
         library = library_of(function.__globals__.get("__name__"))
         if library and (known := self._by_name(function)):
             return known
+        if not self._by_code:
+            return combined("function", str(id(function)))
         if again := self._first(function):
             return again
         code = function.__code__
@@ -345,6 +348,8 @@ class Walk:
         if known := self._by_name(cls):
             scalar = issubclass(cls, np.generic) or type(cls).__name__ == "_ScalarMeta"  # such as jnp.float32
             return combined("number", of_dtype(np.dtype(cls))) if scalar else known
+        if not self._by_code:
+            return combined("class", str(id(cls)))
         if again := self._first(cls):
             return again
         content = {
