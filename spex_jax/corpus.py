@@ -20,6 +20,7 @@ from spex_jax.explain import read_outputs
 from spex_jax.explanation import Explanation
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.reading import Reading, explanations_of
+from spex_jax.store.store import as_path, naming
 from spex_jax.version import __version__
 
 __all__ = ["explain_many"]
@@ -64,11 +65,12 @@ def explain_many(
         raise ValueError(
             "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
         )
-    folder = None if store is None else pathlib.Path(store).expanduser()
+    folder = None if store is None else as_path(store)
     if folder is not None:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
-        folder.mkdir(parents=True, exist_ok=True)
+        with naming(folder):
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
+            folder.mkdir(parents=True, exist_ok=True)
     alone = isinstance(value_fns, ValueFunction)
     several: Iterable[ValueFunction] = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
     total: int | None = len(several) if isinstance(several, Sized) else None

@@ -59,7 +59,7 @@ def features_of(value_fn: Any, n: int | None, caller: str, *, several: bool = Fa
 
 
 def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:
-    """What names a value function in a store: the user's key, its own identity, or a hash of its arrays and settings.
+    """What names a value function in a store: the user's key, its own identity, or a hash of all that it is made of.
 
     Raises:
       ValueError: nothing identifies it.
@@ -70,14 +70,17 @@ def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:
         if not isinstance(given, str) or not given:
             raise ValueError(f"store_key and identity must be strings that are not empty, got {given!r}")
         return key_identity(given, n, outputs)
-    found = fingerprint(value_fn.fn) if getattr(value_fn, "on_device", False) else None
-    if found is None:
-        raise ValueError(
-            "store= needs to know when two value functions are the same, and nothing identifies this one: give "
-            'store_key="..." or ValueFunction(identity="..."), a string that you change whenever the model, the input '
-            "or the settings change"
-        )
-    return found
+    reason = "it is code of the host, which may do anything"
+    if getattr(value_fn, "on_device", False):
+        try:
+            return fingerprint(value_fn.fn, n, outputs)
+        except ValueError as error:
+            reason = str(error)
+    raise ValueError(
+        f"store= needs to know when two value functions are the same, and nothing identifies this one: give "
+        'store_key="..." or ValueFunction(identity="..."), a string that you change whenever the model, the input '
+        f"or the settings change ({reason})"
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

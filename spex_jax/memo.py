@@ -11,10 +11,20 @@ __all__ = ["ArrayMemo"]
 T = TypeVar("T")
 
 
+def _cannot_change(array: Any) -> bool:
+    """Whether an array keeps its values: those of JAX do, but on a CPU one may be a view of an array of NumPy's.
+
+    `jax.device_put` copies nothing there where the memory is aligned, and nothing about the result tells: what is later
+    changed in NumPy's array changes in JAX's.
+    """
+    return isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
+
+
 class ArrayMemo(Generic[T]):
     """A function of an array and of hashable arguments, computed once for each array object.
 
-    Only arrays of JAX are remembered: they cannot be changed in place. Of any other leaf it is computed every time.
+    Only arrays of JAX on an accelerator are remembered: they cannot be changed in place. Of any other leaf it is
+    computed every time.
     """
 
     def __init__(self, compute: Callable[..., T]):
@@ -28,7 +38,7 @@ class ArrayMemo(Generic[T]):
 
     def __call__(self, array: Any, *arguments: Hashable) -> T:
         """The value, from memory or computed."""
-        if not isinstance(array, jax.Array):
+        if not _cannot_change(array):
             return self._compute(array, *arguments)
         key = id(array)
         found = self._known.get(key)

@@ -37,7 +37,7 @@ ALLOWED = {
     },
     "report": {"files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
     "store": {"masks", "files", "version"},
-    "engine": {"masks", "memo"},
+    "engine": {"masks", "memo", "identity"},
     "identity": {"memo"},
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
@@ -52,7 +52,7 @@ ALLOWED = {
         *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},
     },
-    "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "version"},
+    "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "store", "version"},
     "interop": {"masks", "indices", "methods", "explanation", "explain"},
     "runtime": LEAVES,
     "__init__": {

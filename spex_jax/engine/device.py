@@ -25,6 +25,7 @@ from spex_jax.engine.hints import one_mask_hint, shape_hint
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.work import largest_product, matmul_flops
+from spex_jax.identity import static_content
 from spex_jax.memo import ArrayMemo
 
 __all__ = ["AXIS", "DeviceFunction"]
@@ -51,13 +52,14 @@ def _power_of_two(number: float) -> int:
     return 1 << (max(1, int(number)).bit_length() - 1)
 
 
-def _apply(fn: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:
-    return fn(*batch)
+@functools.lru_cache(maxsize=1024)
+def _shared_program(mesh: jax.sharding.Mesh | None, content: str | None) -> Any:
+    """Of functions whose static parts JAX tells apart, or whose content is the same where it does not."""
 
+    def apply(fn: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:  # one each: JAX knows programs by it
+        return fn(*batch)
 
-@functools.cache
-def _shared_program(mesh: jax.sharding.Mesh | None) -> Any:
-    return _program(_apply, mesh)
+    return _program(apply, mesh)
 
 
 def _program(apply: Callable[..., jax.Array], mesh: jax.sharding.Mesh | None) -> Any:
@@ -140,8 +142,9 @@ class DeviceFunction:
             self._limits = _own_limits.setdefault(value_fn, {})
             self._key: Any = self.mesh
         else:
-            self._run, self._fn = _shared_program(self.mesh), self._placed()
+            self._fn = self._placed()
             leaves, structure = jax.tree_util.tree_flatten(self._fn)
+            self._run = _shared_program(self.mesh, static_content(structure))
             shapes = tuple((np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves)
             self._limits = _limits
             slots = 1 if self._packing is None else self._packing.slots

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ class AblatedClass:
     Masks are bool [B, width] and values float32 [B]; with a packed template masks are bool [B, S, width], there is a
     second argument used bool [B, S], and values are [B, S]. target and contrast are int32 [].
     """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedClass"
 
     model: Any
     template: Template
@@ -78,6 +80,8 @@ class AblatedAnswer:
         prompt's last.
       tokens, weight: int32 [K] and float32 [K], see `value_of_answers`.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedAnswer"
 
     model: Any
     template: Template

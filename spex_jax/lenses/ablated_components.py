@@ -7,6 +7,7 @@ those that hold units, V the vocabulary.
 import dataclasses
 import functools
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ class Reading:
       value: one of COMPONENT_VALUES.
       per_prompt: whether each prompt has a value of its own.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Reading"
 
     places: jax.Array
     weight: jax.Array
@@ -122,6 +125,8 @@ class AblatedComponents:
       earliest: the first of `starts`.
       removal: what stands for removed parts; with `source` it says what `instead` holds of them.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedComponents"
 
     model: Decoder
     tokens: jax.Array

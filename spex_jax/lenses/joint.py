@@ -139,8 +139,11 @@ def _identity(parts: Iterable[tuple[ValueFunction, Any]]) -> str | None:
     given = list(parts)
     if all(lens.identity is None for lens, _ in given):
         return None
-    found = [lens.identity or fingerprint(fn) for lens, fn in given]
-    return None if None in found else f"joint of {found[0]!r} and {found[1]!r}"
+    try:
+        found = [lens.identity or fingerprint(fn, lens.n, lens.outputs) for lens, fn in given]
+    except ValueError:  # said where a store is asked for
+        return None
+    return f"joint of {found[0]!r} and {found[1]!r}"
 
 
 def _asked_ablated(text: ValueFunction, components: ValueFunction, columns: dict[str, np.ndarray]) -> AskedAblated:

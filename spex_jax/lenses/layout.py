@@ -5,6 +5,7 @@ In the shape descriptions, B denotes rows, S texts of a row, L tokens of the tem
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ class Template:
       capacity: R.
       move: whether positions close up ("packed").
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Template"
 
     tokens: jax.Array
     stand_in: jax.Array

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,8 @@ class _MaskedImage:
 
     image and replacement [H, W, C], segment int32 [H, W], target and contrast int32 [].
     """
+
+    identity_name: ClassVar[str] = "spex_jax.MaskedImage"
 
     apply: Callable[[jax.Array], jax.Array]
     image: jax.Array

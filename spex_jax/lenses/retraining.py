@@ -6,7 +6,7 @@ M masks, R seeds, K = M R trainings, N training examples, T test points, C class
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ class Retraining:
       mean: whether the value is the mean over test points.
       dtype: of the forward and backward pass; None is that of the parameters, which keep theirs in any case.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Retraining"
 
     x: Tree
     y: Tree

@@ -5,7 +5,7 @@ In the shape descriptions, B denotes rows, S masks of a row, W columns of the ma
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,8 @@ class AskedAblated:
       of_asking, of_changing: int32, the columns of the masks that are theirs.
     """
 
+    identity_name: ClassVar[str] = "spex_jax.AskedAblated"
+
     asking: AblatedAnswer
     changing: AblatedComponents
     of_asking: jax.Array
@@ -84,6 +86,8 @@ class AskedRetrained:
       of_training, of_asking: int32, the columns of the masks that are theirs.
       layers: of components, those that hold units.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.AskedRetrained"
 
     training: Retraining
     asking: AblatedAnswer | AblatedClass | AblatedComponents

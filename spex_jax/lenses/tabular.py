@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,8 @@ class _MaskedRow:
 
     row [d], replacements [K, d], group int32 [d]: the feature of every column (-1: always kept).
     """
+
+    identity_name: ClassVar[str] = "spex_jax.MaskedRow"
 
     predict: Callable[[Any], Any]
     row: Any

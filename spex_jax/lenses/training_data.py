@@ -195,8 +195,9 @@ def training_data(
         "accuracy"; where loss_fn is given "loss" is that; or a function (logits [T, C], y [T]) -> [T].
       average: whether the value is the mean over test points, one number; otherwise there are T values.
       dtype: of the forward and backward pass, jnp.bfloat16 say; parameters and the optimiser keep theirs.
-      identity: names the lens in a store. Functions have no content that could be hashed: change it whenever the
-        network, the data or the settings change.
+      identity: names the lens in a store; None is a hash of the data, the settings and the code of all functions. Where
+        one of these cannot be hashed a store asks for it: change it whenever the network, the data or the settings
+        change.
       pictures: (pictures of the training examples, of the test points) for reports: uint8 or floats in [0, 1], of
         shape [N, H, W] or [N, H, W, 3]; needs the extra `data`.
 

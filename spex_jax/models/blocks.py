@@ -7,7 +7,7 @@ keys and values (grouped-query attention: H is a multiple of G), A the width of 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,8 @@ class Rope:
         https://arxiv.org/abs/2407.21783): wavelengths over original_length / low_frequency are scaled, those under
         original_length / high_frequency are not, those between are interpolated.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Rope"
 
     theta: float = 10_000.0
     factor: float = 1.0

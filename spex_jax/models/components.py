@@ -7,7 +7,7 @@ parts to be ablated, K places that are read.
 import dataclasses
 import functools
 import itertools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,8 @@ class Ablation:
       at: bool [P, L], the positions at which parts are ablated; all where None.
       rescaled: whether what is kept of a layer's heads or neurons is multiplied by the share of them that is kept.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Ablation"
 
     keep: Parts
     instead: Parts
@@ -75,6 +77,8 @@ class AblatedDecoder(Decoder):
     An `ablation` that stands for single positions (`at`, or what stands `instead` at each of them) is of prompts of
     that shape alone.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedDecoder"
 
     ablation: Ablation
 

@@ -7,7 +7,7 @@ values, A the width of a head, P positions of a shared prefix, K read-outs of a 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class DecoderConfig:
       embedding_scale: of the embedded tokens.
     """
 
+    identity_name: ClassVar[str] = "spex_jax.DecoderConfig"
+
     vocab_size: int
     dim: int
     num_layers: int
@@ -66,6 +68,8 @@ class KeyValues:
     positions do not see them).
     """
 
+    identity_name: ClassVar[str] = "spex_jax.KeyValues"
+
     keys: jax.Array
     values: jax.Array
     positions: jax.Array
@@ -75,6 +79,8 @@ class KeyValues:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoder:
     """A causal language model as a pytree: `params` are its leaves, everything else is static."""
+
+    identity_name: ClassVar[str] = "spex_jax.Decoder"
 
     params: Params
     config: DecoderConfig = dataclasses.field(metadata={"static": True})

@@ -4,7 +4,7 @@ In the shape descriptions, B denotes rows, L positions of a row, D the width of 
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,8 @@ class EncoderConfig:
       pooling: what the head reads: "first" token's or the "mean" hidden state.
       head_activation: after the head's dense layer, where the head has one: "tanh" (BERT), "relu" (DistilBERT).
     """
+
+    identity_name: ClassVar[str] = "spex_jax.EncoderConfig"
 
     vocab_size: int
     dim: int
@@ -89,6 +91,8 @@ class Encoder:
     Post-norm blocks (Devlin et al. 2018, https://arxiv.org/abs/1810.04805), scanned over the stacked weights of
     the layers.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.Encoder"
 
     params: Params
     config: EncoderConfig = dataclasses.field(metadata={"static": True})

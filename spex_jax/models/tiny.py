@@ -13,7 +13,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -30,6 +30,8 @@ Params = Mapping[str, Any]
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TinyConfig:
     """Sizes of a `TinyEncoder`; hashable, so that it can be a static argument of jit."""
+
+    identity_name: ClassVar[str] = "spex_jax.TinyConfig"
 
     vocab_size: int
     embedding_dim: int = 64
@@ -95,6 +97,8 @@ class TextClassifier:
     `jax.jit(lambda m, t, a: m(t, a))` therefore takes the weights as arguments, and another instance with the same
     shapes does not recompile.
     """
+
+    identity_name: ClassVar[str] = "spex_jax.TextClassifier"
 
     params: Params
     config: TinyConfig = dataclasses.field(metadata={"static": True})

@@ -33,9 +33,9 @@ def _info(path: pathlib.Path) -> None:
     header = found.header
     distinct = len(masks_lib.deduplicate(masks_lib.unpack(found.packed, found.n))[0])
     print(f"{path}: {distinct} ablations of n = {found.n} features, {found.size} bytes")
-    print(f"  identity {header['identity']}")
-    print(f"  made {header['created']} with spex_jax {header['versions']['spex_jax']} on {header['device']}")
-    for name, value in header["details"].items():
+    print(f"  identity {header.identity}")
+    print(f"  made {header.created} with spex_jax {header.versions.get('spex_jax')} on {header.device}")
+    for name, value in header.details.items():
         print(f"  {name}: {str(value)[:100]}")
     if len(found.values):
         print(f"  values from {found.values.min():.6g} to {found.values.max():.6g}, mean {found.values.mean():.6g}")
@@ -48,7 +48,11 @@ def _verify(path: pathlib.Path) -> bool:
 
 
 def _repair(path: pathlib.Path) -> None:
-    """Writes what is whole to a new file in place of the old, which stays beside it as PATH.damaged."""
+    """Writes what is whole to a new file in place of the old, which stays beside it as PATH.damaged.
+
+    Of a link it is the file that it leads to.
+    """
+    path = pathlib.Path(os.path.realpath(path))
     found = read(path)
     if not verify(path):
         print(f"{path}: whole, nothing to repair")
@@ -83,8 +87,8 @@ def _export(path: pathlib.Path, out: pathlib.Path | None) -> None:
             file,
             masks=masks_lib.unpack(found.packed, found.n),
             values=found.values,
-            names=np.array(found.header["names"], np.str_),
-            identity=found.header["identity"],
+            names=np.array(found.header.names, np.str_),
+            identity=found.header.identity,
         )
     print(f"{target}: masks {(len(found.values), found.n)}, values {found.values.shape}, names, identity")
 

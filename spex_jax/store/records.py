@@ -1,32 +1,39 @@
-"""The bytes of a store: a line that names the format, a header, and checksummed records of ablations.
+"""The bytes of a store: a line that names the format, the header twice, and checksummed records of ablations.
 
-    spex_jax ablations 1\\n   record(JSON header)   record(ablations)   record(ablations)   ...
+    spex_jax ablations 2\\n   record(JSON header)   record(JSON header)   record(ablations)   record(ablations)   ...
 
-A record is a marker, the length of its payload, a CRC-32 of length and payload, and the payload; numbers are
-little-endian. The payload of ablations is their count, the packed masks and the values as float64. A record is written
-by one append, so that a process that dies leaves whole records and at most the beginning of one.
+A record is a frame and a payload. The frame is a marker, the length of the payload, a CRC-32 of length and payload, and
+a CRC-32 of the frame before it; numbers are little-endian. The payload of ablations is their count, the packed masks
+and the values as float64. A record is written by one append, so that a process that dies leaves whole records and at
+most the beginning of one: what is whole by its frame and fails its checksum was changed afterwards, and is damage.
+
+Format 1, which is still read and continued, has one header and frames without a checksum of their own.
 """
 
 import dataclasses
-import json
-import math
 import struct
 import zlib
 from typing import Any
 
 import numpy as np
 
+from spex_jax.store.header import Header
+
 __all__ = ["FORMAT", "Damage", "Scan", "ablations", "first_bytes", "read_ablations", "record", "scan"]
 
-FORMAT = 1
+FORMAT = 2
 _NAME = b"spex_jax ablations "
-_MARKER = b"\xabABL"
-_FRAME = struct.Struct("<4sII")
+_LINE = len(_NAME) + 2
+_ABLATIONS = b"\xabABL"
+_HEADERS = {1: _ABLATIONS, 2: b"\xabHDR"}
+_FRAMES = {1: struct.Struct("<4sII"), 2: struct.Struct("<4sIII")}
+# How often a file may be read over in search of whole records: false beginnings of records are rare in an honest file.
+_READINGS = 4
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes [start, stop) that belong to no record, though records come after them."""
+    """Bytes [start, stop) that belong to nothing that is whole."""
 
     start: int
     stop: int
@@ -37,27 +44,40 @@ class Scan:
     """What is in a file.
 
     Attributes:
-      header: the JSON header; None where the file ends before its end.
+      header: None where the file ends before its end.
       records: start and stop of the payload of every whole record of ablations.
-      damage: what is broken between them.
-      end: where the last whole record ends; what comes after it is the beginning of a record that was never finished.
+      damage: what is broken.
+      version: the format of the file, 0 of one without a header.
+      end: where the last of both ends; what comes after it is the beginning of a record that was never finished.
     """
 
-    header: dict[str, Any] | None
+    header: Header | None
     records: tuple[tuple[int, int], ...]
     damage: tuple[Damage, ...]
+    version: int
     end: int
 
 
-def record(payload: bytes) -> bytes:
-    """The bytes of one record."""
-    length = struct.pack("<I", len(payload))
-    return _FRAME.pack(_MARKER, len(payload), zlib.crc32(payload, zlib.crc32(length))) + payload
+_NOTHING = Scan(header=None, records=(), damage=(), version=0, end=0)
 
 
-def first_bytes(header: dict[str, Any]) -> bytes:
+def _checksum(payload: Any) -> int:
+    return zlib.crc32(payload, zlib.crc32(struct.pack("<I", len(payload))))
+
+
+def record(payload: bytes, version: int = FORMAT, marker: bytes = _ABLATIONS) -> bytes:
+    """The bytes of one record of a format."""
+    frame = struct.pack("<4sII", marker, len(payload), _checksum(payload))
+    return frame + (struct.pack("<I", zlib.crc32(frame)) if version > 1 else b"") + payload
+
+
+def _line(version: int) -> bytes:
+    return _NAME + b"%d\n" % version
+
+
+def first_bytes(header: Header) -> bytes:
     """What a new file begins with."""
-    return _NAME + b"%d\n" % FORMAT + record(json.dumps(header, default=str).encode())
+    return _line(FORMAT) + 2 * record(header.to_json(FORMAT), marker=_HEADERS[FORMAT])
 
 
 def ablations(packed: np.ndarray, values: np.ndarray) -> bytes:
@@ -65,78 +85,163 @@ def ablations(packed: np.ndarray, values: np.ndarray) -> bytes:
     return struct.pack("<I", len(packed)) + packed.tobytes() + values.astype("<f8").tobytes()
 
 
-def read_ablations(payload: bytes, width: int, outputs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse of `ablations` for masks of `width` bytes."""
-    (count,) = struct.unpack_from("<I", payload)
-    packed = np.frombuffer(payload, np.uint8, count * width, 4).reshape(count, width)
-    values = np.frombuffer(payload, "<f8", -1, 4 + count * width).reshape(count, *outputs)
-    return packed, values.astype(np.float64)
+def read_ablations(data: Any, found: Scan, n: int, outputs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Packed masks uint8 [M, ceil(n / 8)] and values float64 [M, *outputs] of all records."""
+    width = -(-n // 8)
+    row = width + 8 * int(np.prod(outputs, dtype=np.int64))
+    total = sum((stop - start - 4) // row for start, stop in found.records)
+    packed, values = np.empty((total, width), np.uint8), np.empty((total, *outputs))
+    done = 0
+    for start, stop in found.records:
+        payload = data[start:stop]
+        rows = slice(done, done + (stop - start - 4) // row)
+        done = rows.stop
+        count = rows.stop - rows.start
+        packed[rows] = np.frombuffer(payload, np.uint8, count * width, 4).reshape(count, width)
+        values[rows] = np.frombuffer(payload, "<f8", -1, 4 + count * width).reshape(count, *outputs)
+    return packed, values
 
 
-def _payload_at(data: Any, offset: int) -> tuple[int, int] | None:
-    """Start and stop of the payload of the record at an offset; None where there is no whole one."""
-    start = offset + _FRAME.size
-    if start > len(data):
+class _Reader:
+    """Records of one format in a file."""
+
+    def __init__(self, data: Any, version: int):
+        """Of bytes or an mmap."""
+        self.data, self.version, self.frame = data, version, _FRAMES[version]
+        self._left = _READINGS * len(data)
+
+    def _framed(self, offset: int, marker: bytes) -> tuple[int, int, int] | None:
+        """Start, stop and checksum of the payload, as the frame at an offset says; None where there is no frame."""
+        start = offset + self.frame.size
+        if start > len(self.data):
+            return None
+        found, length, checksum, *own = self.frame.unpack_from(self.data, offset)
+        if found != marker or (own and own[0] != zlib.crc32(self.data[offset : start - 4])):
+            return None
+        return start, start + length, checksum
+
+    def payload(self, offset: int, marker: bytes = _ABLATIONS) -> tuple[int, int] | None:
+        """Start and stop of the payload of the record at an offset; None where there is no whole one."""
+        framed = self._framed(offset, marker)
+        if framed is None or framed[1] > len(self.data) or self._left < 0:
+            return None
+        start, stop, checksum = framed
+        self._left -= stop - start
+        return (start, stop) if _checksum(self.data[start:stop]) == checksum else None
+
+    def following(self, offset: int, marker: bytes = _ABLATIONS) -> int | None:
+        """Where the next whole record begins."""
+        while self._left >= 0 and (offset := self.data.find(marker, offset)) >= 0:
+            if self.payload(offset, marker) is not None:
+                return offset
+            offset += 1
         return None
-    marker, length, checksum = _FRAME.unpack_from(data, offset)
-    stop = start + length
-    if marker != _MARKER or stop > len(data):
-        return None
-    found = zlib.crc32(data[start:stop], zlib.crc32(struct.pack("<I", length)))
-    return (start, stop) if found == checksum else None
+
+    def unfinished(self, offset: int, marker: bytes = _ABLATIONS) -> bool:
+        """Whether the file ends in the middle of the record at an offset, as after a killed run."""
+        there = len(self.data) - offset
+        if there < self.frame.size:
+            return marker.startswith(self.data[offset : offset + len(marker)])
+        framed = self._framed(offset, marker)
+        if framed is None or framed[1] <= len(self.data):
+            return False
+        # Of a whole record whose length was changed the checksum still fits what is there (format 1).
+        return self.version > 1 or _checksum(self.data[framed[0] :]) != framed[2]
 
 
-def _next_record(data: Any, offset: int) -> int | None:
-    """Where the next whole record begins."""
-    while (offset := data.find(_MARKER, offset)) >= 0:
-        if _payload_at(data, offset) is not None:
-            return offset
-        offset += 1
-    return None
+def _begins(data: Any) -> tuple[int, bool]:
+    """The format of a file, and whether its first line is whole; format 0 where the line was never finished.
+
+    Raises:
+      ValueError: no store, or one of a newer format.
+    """
+    line = bytes(data[:_LINE])
+    for version in _FRAMES:
+        if line == _line(version):
+            return version, True
+    if len(data) < _LINE and any(_line(version).startswith(line) for version in _FRAMES):
+        return 0, True
+    for version in sorted(_FRAMES, reverse=True):  # a line that was changed, before a header that was not
+        found = _Reader(data, version).payload(_LINE, _HEADERS[version])
+        if found is not None and Header.version_of(bytes(data[slice(*found)])) == version:
+            return version, False
+    number, end, _ = bytes(data[len(_NAME) : _LINE + 20]).partition(b"\n")
+    if line.startswith(_NAME) and end and number.isdigit() and int(number) > FORMAT:
+        raise ValueError(
+            f"was written by a newer version of spex_jax (format {number.decode()}, this version reads up to "
+            f"{FORMAT}); update spex_jax"
+        )
+    raise ValueError("is not a store of ablations; give the path of a store, or one that does not exist yet")
+
+
+def _headers(reader: _Reader) -> tuple[tuple[int, int] | None, list[Damage], int]:
+    """Of a file's headers: the payload of one that is whole, what is damaged, and where the ablations begin.
+
+    There is none where the file ends before they do.
+
+    Raises:
+      ValueError: none is whole.
+    """
+    data, marker = reader.data, _HEADERS[reader.version]
+    first = reader.payload(_LINE, marker)
+    if first is None and reader.unfinished(_LINE, marker) and reader.following(_LINE + 1) is None:
+        return None, [], 0
+    if reader.version == 1:
+        if first is None:
+            raise ValueError("has a damaged header, so that nothing says what its ablations belong to")
+        return first, [], first[1]
+    if first is None:
+        second = reader.following(_LINE, marker)
+        if second is None:
+            raise ValueError("has two damaged headers, so that nothing says what its ablations belong to")
+        found = reader.payload(second, marker)
+        assert found is not None
+        return found, [Damage(_LINE, second)], found[1]
+    end = 2 * first[1] - _LINE
+    copy, whole = data[first[1] : end], data[_LINE : first[1]]
+    if copy == whole:
+        return first, [], end
+    if len(data) < end and whole.startswith(copy):
+        return None, [], 0
+    return first, [Damage(first[1], min(end, len(data)))], min(end, len(data))
 
 
 def scan(data: Any) -> Scan:
-    """Reads a file, bytes or mmap.
+    """Reads a file, bytes or mmap, in time that grows with its size alone.
 
     Raises:
       ValueError: it is no store, one of a newer format, or its header is damaged. The message is the end of a sentence
         that begins with the file.
     """
-    line_end = data.find(b"\n", 0, len(_NAME) + 20)
-    line = bytes(data[: len(_NAME) + 20] if line_end < 0 else data[:line_end])
-    if not line.startswith(_NAME) and not (line_end < 0 and _NAME.startswith(line)):
-        raise ValueError("is not a store of ablations; give the path of a store, or one that does not exist yet")
-    if line_end < 0:
-        return Scan(header=None, records=(), damage=(), end=0)
-    number = line[len(_NAME) :]
-    if not number.isdigit() or int(number) > FORMAT:
-        raise ValueError(
-            f"was written by a newer version of spex_jax (format {number.decode(errors='replace')}, "
-            f"this version reads up to {FORMAT}); update spex_jax"
-        )
-    first = _payload_at(data, line_end + 1)
-    if first is None:
-        if _next_record(data, line_end + 1) is not None:
-            raise ValueError("has a damaged header, so that nothing says what its ablations belong to")
-        return Scan(header=None, records=(), damage=(), end=0)
-    header = json.loads(bytes(data[slice(*first)]))
-    row = -(-header["n"] // 8) + 8 * math.prod(header["outputs"])
-    records, damage, offset = [], [], first[1]
+    version, whole = _begins(data)
+    if not version:
+        return _NOTHING
+    reader = _Reader(data, version)
+    place, damage, offset = _headers(reader)
+    if place is None:
+        return _NOTHING
+    if not whole:
+        damage.insert(0, Damage(0, _LINE))
+    header = Header.from_json(bytes(data[slice(*place)]))
+    row = -(-header.n // 8) + 8 * int(np.prod(header.outputs, dtype=np.int64))
+    records: list[tuple[int, int]] = []
     while offset < len(data):
-        found = _payload_at(data, offset)
+        found = reader.payload(offset)
         if found is None:
             if data[offset : offset + len(_NAME)] == _NAME:
                 raise ValueError("holds two stores, one behind the other; a store can only be continued by a run")
-            following = _next_record(data, offset + 1)
+            following = reader.following(offset + 1)
             if following is None:
-                break
+                if reader.unfinished(offset):
+                    break
+                following = len(data)
             damage.append(Damage(offset, following))
             offset = following
         else:
-            (count,) = struct.unpack_from("<I", data, found[0])
+            count = struct.unpack_from("<I", data, found[0])[0] if found[1] - found[0] >= 4 else -1
             if found[1] - found[0] != 4 + count * row:
                 damage.append(Damage(offset, found[1]))
-            else:
+            elif count:
                 records.append(found)
             offset = found[1]
-    return Scan(header=header, records=tuple(records), damage=tuple(damage), end=offset)
+    return Scan(header=header, records=tuple(records), damage=tuple(damage), version=version, end=offset)

@@ -10,32 +10,77 @@ import os
 import pathlib
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.store import records
+from spex_jax.store.header import Header
 from spex_jax.version import environment
 
-__all__ = ["SUFFIX", "Contents", "Store", "key_identity", "locate", "open_locked", "read", "verify"]
+__all__ = [
+    "SUFFIX",
+    "Contents",
+    "Store",
+    "as_path",
+    "key_identity",
+    "locate",
+    "naming",
+    "open_locked",
+    "read",
+    "verify",
+]
 
 SUFFIX = ".ablations"
 
 
 def key_identity(key: str, n: int, outputs: tuple[int, ...]) -> str:
     """The identity of a value function that the user names."""
-    return hashlib.sha256(repr(("key", key, n, outputs)).encode()).hexdigest()
+    sizes = tuple(int(size) for size in outputs)
+    return hashlib.sha256(repr(("key", key, int(n), sizes)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
     """The file of a value function: `path` itself, or where that is a folder (or ends like one) the file in it that
     bears its identity.
     """
-    if not os.fspath(path):
-        raise ValueError("store must be a path, got an empty one; leave it out for none")
-    given = pathlib.Path(path).expanduser()
-    return given / f"{identity[:32]}{SUFFIX}" if given.is_dir() or os.fspath(path).endswith(os.sep) else given
+    given = as_path(path)
+    ends = os.fspath(path).endswith(os.sep)
+    with naming(given):
+        return given / f"{identity[:32]}{SUFFIX}" if ends or given.is_dir() else given
+
+
+def as_path(path: Any) -> pathlib.Path:
+    """The path of a store or of a folder of them, "~" replaced.
+
+    Raises:
+      ValueError: no path, an empty one, or the home folder of nobody.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise ValueError(f"store must be a path, got {path!r}; give a string or a pathlib.Path")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        problem = "an empty one; leave it out for none" if not os.fspath(path) else "one with a null character"
+        raise ValueError(f"store must be a path, got {problem}")
+    try:
+        os.fsencode(path)
+        return pathlib.Path(path).expanduser()
+    except (RuntimeError, UnicodeEncodeError) as error:
+        raise ValueError(
+            f"store {os.fspath(path)!r} is no path of this system ({error}); give the whole path"
+        ) from error
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Turns what the system says of a path that cannot be used into a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the store {str(path)!r}: {error.strerror}; give a path in a folder that can be written"
+        ) from error
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,20 +90,22 @@ class Contents:
     Attributes:
       packed: uint8 [M, ceil(n / 8)], packed masks in the order in which they were asked.
       values: float64 [M, *outputs].
+      version: the format.
       size: bytes of the file.
     """
 
-    header: dict[str, Any] | None
+    header: Header | None
     packed: np.ndarray
     values: np.ndarray
     damage: tuple[records.Damage, ...]
     end: int
+    version: int
     size: int
 
     @property
     def n(self) -> int:
         """The number of features."""
-        return int(self.header["n"]) if self.header else 0
+        return self.header.n if self.header else 0
 
     @property
     def torn(self) -> int:
@@ -70,16 +117,15 @@ def _contents(descriptor: int) -> Contents:
     size = os.fstat(descriptor).st_size
     with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) if size else contextlib.nullcontext(b"") as data:
         found = records.scan(data)
-        header = found.header or {"n": 1, "outputs": []}
-        width, outputs = -(-header["n"] // 8), tuple(header["outputs"])
-        parts = [records.read_ablations(data[start:stop], width, outputs) for start, stop in found.records]
-    empty = np.zeros((0, width), np.uint8), np.zeros((0, *outputs))
+        n, outputs = (found.header.n, found.header.outputs) if found.header else (1, ())
+        packed, values = records.read_ablations(data, found, n, outputs)
     return Contents(
         header=found.header,
-        packed=np.concatenate([empty[0], *(packed for packed, _ in parts)]),
-        values=np.concatenate([empty[1], *(values for _, values in parts)]),
+        packed=packed,
+        values=values,
         damage=found.damage,
         end=found.end,
+        version=found.version,
         size=size,
     )
 
@@ -121,15 +167,11 @@ def open_locked(path: pathlib.Path) -> int:
       ValueError: it cannot be written, or is in use.
     """
     while True:
-        try:
+        with naming(path):
             if path.exists() and not path.is_file():
                 raise ValueError(f"cannot use {str(path)!r} as a store: it is no regular file")
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ValueError(
-                f"cannot write the store {str(path)!r}: {error.strerror}; give a path in a folder that can be written"
-            ) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -180,16 +222,18 @@ class Store:
           ValueError: the file cannot be written, is in use, is no store, is damaged, or belongs to another value
             function.
         """
-        self.path, self.n, self.outputs = locate(path, identity), n, tuple(outputs)
-        header = {
-            "identity": identity,
-            "n": n,
-            "outputs": list(outputs),
-            "names": list(names),
-            "details": details or {},
-            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **environment(),
-        }
+        self.path, self.n, self.outputs = locate(path, identity), int(n), tuple(int(size) for size in outputs)
+        made = environment()
+        header = Header(
+            identity=identity,
+            n=self.n,
+            outputs=self.outputs,
+            names=tuple(names),
+            details=details or {},
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            versions=made["versions"],
+            device=made["device"],
+        )
         self._file = open_locked(self.path)
         try:
             self._load(header)
@@ -197,7 +241,7 @@ class Store:
             self.close()
             raise
 
-    def _load(self, header: dict[str, Any]) -> None:
+    def _load(self, header: Header) -> None:
         try:
             found = _contents(self._file)
         except ValueError as error:
@@ -208,12 +252,20 @@ class Store:
                 f"{found.damage[0].start}; {len(found.values)} ablations are whole. "
                 f"Keep those with: python -m spex_jax.store repair {self.path}"
             )
-        if found.header is not None and found.header["identity"] != header["identity"]:
-            theirs = found.header
+        theirs = found.header
+        if theirs is not None and theirs.identity != header.identity:
+            earlier = ", or it is of an earlier version of spex_jax, which named functions otherwise"
             raise ValueError(
-                f"the store {str(self.path)!r} holds ablations of another value function (n = {theirs['n']}, identity "
-                f"{theirs['identity'][:12]}) than this one (n = {self.n}, identity {header['identity'][:12]}): model, "
-                "input, settings or dtype differ. Give another path, or a folder, which holds one file for each"
+                f"the store {str(self.path)!r} holds ablations of another value function (n = {theirs.n}, identity "
+                f"{theirs.identity[:12]}) than this one (n = {self.n}, identity {header.identity[:12]}): model, "
+                f"input, settings or dtype differ{earlier if found.version < records.FORMAT else ''}. Give another "
+                "path, or a folder, which holds one file for each"
+            )
+        if theirs is not None and (theirs.n, theirs.outputs) != (self.n, self.outputs):
+            raise ValueError(
+                f"the store {str(self.path)!r} holds ablations of n = {theirs.n} features with values of shape "
+                f"{theirs.outputs}, this value function has n = {self.n} and {self.outputs}, under the same identity "
+                f"{header.identity[:12]}. Give another path, and another store_key or identity"
             )
         if found.torn:
             os.ftruncate(self._file, found.end)
@@ -223,10 +275,11 @@ class Store:
                 stacklevel=4,
             )
         self._end = found.end
-        self._packed = [found.packed if found.header else np.zeros((0, -(-self.n // 8)), np.uint8)]
-        self._values = [found.values if found.header else np.zeros((0, *self.outputs))]
+        self._packed = [found.packed if theirs else np.zeros((0, -(-self.n // 8)), np.uint8)]
+        self._values = [found.values if theirs else np.zeros((0, *self.outputs))]
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
-        if found.header is None:
+        self._version = found.version if theirs else records.FORMAT  # a file is continued as it was begun
+        if theirs is None:
             self._write(records.first_bytes(header))
 
     def __enter__(self) -> "Store":
@@ -277,7 +330,7 @@ class Store:
         if not len(masks):
             return
         packed = masks_lib.pack(masks)
-        self._write(records.record(records.ablations(packed, values)))
+        self._write(records.record(records.ablations(packed, values), self._version))
         self._packed.append(packed)
         self._values.append(np.array(values, np.float64))
         self._sorted = None

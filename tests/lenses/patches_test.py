@@ -122,7 +122,7 @@ def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, ima
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert not [event for event in traces if "backend_compile" in event]
-    prints = {fingerprint(value_fn.fn) for value_fn in (one, other, patches(model, image, grid=2, target=0))}
+    prints = {fingerprint(made.fn, made.n) for made in (one, other, patches(model, image, grid=2, target=0))}
     assert len(prints) == 2
     plain = patches(lambda images: model(images), image, grid=2, target=0)
     np.testing.assert_allclose(spex_jax.evaluate(plain, masks), spex_jax.evaluate(one, masks), atol=1e-6)

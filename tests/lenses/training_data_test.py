@@ -9,6 +9,7 @@ import pytest
 from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
+from spex_jax.evaluate import identity_of
 from spex_jax.lenses import groups, measure_seed_noise, training_data
 from spex_jax.masks import all_masks
 
@@ -305,9 +306,20 @@ def test_regression_targets_need_a_loss(data):
         training_data(init, apply, (x, y / 2), (x_test, y_test / 2), steps=2)
 
 
-def test_stores_need_an_identity(lens, tmp_path):
-    with pytest.raises(ValueError, match="store_key"):
-        spex_jax.evaluate(lens(steps=2), np.ones((1, N), bool), store=tmp_path / "store")
+def test_stores_know_a_training_by_its_functions_and_data(lens, data, tmp_path):
+    one = [lens(steps=2), lens(steps=2), lens(steps=3), lens(steps=2, optimizer=optax.sgd(0.1)), lens(steps=2, seed=1)]
+    found = [identity_of(each, each.n) for each in one]
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+
+    class Network:
+        def apply(self, params, x):
+            return apply(params, x)
+
+    with pytest.raises(ValueError, match=r"store_key=.*identity=.*Network may hold anything"):
+        spex_jax.evaluate(
+            training_data(init, Network().apply, *data, steps=2), np.ones((1, N), bool), store=tmp_path / "store"
+        )
 
 
 def test_seed_noise_without_what_a_seed_adds_to_all_masks(data):

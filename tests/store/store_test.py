@@ -1,18 +1,25 @@
+import contextlib
+import json
 import os
 import pathlib
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
+import zlib
 
 import numpy as np
 import pytest
 
+import spex_jax
 from spex_jax import masks as masks_lib
 from spex_jax.store import Store, read, records, verify
 
+FORMAT_1 = pathlib.Path(__file__).parent / "format1"
 OPTIONS = {"identity": "a" * 64, "n": 11}
 
 
@@ -90,32 +97,231 @@ def test_a_file_cut_at_any_byte_keeps_its_whole_records(filled, tmp_path):
                 assert known.sum() == len(store) == whole
                 np.testing.assert_array_equal(found[known], values[known])
                 store.append(masks[~known], values[~known])
-        header_end = ends[0] - (ends[0] - records.scan(content[: ends[0]]).records[0][0]) - 12
+        header_end = records.scan(content).records[0][0] - 16
         assert len(caught) == (length not in {0, header_end, *ends}), length
         assert all("ended in the middle of a record" in str(warning.message) for warning in caught)
         with Store(cut, **OPTIONS) as store:
             np.testing.assert_array_equal(store.lookup(masks)[1], values)
 
 
-def test_a_changed_byte_is_never_read_as_a_value(filled, tmp_path):
+def of_row(found, content):
+    """What is whole in the bytes of a store with n = 11."""
+    packed, values = records.read_ablations(content, found, 11, found.header.outputs)
+    return dict(zip(map(bytes, packed), values.tolist(), strict=True))
+
+
+def check_flips(content, bits, lost):
+    """Flips each bit: what is read is what was written, it is reported, and at most one record is lost."""
+    whole = records.scan(content)
+    written, largest = of_row(whole, content), max(stop - start for start, stop in whole.records)
+    changed = bytearray(content)
+    for bit in bits:
+        changed[bit // 8] ^= 1 << bit % 8
+        try:
+            found = records.scan(bytes(changed))
+        except ValueError:
+            assert lost(bit // 8), bit
+        else:
+            there = of_row(found, changed)
+            assert there.items() <= written.items()
+            missing = len(content) - sum(stop - start for start, stop in found.records)
+            assert missing <= len(content) - sum(stop - start for start, stop in whole.records) + largest
+            assert len(found.records) >= len(whole.records) - 1
+            assert found.damage, bit  # and the end is no torn record
+        changed[bit // 8] ^= 1 << bit % 8
+
+
+def test_a_flipped_bit_anywhere_is_reported_and_costs_its_own_record(filled):
+    content = filled[0].read_bytes()
+    check_flips(content, range(8 * len(content)), lost=lambda place: False)
+
+
+@pytest.mark.parametrize("name", ["scalar", "outputs"])
+def test_a_flipped_bit_in_a_store_of_format_1_is_reported(name):
+    content = (FORMAT_1 / f"{name}.ablations").read_bytes()
+    header = range(21, records.scan(content).records[0][0] - 12)  # of which there is one
+    check_flips(content, range(8 * len(content)), lost=header.__contains__)
+
+
+@pytest.mark.parametrize("place", [3, 19, 20, 30, 200, 700, -200, -1], ids=str)
+def test_a_store_with_a_flipped_bit_is_refused_and_repaired(place, filled, capsys):
+    from spex_jax.store.__main__ import main
+
     path, masks, values = filled
     content = bytearray(path.read_bytes())
-    last = records.scan(bytes(content)).records[-1][0] - 12  # where the last record begins
-    damaged = tmp_path / "damaged"
-    for position in range(0, len(content), 3):
-        content[position] ^= 0x55
-        damaged.write_bytes(content)
-        content[position] ^= 0x55
-        if position >= last:  # as after a torn write: the last record is dropped
-            with pytest.warns(UserWarning, match="ended in the middle"):
-                store = Store(damaged, **OPTIONS)
-            with store:
-                known, found = store.lookup(masks)
-            assert known.sum() == 6
-            np.testing.assert_array_equal(found[known], values[known])
-            continue
-        with pytest.raises(ValueError, match=r"damaged|is not a store|newer version"):
-            Store(damaged, **OPTIONS)
+    content[place] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is damaged: 1 places, the first at byte \d+; .*store repair"):
+        Store(path, **OPTIONS)
+    assert path.read_bytes() == content
+    assert main(["repair", str(path)]) == 0
+    assert verify(path) == []
+    with Store(path, **OPTIONS) as store:
+        known, found = store.lookup(masks)
+        assert len(store) == known.sum() >= (26 if 0 <= place < 600 else 6)
+        np.testing.assert_array_equal(found[known], values[known])
+    assert "ablations kept" in capsys.readouterr().out
+
+
+def test_both_headers_damaged(filled):
+    path, _, _ = filled
+    content = bytearray(path.read_bytes())
+    first = records.scan(bytes(content)).records[0][0] - 16
+    content[60] ^= 1
+    content[first - 60] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="two damaged headers"):
+        Store(path, **OPTIONS)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_hostile_file_is_read_in_time_that_grows_with_its_size(version, filled, monkeypatch):
+    start = filled[0].read_bytes() if version == 2 else (FORMAT_1 / "scalar.ablations").read_bytes()
+    false, size = b"", 16 * 1500
+    while len(false) < size:  # records that all claim to go to the end, and fail there
+        frame = struct.pack("<4sII", b"\xabABL", max(size - len(false) - 16, 0), 7)
+        false += frame + (struct.pack("<I", zlib.crc32(frame)) if version == 2 else b"1234")
+    summed, crc32 = [], zlib.crc32
+    with monkeypatch.context() as patched:
+        patched.setattr(zlib, "crc32", lambda data, *before: summed.append(len(data)) or crc32(data, *before))
+        found = records.scan(start + false)
+    assert sum(summed) < 8 * len(start + false)
+    assert len(found.records) == len(records.scan(start).records)
+    assert found.damage
+
+
+def header_of(**changed):
+    honest = {"format": 2, "identity": "a" * 64, "n": 11, "outputs": [], "names": [], "details": {}}
+    return json.dumps({**honest, **changed}).encode()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *(header_of(n=n) for n in (10**10, 0, -1, 1.5, True, "11", None)),
+        *(header_of(outputs=outputs) for outputs in ([2**40], [2**20, 2**20], [-1], [1] * 40, "3", [1.0], None)),
+        header_of(names=[1]),
+        header_of(identity=5),
+        header_of(details=[]),
+        b"[1]",
+        b"{",
+        b"[" * 100_000,
+        b"\xff",
+    ],
+    ids=str,
+)
+def test_headers_that_claim_what_cannot_be(header, path):
+    begin = records.record(header, marker=b"\xabHDR")
+    path.write_bytes(b"spex_jax ablations 2\n" + begin + begin + records.record(b"\1\0\0\0" + bytes(10)))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"has a header .*it was not written by spex_jax"):
+        Store(path, **OPTIONS)
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+
+
+def test_records_that_claim_what_cannot_be(filled):
+    path, _, _ = filled
+    content = path.read_bytes()
+    for payload in (b"", b"\1", b"\xff\xff\xff\xff", b"\xff\xff\xff\xff" + bytes(100)):
+        path.write_bytes(content + records.record(payload))
+        assert verify(path) == [f"bytes {len(content)} to {len(content) + 16 + len(payload)} are damaged"]
+
+
+def scalar(masks):
+    return masks @ np.arange(11.0) / 7 - (masks[:, 0] & masks[:, 3])
+
+
+def several(masks):
+    return np.stack([scalar(masks), -scalar(masks), masks.sum(axis=1) / 3], axis=1)
+
+
+@pytest.mark.parametrize("name", ["scalar", "torn", "outputs"])
+def test_a_store_of_format_1_is_read_and_continued(name, tmp_path):
+    path = tmp_path / f"{name}.ablations"
+    shutil.copy(FORMAT_1 / path.name, path)
+    before, masks = path.read_bytes(), masks_lib.all_masks(11)[::37]
+    held = {"scalar": 24, "torn": 26, "outputs": 20}[name]
+    assert len(read(path).values) == held
+    known = masks_lib.unpack(read(path).packed, 11)
+    fn = several if name == "outputs" else scalar
+    np.testing.assert_array_equal(read(path).values, fn(known))
+    asked = []
+
+    def told(masks):
+        asked.extend(map(bytes, masks))
+        return fn(masks)
+
+    value_fn = spex_jax.ValueFunction(
+        told, 11, outputs=(3,) if name == "outputs" else (), identity="several" if name == "outputs" else "scalar"
+    )
+    every = np.concatenate([known, masks])
+    with pytest.warns(UserWarning, match="56 bytes are dropped") if name == "torn" else contextlib.nullcontext():
+        np.testing.assert_array_equal(spex_jax.evaluate(value_fn, every, store=path, progress=False), fn(every))
+    assert not {bytes(mask) for mask in known} & set(asked)
+    assert verify(path) == []
+    assert path.read_bytes().startswith(before[: len(before) - (56 if name == "torn" else 0)])
+    assert len(read(path).values) == held + len(asked)
+
+
+def test_a_store_of_a_lens_that_was_named_otherwise_is_refused(tiny, tmp_path):
+    path = tmp_path / "text.ablations"
+    shutil.copy(FORMAT_1 / path.name, path)
+    lens, before = spex_jax.lenses.text(*tiny, "A dull film ."), path.read_bytes()
+    with pytest.raises(ValueError, match=r"another value function .* an earlier version of spex_jax, which named"):
+        spex_jax.evaluate(lens, np.ones((1, 3), bool), store=path)
+    assert path.read_bytes() == before
+    assert len(read(path).values) == 8
+
+
+@pytest.mark.parametrize("other", [{"n": 4}, {"n": 20}, {"outputs": (1,)}, {"outputs": (2, 3)}], ids=str)
+def test_another_shape_under_the_same_identity_is_refused(other, filled):
+    path, _, _ = filled
+    path.write_bytes(path.read_bytes() + b"\xabABL")  # the beginning of a record, which would be cut off
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"n = 11 features with values of shape \(\), this value function has n = "):
+        Store(path, **{**OPTIONS, **other})
+    assert path.read_bytes() == before
+
+
+def test_repair_of_a_link_repairs_what_it_leads_to(filled, tmp_path, capsys):
+    from spex_jax.store.__main__ import main
+
+    path, _, _ = filled
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "link.ablations"
+    link.symlink_to(path)
+    assert main(["repair", str(link)]) == 0
+    assert link.is_symlink()
+    assert verify(path) == verify(link) == []
+    assert len(read(path).values) == 6
+    assert path.with_name("f.ablations.damaged").read_bytes() == content
+    assert "6 ablations kept" in capsys.readouterr().out
+
+
+def test_paths_that_cannot_be_stores(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    for path, message in {
+        tmp_path / ("x" * 300): "File name too long; give a path",
+        tmp_path / "file" / "store": "exists; give a path",
+        f"{tmp_path / 'file'}/": r"exists|Not a directory",
+        "~nobody-of-this-name/store": "no path of this system",
+        "a\0b": "null character",
+        "\ud800": "no path of this system",
+        b"bytes": "must be a path",
+        5: "must be a path",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            Store(path, **OPTIONS)
+        if not isinstance(path, int | bytes):
+            with pytest.raises(ValueError, match=r"."):
+                read(path)
+    with pytest.raises(ValueError, match="File name too long"):
+        spex_jax.explain_many([], store=tmp_path / ("x" * 300))
 
 
 def test_a_damaged_middle_says_how_to_keep_the_rest(filled):
@@ -124,9 +330,9 @@ def test_a_damaged_middle_says_how_to_keep_the_rest(filled):
     start, stop = records.scan(bytes(content)).records[1]
     content[stop - 1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"first at byte {start - 12}; 25 ablations are whole.*store repair"):
+    with pytest.raises(ValueError, match=rf"first at byte {start - 16}; 25 ablations are whole.*store repair"):
         Store(path, **OPTIONS)
-    assert verify(path) == [f"bytes {start - 12} to {stop} are damaged"]
+    assert verify(path) == [f"bytes {start - 16} to {stop} are damaged"]
 
 
 def test_a_store_of_another_value_function(filled):
@@ -138,8 +344,10 @@ def test_a_store_of_another_value_function(filled):
 
 def test_a_store_of_a_newer_version(filled):
     path, _, _ = filled
-    path.write_bytes(path.read_bytes().replace(b"ablations 1\n", b"ablations 2\n", 1))
-    with pytest.raises(ValueError, match=r"newer version of spex_jax \(format 2, this version reads up to 1\)"):
+    path.write_bytes(
+        path.read_bytes().replace(b"ablations 2\n", b"ablations 3\n", 1).replace(b'"format": 2', b'"format": 3')
+    )
+    with pytest.raises(ValueError, match=r"newer version of spex_jax \(format 3, this version reads up to 2\)"):
         Store(path, **OPTIONS)
 
 
@@ -165,7 +373,7 @@ def test_a_record_of_another_shape_is_damage(filled):
     path, _, _ = filled
     content = path.read_bytes()
     path.write_bytes(content + records.record(b"\1\0\0\0xyz") + records.record(b"\0\0\0\0"))
-    assert verify(path) == [f"bytes {len(content)} to {len(content) + 19} are damaged"]
+    assert verify(path) == [f"bytes {len(content)} to {len(content) + 23} are damaged"]
 
 
 def test_paths_from_home_and_empty_ones(tmp_path, monkeypatch):
