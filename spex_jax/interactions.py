@@ -80,9 +80,9 @@ class Interactions(Mapping[tuple[int, ...], float]):
     def _key(self, key: Any) -> tuple[int, ...]:
         try:
             members = (key,) if isinstance(key, int | np.integer) else tuple(key)
-            if any(isinstance(feature, bool | np.bool_) for feature in members):
+            if any(isinstance(feature, bool) for feature in members):  # of NumPy's operator.index refuses
                 raise TypeError
-            ordered = tuple(sorted(operator.index(feature) for feature in members))
+            ordered = tuple(sorted(map(operator.index, members)))
         except (TypeError, ValueError):
             raise KeyError(
                 f"{key!r} is not a set of features; give a tuple of numbers from 0 to {self.n - 1}"

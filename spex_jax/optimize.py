@@ -120,9 +120,7 @@ def select(
     begin = time.perf_counter()
     if not isinstance(spectrum, Spectrum):
         raise ValueError(f"select needs a Spectrum, such as the one of an Explanation, got {type(spectrum).__name__}")
-    always_keep, always_remove = (
-        [units] if isinstance(units, int | np.integer) else list(units) for units in (always_keep, always_remove)
-    )
+    always_keep, always_remove = (np.ravel(units).tolist() for units in (always_keep, always_remove))
     extra = [constraints] if isinstance(constraints, LinearConstraint) else list(constraints)
     if method not in ("exact", "greedy", "beam"):
         raise ValueError(f"method must be exact, greedy or beam, got {method!r}")
