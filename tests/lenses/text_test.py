@@ -49,7 +49,7 @@ def test_words(text, expected):
         ("It is good. I liked it! Did you?", ["It is good.", "I liked it!", "Did you?"]),
         ("Mr. Smith met J. Doe. Fine", ["Mr. Smith met J. Doe.", "Fine"]),
         ("it cost 3.50 in all . no more", ["it cost 3.50 in all .", "no more"]),
-        ('"Really?" he said.\nYes', ['"Really?"', "he said.", "Yes"]),
+        ('"Really?" he said.\nYes', ['"Really?" he said.', "Yes"]),
         ("one ... !!", ["one ... !!"]),
         ("...", []),
     ],
