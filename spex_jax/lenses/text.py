@@ -183,6 +183,7 @@ def text(
             "removal": removal,
             "value": value,
             **({"own_target": True} if target is None else {}),
+            **({"left_out": list(prompt.left_out)} if prompt.left_out else {}),
             **chosen,
         },
     )
