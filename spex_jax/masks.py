@@ -12,6 +12,7 @@ __all__ = [
     "MUST_BE_FINITE",
     "all_masks",
     "check_masks",
+    "check_unicode",
     "check_values",
     "check_whole",
     "deduplicate",
@@ -111,6 +112,23 @@ def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray |
         f"{len(bad)} of {len(masks)} values are not finite; the first is {values[bad[0]]} at mask {row}, "
         f"which removes {len(removed)} of {masks.shape[1]} features ({shown or 'none'})"
     )
+
+
+def check_unicode(text: str, what: str) -> str:
+    """A text as it is.
+
+    Raises:
+      ValueError: it has a lone surrogate, half of a character, which can be neither written nor read by a tokenizer.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has a lone surrogate, {text[error.start]!r} at character {error.start}, which is half of a "
+            "character; mend it where the text is decoded, or by "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
+    return text
 
 
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from spex_jax.masks import check_unicode
+
 __all__ = ["Conversation", "Passage", "check_messages", "render"]
 
 _FIRST_MARK, _MARKS = 0xF0000, 0xFFFE  # the first supplementary private use area, without its noncharacters
@@ -62,7 +64,7 @@ class Conversation:
 
 
 def check_messages(messages: Sequence[Any]) -> None:
-    """Raises ValueError where messages are not [{"role", "content"}] with contents that are strings."""
+    """Raises ValueError where messages are not [{"role", "content"}] with contents that are strings of characters."""
     if not messages:
         raise ValueError("the conversation has no messages; give at least one")
     for number, message in enumerate(messages):
@@ -73,6 +75,8 @@ def check_messages(messages: Sequence[Any]) -> None:
                 f"the content of message {number} must be a string, got {type(message['content']).__name__}; "
                 "pictures and tool calls are not supported"
             )
+        for key in ("role", "content"):
+            check_unicode(str(message[key]), f"the {key} of message {number}")
 
 
 def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Conversation:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.masks import check_unicode
 from spex_jax.lenses.conversation import Passage, check_messages, render
 from spex_jax.lenses.units import Span, assign_tokens, check_spans, find_units
 
@@ -90,6 +91,7 @@ def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
         return check_spans(parts, len(text), "within=")
     found = []
     for part in parts:
+        check_unicode(part, "a part of within=")
         places = [
             start + match.start()
             for start, end in ranges
@@ -143,7 +145,7 @@ def read_prompt(
         left_out = [f"message {number} ({roles[number]}): {part}" for number, part in conversation.left_out]
         ranges, labels = [passage.span for passage in passages], [roles[passage.message] for passage in passages]
     else:
-        text, ranges = text_or_messages, [(0, len(text_or_messages))]
+        text, ranges = check_unicode(text_or_messages, "the text"), [(0, len(text_or_messages))]
     if within is not None:
         ranges = _within(text, within, ranges)
     elif units == "document":

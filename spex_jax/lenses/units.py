@@ -114,7 +114,7 @@ def find_units(text: str, units: Any, offsets: Sequence[Span], ranges: Sequence[
 
     Args:
       text: the text.
-      units: "token" (one of the model's tokens), "word" (a run between white space, with its punctuation), "sentence",
+      units: "token" (one of the model's tokens), "word" (see `words.word_borders`; with its punctuation), "sentence",
         "line", "paragraph" (between empty lines), "turn" or "document" (each of `ranges`); or a compiled regular
         expression, every match of which is one.
       offsets: spans of the tokens, (0, 0) for special ones; "token" takes its spans from them.

@@ -90,8 +90,8 @@ GEMMA = (
 )
 MOVING = (
     "{% set s = messages | selectattr('role', 'equalto', 'system') | list %}"
-    "{% for m in messages if m['role'] != 'system' %}[INST] {% if loop.last and s %}<<SYS>> {{ s[0]['content'] | trim }}"
-    " <</SYS>> {% endif %}{{ m['content'] }} [/INST]{% endfor %}"
+    "{% for m in messages if m['role'] != 'system' %}[INST] {% if loop.last and s %}<<SYS>> "
+    "{{ s[0]['content'] | trim }} <</SYS>> {% endif %}{{ m['content'] }} [/INST]{% endfor %}"
 )
 THINKING = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}"
@@ -166,6 +166,19 @@ def test_what_a_template_leaves_out_is_no_unit_and_is_told(tokenizer):
     prompt = read(tokenizer, messages, units=re.compile("[a-f]"))
     assert prompt.names == ["a", "d", "e", "f"]
     assert prompt.left_out == ("message 1 (assistant): <think>\nb c\n</think>",)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("a \ud83d b", r"the text has a lone surrogate, '\\ud83d' at character 2, .* mend it"),
+        ([USER("a"), USER("\udc80")], "the content of message 1 has a lone surrogate"),
+        ([{"role": "\udfff", "content": "a"}], "the role of message 0 has a lone surrogate"),
+    ],
+)
+def test_half_characters_are_refused_before_a_tokenizer_sees_them(messages, message):
+    with pytest.raises(ValueError, match=message):
+        read(None, messages)
 
 
 def test_a_template_that_cannot_be_followed(tokenizer):

@@ -245,11 +245,26 @@ def test_the_target_is_the_class_of_the_whole_text(tiny):
         ("a b", {"value": "logit_diff", "target": 1, "contrast": 1}, "same class"),
         ({"a"}, {}, "explains a string or a list of messages, got set"),
         ("word " * 400, {}, "tokens and the model's context is"),
+        ("a \ud800", {}, "the text has a lone surrogate"),
+        ("a b", {"target": "\udcff"}, "target has a lone surrogate"),
+        ("a b", {"value": "logit_diff", "contrast": "x\udcff"}, "contrast has a lone surrogate"),
+        ("a b", {"removal": "replace", "replacement": ["a", "\udcff"]}, "replacement has a lone surrogate"),
     ],
 )
 def test_wrong_input(text, options, message, tiny):
     with pytest.raises(ValueError, match=message):
         lenses.text(*tiny, text, **options)
+
+
+@pytest.mark.parametrize("text", ["Bad", "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002"])
+def test_one_unit_has_no_interactions_and_is_told(text, tiny):
+    value_fn = lenses.text(*tiny, text, units="sentence")
+    with pytest.warns(
+        UserWarning, match="one sentence, .* no interactions; take smaller units: units='word' or 'token'"
+    ):
+        assert spex_jax.explain(value_fn, progress=False).exact
+    with pytest.warns(UserWarning, match="one feature, '0', .* divide it"):
+        spex_jax.explain(lambda masks: masks[:, 0] * 2.0, 1, progress=False)
 
 
 def test_tokenizers_and_models_that_do_not_fit(tiny):
