@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.masks import check_unicode
 from spex_jax.lenses.conversation import Passage, check_messages, render
 from spex_jax.lenses.units import Span, assign_tokens, check_spans, find_units
+from spex_jax.masks import check_unicode
 
 __all__ = ["Prompt", "encode", "read_prompt"]
 

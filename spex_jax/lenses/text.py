@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
-from spex_jax.masks import check_unicode
 from spex_jax.lenses import layout
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
 from spex_jax.lenses.answers import Answer, answer_of, own_answer
@@ -18,6 +17,7 @@ from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
+from spex_jax.masks import check_unicode
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["REMOVALS", "text"]
