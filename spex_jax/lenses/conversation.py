@@ -16,7 +16,7 @@ from spex_jax.masks import check_unicode
 __all__ = ["Conversation", "Passage", "check_messages", "render"]
 
 _FIRST_MARK, _MARKS = 0xF0000, 0xFFFE  # the first supplementary private use area, without its noncharacters
-_RENDERINGS = 600  # of the search for characters that a template looks at
+_RENDERINGS = 300  # of the search for characters that a template looks at
 _CONTROL = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\{[^{}]*\}")
 _SHOWN = 60
 
