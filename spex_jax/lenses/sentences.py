@@ -48,7 +48,7 @@ _FREE_STOP = re.compile(r"(?<=\s)\.[\"'\u201d\u2019)]*\s+(?=\S)")
 _NEXT_ITEM = re.compile(
     r"[.!?;]\s+(?=\(?(?:[a-z]|\d{1,2}|[ivx]{1,4})\)\s|[ivx]{2,4}\.\s|[\u00bf\u00a1]|[-\u2013\u2014]\s+[^\W\d_a-z])"
 )
-_NUMBER = re.compile(r"[^\W\d_]{3}\.[\"'\u201d\u2019)]*\s+(?=\d)")
+_NUMBER = re.compile(r"[^\W\d_]{2}\.[\"'\u201d\u2019)]*\s+(?=\d)")
 _LOWER_STOP = re.compile(r"\.[\"'\u201d\u2019)\]]*\s+(?=\S)")
 
 _CLOSING = "\"'\u201d\u2019\u201c\u2018)]}\u00bb\u00ab\u203a\u300d\u300f\uff09\u300b\u3011"
@@ -184,9 +184,12 @@ def _is_abbreviation(core: str, following: str) -> bool:
         return False
     if _is_caseless(token):
         return bool(_ARABIC.match(token))
-    previous = core.removesuffix(token + ".").split()
-    a_thing = bool(previous) and previous[-1].lower() in abbreviations.BEFORE_LETTER and not digit
-    return not a_thing and word not in abbreviations.STARTERS
+    previous = [word.lower() for word in core.removesuffix(token + ".").split()]
+    if previous and previous[-1] in ("is", "was", "are", "were", "be"):  # "the answer is B", and "this is J. Smith"
+        lettered = not abbreviations.BEFORE_LETTER.isdisjoint(previous)
+    else:
+        lettered = bool(previous) and previous[-1] in abbreviations.BEFORE_LETTER
+    return (digit or not lettered) and word not in abbreviations.STARTERS
 
 
 def sentence_borders(text: str) -> list[int]:
