@@ -10,7 +10,7 @@ def _listed(words: str) -> frozenset[str]:
 # No sentence ends with these.
 NEVER = _listed(
     """
-    mr mrs ms messrs dr drs prof profs figs eqs eqn eqns secs refs vols vs cf viz approx esp incl e.g i.e eg bzw
+    v mr mrs ms messrs dr drs prof profs figs eqs eqn eqns secs refs vols vs cf viz approx esp incl e.g i.e eg bzw
     ca vgl ggf evtl inkl exkl zzgl bspw sog geb gest z.b d.h u.a i.d.r o.g s.o s.u v.a mme mmes mlle mlles sra
     srta srtas sres sras uds dott др ул гн डॉ डा प्रो श्री रु कु सं
     """

@@ -7,7 +7,7 @@ import unicode_segmentation_rs
 
 from spex_jax.lenses import abbreviations
 
-__all__ = ["BLOCK_TAG", "TAG", "sentence_borders"]
+__all__ = ["BLOCK_TAG", "TAG", "ends_before", "sentence_borders"]
 
 TAG = r"</?[A-Za-z][A-Za-z0-9-]*(?:\s[^<>]*)?/?>"
 _BLOCKS = (
@@ -85,12 +85,17 @@ _REPORTED = re.compile(
 )
 
 
+def ends_before(tag: str) -> bool:
+    """Whether a tag belongs to what stands before it, as those that close and line breaks do."""
+    return tag.startswith("</") or _VOID.match(tag) is not None
+
+
 def _hidden(text: str) -> str:
     """The text with what must not be read as punctuation of a sentence covered, character for character."""
 
     text = text.replace("&nbsp;", " " * 6)
     text = _CITATION.sub(lambda match: ")" * len(match.group()), text)
-    text = _ONE_TAG.sub(lambda match: (")" if match.group()[1] == "/" else "(") * len(match.group()), text)
+    text = _ONE_TAG.sub(lambda match: (")" if ends_before(match.group()) else "(") * len(match.group()), text)
     text = _ADDRESS.sub(lambda match: _CASELESS * len(match.group()), text)
     text = _DATE.sub(lambda match: match.group().replace(".", ","), text)
     return _ELLIPSIS.sub(".", text)
@@ -113,7 +118,7 @@ def _hard_borders(text: str) -> set[int]:
     for run in _TAGS.finditer(text):
         tags = list(_ONE_TAG.finditer(text, *run.span()))
         blocks = [tag for tag in tags if _BLOCK.fullmatch(tag.group())]
-        closing = [tag for tag in blocks if tag.group().startswith("</") or _VOID.match(tag.group())]
+        closing = [tag for tag in blocks if ends_before(tag.group())]
         if closing:
             after = [tag for tag in tags if tag.start() >= closing[-1].end() and tag.group().startswith("</")]
             borders.add((after or closing)[-1].end())

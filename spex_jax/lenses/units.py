@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.lenses.sentences import TAG, sentence_borders
+from spex_jax.lenses.sentences import TAG, ends_before, sentence_borders
 from spex_jax.lenses.words import word_borders
 
 __all__ = ["UNITS", "Span", "assign_tokens", "check_spans", "find_units"]
@@ -26,8 +26,9 @@ def _only_punctuation(piece: str) -> bool:
 
 def _opens(piece: str) -> bool:
     """Whether punctuation belongs to what comes after it."""
-    if _TAG.match(piece):
-        return not piece.startswith("</")
+    tag = _TAG.match(piece)
+    if tag:
+        return not ends_before(tag.group())
     return all(unicodedata.category(character) in ("Ps", "Pi") for character in piece)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import budoux
 import unicode_segmentation_rs
 
-from spex_jax.lenses.sentences import BLOCK_TAG, TAG
+from spex_jax.lenses.sentences import BLOCK_TAG, TAG, ends_before
 
 __all__ = ["word_borders"]
 
@@ -76,7 +76,7 @@ def _in_run(run: str, language: str | None) -> set[int]:
             cuts |= {place, place + len(part)}
         place += len(part)
     for tag in _BLOCK.finditer(run):
-        cuts.add(tag.end() if tag.group().startswith("</") else tag.start())
+        cuts.add(tag.end() if ends_before(tag.group()) else tag.start())
     return (cuts & standard) - {0, len(run)}
 
 
