@@ -144,7 +144,7 @@ def read_outputs(
     check_nonfinite(nonfinite)
     value_fn, asked = question(value_fn, n, several=several, **arguments)
     if value_fn.n == 1:
-        warnings.warn(_of_one_feature(value_fn), UserWarning, stacklevel=3)
+        warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
     if nonfinite == "keep" and not asked.method.from_any_masks:
         raise ValueError(
             f"method {asked.settings['method']!r} needs the values of all its masks; use nonfinite='raise'"
@@ -188,7 +188,7 @@ def read_outputs(
     ]
 
 
-def _of_one_feature(value_fn: ValueFunction) -> str:
+def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
     """The warning that one feature has no interactions, and what has more."""
     larger = ("document", "turn", "paragraph", "line", "sentence", "word", "token")
     units = value_fn.details.get("units")
@@ -196,7 +196,7 @@ def _of_one_feature(value_fn: ValueFunction) -> str:
     if units in larger[:-1]:
         remedy = "take smaller units: units=" + " or ".join(map(repr, larger[larger.index(units) + 1 :]))
     return (
-        f"there is one {units if units in larger else 'feature'}, {value_fn.names[0]!r:.60}, and one alone has an "
+        f"there is one {units if units in larger else 'feature'}, {name!r:.60}, and one alone has an "
         f"effect but no interactions; {remedy}"
     )
 

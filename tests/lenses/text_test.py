@@ -256,17 +256,6 @@ def test_wrong_input(text, options, message, tiny):
         lenses.text(*tiny, text, **options)
 
 
-@pytest.mark.parametrize("text", ["Bad", "\u4eca\u5929\u5929\u6c14\u5f88\u597d\u3002"])
-def test_one_unit_has_no_interactions_and_is_told(text, tiny):
-    value_fn = lenses.text(*tiny, text, units="sentence")
-    with pytest.warns(
-        UserWarning, match="one sentence, .* no interactions; take smaller units: units='word' or 'token'"
-    ):
-        assert spex_jax.explain(value_fn, progress=False).exact
-    with pytest.warns(UserWarning, match="one feature, '0', .* divide it"):
-        spex_jax.explain(lambda masks: masks[:, 0] * 2.0, 1, progress=False)
-
-
 def test_tokenizers_and_models_that_do_not_fit(tiny):
     class Slow:
         def __call__(self, text, **_):
