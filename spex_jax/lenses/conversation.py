@@ -7,6 +7,7 @@ for. A rendering counts only if all around the marks is as it was.
 
 import bisect
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -154,6 +155,9 @@ class _Marking:
           ValueError: a message has none although it has letters.
         """
         everything = [[*self._candidates(message)] for message in range(len(self.contents))]
+        if sum(len(choices[0]) for choices in everything if choices) > len(self._marks):
+            # Not every character of a tag would have a mark, and one without may be what the template looks for.
+            everything = [choices[1:] or choices for choices in everything]
         first = self._thinned([mark for choices in everything for mark in (choices or [[]])[0]])
         if self.places(first) is not None:
             return first
@@ -162,7 +166,9 @@ class _Marking:
             chosen = next((choice for choice in choices if self.places(self._thinned(choice)) is not None), None)
             if chosen is None and choices:
                 chosen = self._search(choices[0])
-            if len(choices) > 1 and not chosen:  # not only tags, which a template may take for its own
+            if (
+                _CONTROL.sub("", self.contents[message]).strip() and not chosen
+            ):  # not only tags, which a template may take for its own
                 raise ValueError(self._reason(message))
             found += chosen or []
         found = self._thinned(found)
@@ -181,16 +187,16 @@ class _Marking:
         return [marks for marks in sets if marks]
 
     def _thinned(self, marked: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """No more than there are marks, both ends of each message with them."""
+        """No more than there are marks, but for those at both ends of messages and of what is not marked in them."""
         if len(marked) <= len(self._marks):
             return marked
-        step = -(-len(marked) // (len(self._marks) - 2 * len(self.contents)))
-        kept = {
-            mark
-            for i, mark in enumerate(marked)
-            if i % step == 0 or mark[0] != marked[i - 1][0] or i + 1 == len(marked) or mark[0] != marked[i + 1][0]
-        }
-        return [mark for mark in marked if mark in kept]
+        ends = {0, len(marked) - 1}
+        for i, ((message, left), (other, right)) in enumerate(itertools.pairwise(marked)):
+            if message != other or self.contents[message][left + 1 : right].strip():
+                ends |= {i, i + 1}
+        step = -(-len(marked) // max(1, len(self._marks) - len(ends)))
+        kept = sorted(ends.union(range(0, len(marked), step)))
+        return [marked[i] for i in kept[: len(self._marks)]]
 
     def _search(self, marks: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Those of a message's characters that the template does not look at, by halving."""

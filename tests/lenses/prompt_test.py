@@ -6,6 +6,7 @@ import pytest
 from models.directories import write_word_tokenizer
 from transformers import AutoTokenizer
 
+from spex_jax.lenses import conversation
 from spex_jax.lenses.conversation import render
 from spex_jax.lenses.prompt import read_prompt
 
@@ -158,6 +159,23 @@ def test_messages_are_where_the_template_writes_them(template, messages, expecte
     for number, (place, wanted) in enumerate(zip(places, expected, strict=True)):
         wanted = (number, wanted) if isinstance(wanted, str) else wanted
         assert place == wanted if len(wanted) == 3 else (place[0], place[2]) == wanted
+
+
+def test_a_character_that_the_template_looks_for_is_left_as_it_is(tokenizer):
+    tokenizer.chat_template = "{% for m in messages %}{{ 'Q: ' if '?' in m['content'] }}{{ m['content'] }}|{% endfor %}"
+    found = render(tokenizer, [USER("What?"), USER("Is it so? Yes")])
+    assert found.text == "Q: What?|Q: Is it so? Yes|"
+    assert [passage.span for passage in found.passages] == [(3, 8), (12, 25)]
+    assert found.left_out == ()
+
+
+def test_long_conversations_have_fewer_marks_than_characters(tokenizer, monkeypatch):
+    monkeypatch.setattr(conversation, "_MARKS", 15)
+    tokenizer.chat_template = THINKING
+    messages = [USER("one two three " * 9), ASSISTANT("<think>four</think>" + "five six " * 9), USER("seven " * 20)]
+    found = render(tokenizer, messages)
+    shown = [found.text[slice(*passage.span)] for passage in found.passages]
+    assert shown == [messages[0]["content"], "five six " * 9, messages[2]["content"]]
 
 
 def test_what_a_template_leaves_out_is_no_unit_and_is_told(tokenizer):
