@@ -5,6 +5,7 @@ mathematics meet.
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,6 +89,9 @@ def explain(
         alpha, sampling; "kernel_shap": sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order,
         sampling.
 
+    Warns:
+      UserWarning: there is one feature, so that there are no interactions.
+
     Raises:
       ValueError: options that do not fit, a budget below the least, values that are not finite, a table where a value
         function is needed, or a store that is damaged, in use or of another value function.
@@ -139,6 +143,8 @@ def read_outputs(
     """
     check_nonfinite(nonfinite)
     value_fn, asked = question(value_fn, n, several=several, **arguments)
+    if value_fn.n == 1:
+        warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
     if nonfinite == "keep" and not asked.method.from_any_masks:
         raise ValueError(
             f"method {asked.settings['method']!r} needs the values of all its masks; use nonfinite='raise'"
@@ -180,6 +186,19 @@ def read_outputs(
         )
         for output in (range(columns.shape[1]) if which is None else which)
     ]
+
+
+def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
+    """The warning that one feature has no interactions, and what has more."""
+    larger = ("document", "turn", "paragraph", "line", "sentence", "word", "token")
+    units = value_fn.details.get("units")
+    remedy = "divide it: smaller units, a finer grid, more groups or columns"
+    if units in larger[:-1]:
+        remedy = "take smaller units: units=" + " or ".join(map(repr, larger[larger.index(units) + 1 :]))
+    return (
+        f"there is one {units if units in larger else 'feature'}, {name!r:.60}, and one alone has an "
+        f"effect but no interactions; {remedy}"
+    )
 
 
 class _EngineOfARun:

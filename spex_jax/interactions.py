@@ -105,11 +105,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The stored value of a set, or `default`."""
-        try:
-            position = self._position.get(self._key(key))
-        except KeyError:
-            return default
-        return default if position is None else float(self._values[position])
+        return self[key] if key in self else default
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """The stored sets, by size and then in order."""
@@ -292,14 +288,14 @@ def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
     """One name per feature; numbers where none are given.
 
     Raises:
-      ValueError: the number of names is not n.
+      ValueError: the number of names is not n, or one has a lone surrogate.
     """
     if names is None:
         return tuple(map(str, range(n)))
     given = (names,) if isinstance(names, str) else tuple(map(str, names))
     if isinstance(names, str) or len(given) != n:
         raise ValueError(f"names must be {n} strings, one for each feature, got {len(given)}: {given!r:.80}")
-    return given
+    return tuple(masks_lib.check_unicode(name, f"name {number}") for number, name in enumerate(given))
 
 
 def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ __all__ = [
     "check_masks",
     "check_not_traced",
     "check_positive",
+    "check_unicode",
     "check_values",
     "check_whole",
     "deduplicate",
@@ -142,6 +143,23 @@ def check_not_traced(caller: str) -> None:
             f"{caller} works on the host, which cannot be traced; call it outside of jax.jit, and not "
             "within a function that scan or another transformation traces"
         )
+
+
+def check_unicode(text: str, what: str) -> str:
+    """A text as it is.
+
+    Raises:
+      ValueError: it has a lone surrogate, half of a character, which can be neither written nor read by a tokenizer.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} has a lone surrogate, {text[error.start]!r} at character {error.start}, which is half of a "
+            "character; mend it where the text is decoded, or by "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
+    return text
 
 
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:

@@ -76,6 +76,7 @@ def test_spex_decodes_a_design(n, options, degree):
         assert "spex, bins 8, degree 5" in str(found)
 
 
+@pytest.mark.filterwarnings("ignore:there is one feature")
 @pytest.mark.parametrize("n", [1, 2, 6, 8])
 def test_the_least_budget_of_spex_does(n):
     budget = least_budget(n, "spex")
@@ -92,6 +93,7 @@ def test_same_seed_same_answer(answer):
     assert not np.array_equal(other.masks, answer.masks)
 
 
+@pytest.mark.filterwarnings("ignore:there is one feature")
 @pytest.mark.parametrize("n", [1, 2, 5, 10])
 def test_few_features_are_asked_completely(n, rng):
     values = oracle.random_game(n, rng)
@@ -266,12 +268,19 @@ def test_the_shipped_model_has_learned_negation(tiny):
 
 @pytest.mark.parametrize(("text", "units"), [("Wonderful!", "word"), ("A dull film with no ideas.", "sentence")])
 def test_one_unit(text, units, tiny):
-    found = explain(spex_jax.lenses.text(*tiny, text, units=units, value="margin"))
+    value_fn = spex_jax.lenses.text(*tiny, text, units=units, value="margin")
+    with pytest.warns(UserWarning, match=f"there is one {units}, .* no interactions; take smaller units: .*'token'"):
+        found = explain(value_fn)
     assert found.exact
     assert len(found.masks) == 2
     empty, full = found.values[np.argsort(found.masks[:, 0])]
     assert found.interactions()[0] == pytest.approx(full - empty)
     assert found.interactions().top(5) == [((0,), pytest.approx(full - empty))]
+
+
+def test_one_feature_is_told():
+    with pytest.warns(UserWarning, match="there is one feature, 'a', .* no interactions; divide it"):
+        explain(lambda masks: masks[:, 0] * 2.0, 1, names=["a"], progress=False)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +351,7 @@ def test_invariance_of_several_outputs_and_of_some_that_fail():
         spex_jax.explain(lambda masks: masks[:, 0], 12, budget=3000, method="spex", nonfinite="keep")
 
 
+@pytest.mark.filterwarnings("ignore:there is one feature")
 @pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("method", ["leave_one_out", "kernel_shap", "lime", "banzhaf", "permutation_shapley"])
 def test_a_surrogate_of_all_masks_stays_a_surrogate(method, n):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from spex_jax.lenses.conversation import Passage, check_messages, render
 from spex_jax.lenses.units import Span, assign_tokens, check_spans, find_units
+from spex_jax.masks import check_unicode
 
 __all__ = ["Prompt", "encode", "read_prompt"]
 
@@ -25,6 +27,7 @@ class Prompt:
       noun: what a unit is called.
       chat: whether a template rendered it.
       begun: whether its first token was added, where the tokenizer itself adds none.
+      left_out: what the chat template leaves out of the messages, with the message that it is of.
     """
 
     text: str
@@ -36,6 +39,7 @@ class Prompt:
     noun: str
     chat: bool
     begun: bool
+    left_out: tuple[str, ...]
 
     @property
     def n(self) -> int:
@@ -60,58 +64,22 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list
     return list(encoded["input_ids"]), [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
 
 
-def _check_messages(messages: Sequence[Any]) -> None:
-    if not messages:
-        raise ValueError("the conversation has no messages; give at least one")
-    for number, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
-            raise ValueError(f'message {number} must be {{"role": ..., "content": ...}}, got {message!r:.80}')
-        if not isinstance(message["content"], str):
+def _in_message(units: Any, content: str, passages: Sequence[Passage]) -> list[Span]:
+    """Where spans of the only message that is not protected are in the prompt."""
+    found = []
+    for left, right in check_spans(units, len(content), "units="):
+        piece = content[left:right]
+        first, last = left + len(piece) - len(piece.lstrip()), left + len(piece.rstrip())
+        for passage in passages:
+            if passage.first <= first < last <= passage.last:
+                found.append((passage.places[first - passage.first], passage.places[last - passage.first]))
+                break
+        else:
             raise ValueError(
-                f"the content of message {number} must be a string, got {type(message['content']).__name__}; "
-                "pictures and tool calls are not supported"
+                f"the span {(left, right)} of units= is {piece!r:.60}, which the chat template leaves out or cuts; "
+                "give spans of what is in the prompt"
             )
-
-
-def _render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> tuple[str, list[Span]]:
-    """A conversation as its chat template writes it, and where the content of every message is.
-
-    The template is run twice, the second time with contents that occur nowhere else: what stands between them is the
-    template's. A template that looks into the contents is searched for them instead.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError("the tokenizer has no chat template; give a text instead of messages")
-
-    def rendered(contents: Sequence[str]) -> str:
-        given = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
-        try:
-            return tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
-        except ImportError as error:
-            raise ImportError("chat templates need jinja2; pip install 'spex-jax[hf]'") from error
-        except Exception as error:  # what a template raises is its own
-            raise ValueError(f"the chat template refuses these messages: {error}") from error
-
-    contents = [message["content"] for message in messages]
-    text = rendered(contents)
-    marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
-    template = re.split("|".join(marks), rendered(marks))
-    if len(template) == len(messages) + 1:
-        for chosen in (contents, [content.strip() for content in contents]):
-            pieces = [piece for pair in zip(template, [*chosen, ""], strict=True) for piece in pair]
-            if "".join(pieces) == text:
-                ends = np.cumsum([len(piece) for piece in pieces])
-                return text, [(int(ends[2 * i]), int(ends[2 * i + 1])) for i in range(len(messages))]
-    spans, cursor = [], 0
-    for number, content in enumerate(contents):
-        start = text.find(content.strip(), cursor)
-        if start < 0:
-            raise ValueError(
-                f"the chat template changes the text of message {number}, so that its words cannot be found in the "
-                "prompt; render the conversation yourself and give the text with within="
-            )
-        cursor = start + len(content.strip())
-        spans.append((start, cursor))
-    return text, spans
+    return found
 
 
 def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
@@ -123,6 +91,7 @@ def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
         return check_spans(parts, len(text), "within=")
     found = []
     for part in parts:
+        check_unicode(part, "a part of within=")
         places = [
             start + match.start()
             for start, end in ranges
@@ -161,21 +130,22 @@ def read_prompt(
     """
     chat = not isinstance(text_or_messages, str)
     labels: list[str] = []
+    passages: list[Passage] = []
+    left_out: list[str] = []
     if chat:
         if not isinstance(text_or_messages, Sequence):
             raise ValueError(
                 f"the text lens explains a string or a list of messages, got {type(text_or_messages).__name__}"
             )
-        _check_messages(text_or_messages)
-        text, turns = _render(tokenizer, text_or_messages)
-        open_turns = [
-            (span, message["role"])
-            for span, message in zip(turns, text_or_messages, strict=True)
-            if message["role"] not in protect
-        ]
-        ranges, labels = [span for span, _ in open_turns], [role for _, role in open_turns]
+        check_messages(text_or_messages)
+        roles = [message["role"] for message in text_or_messages]
+        conversation = render(tokenizer, text_or_messages)
+        text = conversation.text
+        passages = [passage for passage in conversation.passages if roles[passage.message] not in protect]
+        left_out = [f"message {number} ({roles[number]}): {part}" for number, part in conversation.left_out]
+        ranges, labels = [passage.span for passage in passages], [roles[passage.message] for passage in passages]
     else:
-        text, ranges = text_or_messages, [(0, len(text_or_messages))]
+        text, ranges = check_unicode(text_or_messages, "the text"), [(0, len(text_or_messages))]
     if within is not None:
         ranges = _within(text, within, ranges)
     elif units == "document":
@@ -190,15 +160,13 @@ def read_prompt(
     given = not isinstance(units, str | re.Pattern)
     noun = units if isinstance(units, str) else "phrase"
     if given and chat:
-        if len(ranges) != 1 or within is not None:
+        opened = [message["content"] for message in text_or_messages if message["role"] not in protect]
+        if len(opened) != 1 or within is not None:
             raise ValueError(
                 "spans count the characters of a text, or of the only message that is not protected; here "
-                f"{len(ranges)} are not: give a regex or within= instead, or protect= roles"
+                f"{len(opened)} are not: give a regex or within= instead, or protect= roles"
             )
-        content = next(m["content"] for m in text_or_messages if m["role"] not in protect)
-        start = ranges[0][0] - content.find(text[slice(*ranges[0])])  # a template may strip the content
-        inside = check_spans(units, len(content), "units=")
-        spans = check_spans([(start + left, start + right) for left, right in inside], len(text), "units=")
+        spans = check_spans(_in_message(units, opened[0], passages), len(text), "units=")
     elif given:
         spans = check_spans(units, len(text), "units=")
     else:
@@ -228,4 +196,5 @@ def read_prompt(
         noun=noun,
         chat=chat,
         begun=begun,
+        left_out=tuple(left_out),
     )

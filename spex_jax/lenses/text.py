@@ -17,7 +17,7 @@ from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
-from spex_jax.masks import check_whole
+from spex_jax.masks import check_unicode, check_whole
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["REMOVALS", "text"]
@@ -109,10 +109,12 @@ def text(
       tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
       text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
         messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
-        writes is always kept.
-      units: "token", "word" (a run between white space, with its punctuation), "sentence", "line", "paragraph",
-        "turn" (a message), "document" (each text of `within`), a compiled regular expression, or spans
-        [(start, end), ...] of the text, or of the one message that is not protected.
+        writes is always kept; what it leaves out of the messages is no unit, and is in details["left_out"].
+      units: "token"; "word" (a run between white space, with its punctuation; of scripts that write no spaces the
+        words of Chinese and Thai, the phrases of Japanese, grapheme clusters of others); "sentence" (see
+        `sentences.sentence_borders`); "line"; "paragraph"; "turn" (a message); "document" (each text of `within`); a
+        compiled regular expression; or spans [(start, end), ...] of the text, or of the one message that is not
+        protected.
       removal: what becomes of a removed unit. "mask": every token becomes the tokenizer's mask token (else its pad or
         unk token). "attention": no other position sees it, in any layer, and nothing is read from it; the others keep
         their positions. "delete": the text is shorter. "replace": `replacement` stands in its place.
@@ -129,13 +131,14 @@ def text(
 
     Raises:
       ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class
-        or has no tokens, spans that overlap or leave the text, a unit with no tokens.
+        or has no tokens, spans that overlap or leave the text, a unit with no tokens, a lone surrogate.
     """
     if removal not in REMOVALS:
         raise ValueError(f"unknown removal {removal!r}; expected one of {', '.join(REMOVALS)}")
     if (replacement is not None) != (removal == "replace"):
         raise ValueError(f"removal 'replace' needs replacement=, and only it does; got removal {removal!r}")
     check_value(value, contrast)
+    _check_texts({"target": target, "contrast": contrast, "replacement": replacement})
     if not callable(model):
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
     shared = as_pytree(model)
@@ -187,6 +190,7 @@ def text(
             "removal": removal,
             "value": value,
             **({"own_target": True} if target is None else {}),
+            **({"left_out": list(prompt.left_out)} if prompt.left_out else {}),
             **chosen,
         },
     )
@@ -206,6 +210,14 @@ def _check_ids(model: Any, tokenizer: Any, ids: Sequence[int] | np.ndarray, role
             f"{role} uses the token {name!r} of id {outside}, and the model embeds ids from 0 to {size - 1}: it does "
             "not know this token. Leave it out, or use the tokenizer that belongs to the model"
         )
+
+
+def _check_texts(given: Mapping[str, Any]) -> None:
+    """Raises ValueError where a text, or one of a list, has a lone surrogate."""
+    for role, value in given.items():
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, str):
+                check_unicode(part, role)
 
 
 def _answer(

@@ -4,59 +4,67 @@ import bisect
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from spex_jax.lenses.sentences import TAG, ends_before, sentence_borders
+from spex_jax.lenses.words import word_borders
 
 __all__ = ["UNITS", "Span", "assign_tokens", "check_spans", "find_units"]
 
 Span = tuple[int, int]
 UNITS = ("token", "word", "sentence", "line", "paragraph", "turn", "document")
 
-_SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|\n+")
-_NO_END = re.compile(r"(?:\b(?:mr|mrs|ms|dr|prof|st|vs|etc|e\.g|i\.e|no|jr|sr)|\b[a-z])\.$", re.IGNORECASE)
+_TAG = re.compile(TAG, re.IGNORECASE)
 
 
 def _only_punctuation(piece: str) -> bool:
-    return all(unicodedata.category(character)[0] in "PCZ" for character in piece)
+    return all(unicodedata.category(character)[0] in "PCZ" for character in _TAG.sub("", piece))
 
 
-def _words(text: str) -> list[Span]:
-    """Runs of characters that are no white space; a run of punctuation alone belongs to the word before it, or else
-    after it.
+def _opens(piece: str) -> bool:
+    """Whether punctuation belongs to what comes after it."""
+    tag = _TAG.match(piece)
+    if tag:
+        return not ends_before(tag.group())
+    return all(unicodedata.category(character) in ("Ps", "Pi") for character in piece)
+
+
+def _joined(text: str, pieces: Iterable[Span]) -> list[Span]:
+    """Pieces without the white space around them; those of punctuation alone belong to the one before, or else after:
+    after too where they open what touches them.
     """
     spans: list[Span] = []
     leading: int | None = None
-    for match in re.finditer(r"\S+", text):
-        start, end = match.span()
-        if _only_punctuation(match.group()):
-            if spans:
+    for start, end in pieces:
+        piece = text[start:end].strip()
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        end = start + len(piece)
+        if not piece:
+            continue
+        if _only_punctuation(piece):
+            touches = end < len(text) and not text[end].isspace()
+            if spans and leading is None and not (touches and _opens(piece)):
                 spans[-1] = (spans[-1][0], end)
             elif leading is None:
                 leading = start
             continue
         spans.append((start if leading is None else leading, end))
         leading = None
+    if leading is not None and spans:
+        spans[-1] = (spans[-1][0], len(text.rstrip()))
     return spans
+
+
+def _words(text: str) -> list[Span]:
+    return _joined(text, word_borders(text))
 
 
 def _sentences(text: str) -> list[Span]:
-    """Ends at . ! ? and at line breaks, but not after initials and common abbreviations."""
-    spans: list[Span] = []
-    start = 0
-    for match in [*_SENTENCE_END.finditer(text), None]:
-        end = len(text) if match is None else match.end()
-        if match is not None and "\n" not in match.group() and _NO_END.search(text[start : match.end()]):
-            continue
-        piece = text[start:end]
-        if piece.strip() and not _only_punctuation(piece.strip()):
-            left = start + len(piece) - len(piece.lstrip())
-            spans.append((left, start + len(piece.rstrip())))
-        elif piece.strip() and spans:
-            spans[-1] = (spans[-1][0], start + len(piece.rstrip()))
-        start = end
-    return spans
+    borders = sentence_borders(text)
+    return _joined(text, zip([0, *borders], [*borders, len(text)], strict=True))
 
 
 def _pieces(text: str, separator: str) -> list[Span]:
@@ -107,7 +115,7 @@ def find_units(text: str, units: Any, offsets: Sequence[Span], ranges: Sequence[
 
     Args:
       text: the text.
-      units: "token" (one of the model's tokens), "word" (a run between white space, with its punctuation), "sentence",
+      units: "token" (one of the model's tokens), "word" (see `words.word_borders`; with its punctuation), "sentence",
         "line", "paragraph" (between empty lines), "turn" or "document" (each of `ranges`); or a compiled regular
         expression, every match of which is one.
       offsets: spans of the tokens, (0, 0) for special ones; "token" takes its spans from them.

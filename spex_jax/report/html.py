@@ -121,6 +121,7 @@ def _facts(view: View) -> str:
         facts.append(f"test point {e.details['test_point']}")
     if e.details.get("removal") is not None:
         facts.append(f"removal: {e.details['removal']}")
+    facts += [f"left out by the chat template: {part}" for part in e.details.get("left_out", ())]
     facts.append(f"{index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
     return escape(" \u00b7 ".join(facts))
 

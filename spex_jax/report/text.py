@@ -41,6 +41,7 @@ def to_text(explanation: Any, top: int = 10) -> str:
             f"{details['value']} of {details['target']!r}{value}; "
             f"{counted(explanation.n, details['units'])}, removal {details['removal']!r}"
         )
+        lines += [f"left out by the chat template: {part}" for part in details.get("left_out", ())]
     if "test_point" in details:
         target = f" of class {details['target']}" if "target" in details else ""
         units = counted(explanation.n, details["units"])

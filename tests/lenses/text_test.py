@@ -49,7 +49,7 @@ def test_words(text, expected):
         ("It is good. I liked it! Did you?", ["It is good.", "I liked it!", "Did you?"]),
         ("Mr. Smith met J. Doe. Fine", ["Mr. Smith met J. Doe.", "Fine"]),
         ("it cost 3.50 in all . no more", ["it cost 3.50 in all .", "no more"]),
-        ('"Really?" he said.\nYes', ['"Really?"', "he said.", "Yes"]),
+        ('"Really?" he said.\nYes', ['"Really?" he said.', "Yes"]),
         ("one ... !!", ["one ... !!"]),
         ("...", []),
     ],
@@ -245,6 +245,10 @@ def test_the_target_is_the_class_of_the_whole_text(tiny):
         ("a b", {"value": "logit_diff", "target": 1, "contrast": 1}, "same class"),
         ({"a"}, {}, "explains a string or a list of messages, got set"),
         ("word " * 400, {}, "tokens and the model's context is"),
+        ("a \ud800", {}, "the text has a lone surrogate"),
+        ("a b", {"target": "\udcff"}, "target has a lone surrogate"),
+        ("a b", {"value": "logit_diff", "contrast": "x\udcff"}, "contrast has a lone surrogate"),
+        ("a b", {"removal": "replace", "replacement": ["a", "\udcff"]}, "replacement has a lone surrogate"),
     ],
 )
 def test_wrong_input(text, options, message, tiny):
