@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"files", "indices", "memo", "threads", "timing", "version"}
+LEAVES = {"files", "indices", "memo", "precision", "threads", "timing", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -21,8 +21,8 @@ ALLOWED = {
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum"},
     "optimize": {"walsh", "masks", "spectrum"},
-    "spex": {"walsh", "masks", "spectrum", "threads"},
-    "proxyspex": {"walsh", "masks", "packed", "interactions", "spectrum", "files", "threads", "spex"},
+    "spex": {"walsh", "masks", "spectrum", "precision", "threads"},
+    "proxyspex": {"walsh", "masks", "packed", "interactions", "spectrum", "files", "precision", "threads", "spex"},
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
@@ -42,7 +42,7 @@ ALLOWED = {
     "invariance": {"masks", "evaluate"},
     "models": set(),
     "lenses": {"masks", "interactions", "engine", "evaluate", "identity", "models"},
-    "baselines": {"walsh", "masks", "spectrum", "evaluate", "lenses"},
+    "baselines": {"walsh", "masks", "spectrum", "precision", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
     "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
     "estimate": {"evaluate", "lenses", "question"},
