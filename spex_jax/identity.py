@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.memo import ArrayMemo
 
 __all__ = ["fingerprint"]
@@ -21,6 +22,7 @@ def _digest(leaf: Any) -> bytes:
 _digest_once = ArrayMemo(_digest)  # a model is hashed once for many texts
 
 
+@own_settings()
 def fingerprint(fn: Any) -> str | None:
     """A hash of a pytree function: its type, static fields, arrays with their dtypes, and JAX's precision settings.
 

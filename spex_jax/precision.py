@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from spex_jax.jax_settings import own_settings
+
 __all__ = ["compiled", "precision_of_models"]
 
 # What JAX was told outside of the outermost program that is being traced, as a tuple of one; None outside of any. It is
@@ -32,7 +34,7 @@ def compiled(function: Callable[..., Any] | None = None, /, **options: Any) -> A
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
         outside = _OUTSIDE.value or (jax.config.values["jax_default_matmul_precision"],)
-        with _OUTSIDE(outside), jax.default_matmul_precision("highest"):
+        with own_settings(), _OUTSIDE(outside), jax.default_matmul_precision("highest"):
             return function(*args, **kwargs)
 
     return jax.jit(traced, **options)

@@ -16,6 +16,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data import WATCHED, are_classes
 from spex_jax.masks import check_whole
@@ -123,6 +124,7 @@ def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Arr
         return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
 
 
+@own_settings()
 def influence(
     value_fn: Any, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
 ) -> Spectrum | list[Spectrum]:
@@ -174,7 +176,7 @@ def influence(
         warnings.warn(
             f"conjugate gradients left {100 * unsolved:.0f}% of a gradient: where the Hessian has negative eigenvalues "
             f"(the training has not ended), damping must exceed them, it is {damping}; or give more iterations",
-            stacklevel=2,
+            stacklevel=3,
         )
     return _spectra(fn, effects, params, value_fn.n)
 
@@ -204,6 +206,7 @@ def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax
     return tests @ solved, jax.nn.sigmoid(-margins)
 
 
+@own_settings()
 def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
     """Random projections of the gradients of the margin, as in TRAK (Park et al. 2023,
     https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.value_function import ValueFunction
 
 __all__ = ["REMOVALS", "VALUES", "tabular"]
@@ -70,6 +71,7 @@ def _groups(groups: Any, names: Sequence[str] | None, columns: int) -> tuple[np.
     return group, None if names is None else list(names)
 
 
+@own_settings()
 def tabular(
     predict_fn: Callable[[Any], Any],
     row: Any,

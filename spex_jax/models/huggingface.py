@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.models.architectures import ARCHITECTURES, class_names
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
@@ -70,6 +71,7 @@ def _tokenizer(folder: pathlib.Path, vocab_size: int) -> Any:
     return tokenizer
 
 
+@own_settings()
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Encoder | Decoder, Any]:
