@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import jax
 
-__all__ = ["own_settings"]
+__all__ = ["in_float32", "own_settings"]
 
 
 @contextlib.contextmanager
@@ -17,4 +17,13 @@ def own_settings() -> Iterator[None]:
     others enters this context there.
     """
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.transfer_guard("allow"):
+        yield
+
+
+@contextlib.contextmanager
+def in_float32() -> Iterator[None]:
+    """The same for the mathematics on the device, which is written for float32 and gives the same bits under
+    `jax_enable_x64`. No model is called in it.
+    """
+    with own_settings(), jax.enable_x64(False):
         yield

@@ -1,16 +1,24 @@
 """Answers on a device that rounds factors, against those in float32: spectra, Shapley values, variances, verdicts."""
 
 import functools
+import importlib
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import oracle
 import pytest
 from accelerator import accelerator, rms
+from lenses.retraining_data import CLASSES, WIDTH, clouds
 
 import spex_jax
 import spex_jax.methods
+from spex_jax import baselines
 from spex_jax.masks import all_masks
 from spex_jax.walsh import walsh_hadamard
+
+influence = importlib.import_module("spex_jax.baselines.influence")  # the package has a function of this name
 
 N, BUDGET = 11, 178  # 128 masks to fit, 50 held out
 MASKS = all_masks(N)
@@ -127,3 +135,121 @@ def test_answers_are_those_of_float32(name, method, kind, function, truth, in_fl
     with accelerator(kind):
         rounded = answers(values, method, METHODS[method])
     compare(in_float32(name, method), rounded, exact)
+
+
+def effects(spectrum):
+    """Of the units of an additive spectrum."""
+    return -2 * spectrum.coefficients_at(np.eye(spectrum.n, dtype=bool))
+
+
+def multilinear(values):
+    """The extension of a function to masks of floats that is linear in each of them."""
+    coefficients = jnp.asarray(walsh_hadamard(values) / 2**N, jnp.float32)
+
+    def fn(masks):
+        signs = 1 - 2 * masks.astype(jnp.float32)
+        return (jnp.where(MASKS, signs[:, None, :], 1.0).prod(axis=2) * coefficients).sum(axis=1)
+
+    return spex_jax.ValueFunction(fn, N, on_device=True, relaxed=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_are_those_of_float32(name, kind, function, truth):
+    values = function(name)
+    exact = {
+        "attribution_patching": values[-1] - values[-1 - 2 ** np.arange(N)],  # leaving one out
+        "integrated_gradients": truth(name)["shapley"],
+    }
+    for method, expected in exact.items():
+        attribute = functools.partial(getattr(baselines, method), multilinear(values), progress=False)
+        plain = effects(attribute())
+        with accelerator(kind):
+            rounded = effects(attribute())
+        assert rms(plain - expected) < 0.1 * rms(expected) + 1e-3
+        assert rms(rounded - expected) <= 2 * rms(plain - expected) + 1e-6 * rms(expected)
+
+
+def product(x, params):
+    """Of a model that states its precision."""
+    return jnp.matmul(x, params, precision="highest")
+
+
+def least_squares(seed, examples=30):
+    """A training of three parameters, and its influence functions in closed form [T, N]."""
+    rng = np.random.default_rng(seed)
+    x, test = rng.normal(size=(examples, 3)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
+    y = (x @ [1.0, -2.0, 0.5] + rng.normal(size=examples)).astype(np.float32)
+    hessian = x.T.astype(float) @ x / examples + 0.1 * np.eye(3)
+    left = x @ np.linalg.solve(hessian, x.T.astype(float) @ y / examples) - y
+    value_fn = spex_jax.lenses.training_data(
+        lambda key: jnp.zeros((3, 1)),
+        lambda params, x: product(x, params),
+        (x, y),
+        (test, np.zeros(4, np.float32)),
+        loss_fn=lambda out, y: 0.5 * (out[:, 0] - y) ** 2,
+        value=lambda out, y: out[:, 0],
+        optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.3)),
+        steps=300,
+    )
+    return value_fn, -(test @ np.linalg.solve(hessian, (x * left[:, None]).T)) / examples
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("solver", ["cg", "exact"])
+def test_influence_is_that_of_float32(solver, kind):
+    for seed in range(5):
+        value_fn, exact = least_squares(seed)
+        attribute = functools.partial(baselines.influence, value_fn, damping=0.1, solver=solver)
+        plain = np.stack([effects(spectrum) for spectrum in attribute()])
+        with accelerator(kind):
+            rounded = np.stack([effects(spectrum) for spectrum in attribute()])
+        assert rms(plain - exact) < 1e-4 * rms(exact)
+        assert rms(rounded - exact) <= 2 * rms(plain - exact) + 1e-6 * rms(exact)
+
+
+SIZE = 12  # of the projections of trak
+
+
+def trak_by_hand(value_fn):
+    """Equation 13 of the paper at the networks of the method, in float64: [T, N]."""
+    fn, params = influence._networks(value_fn, "trak", 2)
+
+    def margins(x, y, weights):
+        logits = np.asarray(x, float) @ weights
+        own = np.take_along_axis(logits, y[:, None], axis=1)
+        others = np.where(np.arange(logits.shape[1]) == y[:, None], 0.0, np.exp(logits))
+        slopes = -others / others.sum(axis=1, keepdims=True)
+        np.put_along_axis(slopes, y[:, None], 1.0, axis=1)
+        return own[:, 0] - np.log(others.sum(axis=1)), np.einsum("bi,bj->bij", x, slopes).reshape(len(x), -1)
+
+    kernels, weights = [], []
+    for network, key in zip(np.asarray(params, float), jax.random.split(jax.random.key(0), 2), strict=True):
+        projection = np.asarray(jax.random.normal(key, (network.size, SIZE)), float) / np.sqrt(SIZE)
+        margin, gradients = margins(np.asarray(fn.x), np.asarray(fn.y), network)
+        phi = gradients @ projection
+        tests = margins(np.asarray(fn.x_test), np.asarray(fn.y_test), network)[1] @ projection
+        gram = phi.T @ phi
+        kernels.append(tests @ np.linalg.solve(gram + 1e-4 * np.trace(gram) / SIZE * np.eye(SIZE), phi.T))
+        weights.append(1 / (1 + np.exp(margin)))
+    return np.mean(kernels, axis=0) * np.mean(weights, axis=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trak_is_that_of_float32(kind):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        value_fn = spex_jax.lenses.training_data(
+            lambda key: 0.5 * jax.random.normal(key, (WIDTH, CLASSES)),
+            lambda params, x: product(x, params),
+            clouds(40, rng),
+            clouds(3, rng),
+            steps=10,
+        )
+        exact = trak_by_hand(value_fn)
+        attribute = functools.partial(baselines.trak, value_fn, size=SIZE, models=2)
+        plain = np.stack([effects(spectrum) for spectrum in attribute()])
+        with accelerator(kind):
+            rounded = np.stack([effects(spectrum) for spectrum in attribute()])
+        assert rms(plain - exact) < 1e-2 * rms(exact)
+        assert rms(rounded - exact) <= 2 * rms(plain - exact) + 1e-6 * rms(exact)

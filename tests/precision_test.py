@@ -8,7 +8,6 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from accelerator import MANTISSA, accelerator, products, unstated
 from lenses.retraining_data import apply, clouds, init
@@ -137,25 +136,6 @@ def test_a_model_in_a_compiled_function_keeps_its_precision(chosen, square):
             assert found.count((HIGHEST, HIGHEST)) == len(found) - (0 if chosen == "highest" else 3 * calls)
             assert set(expected) <= set(found)
         assert choices_of(model, square) == expected[:1]
-
-
-def least_squares_lens(seed, groups=None, **options):
-    """A training of three parameters whose influence functions have a closed form, with products that state theirs."""
-    rng = np.random.default_rng(seed)
-    x, test = rng.normal(size=(30, 3)).astype(np.float32), rng.normal(size=(4, 3)).astype(np.float32)
-    y = (x @ [1.0, -2.0, 0.5] + rng.normal(size=30)).astype(np.float32)
-    return (x, y, test), spex_jax.lenses.training_data(
-        lambda key: jnp.zeros((3, 1)),
-        lambda params, x: jnp.matmul(x, params, precision="highest"),
-        (x, y),
-        (test, np.zeros(4, np.float32)),
-        loss_fn=lambda out, y: 0.5 * (out[:, 0] - y) ** 2,
-        value=lambda out, y: out[:, 0],
-        optimizer=optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.3)),
-        steps=200,
-        groups=groups,
-        **options,
-    )
 
 
 def test_influence_keeps_the_precision_of_the_model():

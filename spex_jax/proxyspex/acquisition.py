@@ -15,7 +15,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.interactions import Interactions
-from spex_jax.jax_settings import own_settings
+from spex_jax.jax_settings import in_float32
 from spex_jax.precision import compiled
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.table import Table, feature_bucket, prepare, row_bucket
@@ -82,7 +82,7 @@ def greedy_information(
     return jax.lax.fori_loop(0, count, choose, start)[3:]
 
 
-@own_settings()
+@in_float32()
 def most_informative(
     masks: np.ndarray, values: np.ndarray, candidates: np.ndarray, count: int, *, seed: int = 0
 ) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spex_jax.jax_settings import own_settings
+from spex_jax.jax_settings import in_float32
 from spex_jax.masks import check_whole
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
@@ -116,7 +116,7 @@ def fit(
                 "an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
             )
         known = {name: options[name] for name in ("max_degree", "max_terms", "seed")}
-        with own_settings():
+        with in_float32():
             return streaming.fit(masks, values, **known, solver=solver or "greedy")
     table = prepare(masks, values, seed)
     if isinstance(table, float):
@@ -177,7 +177,7 @@ class Fit(NamedTuple):
     fitted: Fitted
     share: float
 
-    @own_settings()
+    @in_float32()
     def out_of_fold(self, table: Table) -> np.ndarray:
         """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
         return table.mean + table.scale * self.share * self.fitted.held_out()
@@ -192,7 +192,7 @@ class Fit(NamedTuple):
         return self._replace(spectrum=dataclasses.replace(self.spectrum, variances=variances, covariance_factor=found))
 
 
-@own_settings()
+@in_float32()
 def fit_table(
     table: Table, *, proxy: str, max_degree: int, max_terms: int | None, seed: int, **options: str | None
 ) -> Fit:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from spex_jax import spex
-from spex_jax.jax_settings import own_settings
+from spex_jax.jax_settings import in_float32
 from spex_jax.proxyspex.fit import FITS, check_options, fit
 from spex_jax.proxyspex.table import prepare
 from spex_jax.spectrum import Spectrum
@@ -35,7 +35,7 @@ def fit_and_decode(
     table = prepare(design.masks, answers, seed)
     if isinstance(table, float):
         return smooth(answers)
-    with own_settings():
+    with in_float32():
         fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
         predicted = fitted.held_out()
     predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
