@@ -82,8 +82,9 @@ def trained_network():
 
 
 def decoded():
-    design = spex.design(N, 120, max_degree=3)
-    return spectrum_of(spex.decode(design, function(design.masks)))
+    design = spex.design(20, 600, max_degree=3)
+    found = spex.decode(design, function(design.masks[:, :N]))
+    return found.support, found.coefficients
 
 
 def decoded_residual():
@@ -93,7 +94,7 @@ def decoded_residual():
 
 def explained(**options):
     """With its correction, metrics and validation."""
-    found = spex_jax.explain(function, N, budget=110, progress=False, **options)
+    found = spex_jax.explain(function, N, budget=200, progress=False, **options)
     measured = found.validate(top=2, contexts=16)
     shapley = found.interactions("SV", 1)
     return [shapley[i,] for i in range(N)], found.faithfulness.r2, [row.measured for row in measured.rows]

@@ -185,7 +185,7 @@ def influence(
 def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Of one network: phi(test) (Phi^T Phi)^-1 Phi^T float32 [T, N], and 1 - p of the examples' classes [N]."""
     flat, unravel = ravel_pytree(params)
-    projection = jax.random.normal(key, (len(flat), size)) / np.sqrt(size)
+    projection = jax.random.normal(key, (len(flat), size), jnp.float32) / np.float32(np.sqrt(size))
 
     def features(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
         def one(example: Any) -> tuple[jax.Array, jax.Array]:
