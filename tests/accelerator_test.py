@@ -194,11 +194,18 @@ def least_squares(seed, examples=30):
     return value_fn, -(test @ np.linalg.solve(hessian, (x * left[:, None]).T)) / examples
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("solver", ["cg", "exact"])
-def test_influence_is_that_of_float32(solver, kind):
-    for seed in range(5):
-        value_fn, exact = least_squares(seed)
+# Each training compiles anew: one in the quick tests, five in all.
+TRAININGS = [
+    pytest.param(seed, kind, marks=pytest.mark.slow if seed or kind == "tf32" else [])
+    for kind in KINDS
+    for seed in range(5)
+]
+
+
+@pytest.mark.parametrize(("seed", "kind"), TRAININGS)
+def test_influence_is_that_of_float32(seed, kind):
+    value_fn, exact = least_squares(seed)
+    for solver in influence.SOLVERS:
         attribute = functools.partial(baselines.influence, value_fn, damping=0.1, solver=solver)
         plain = np.stack([effects(spectrum) for spectrum in attribute()])
         with accelerator(kind):
@@ -234,21 +241,20 @@ def trak_by_hand(value_fn):
     return np.mean(kernels, axis=0) * np.mean(weights, axis=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_trak_is_that_of_float32(kind):
-    for seed in range(5):
-        rng = np.random.default_rng(seed)
-        value_fn = spex_jax.lenses.training_data(
-            lambda key: 0.5 * jax.random.normal(key, (WIDTH, CLASSES)),
-            lambda params, x: product(x, params),
-            clouds(40, rng),
-            clouds(3, rng),
-            steps=10,
-        )
-        exact = trak_by_hand(value_fn)
-        attribute = functools.partial(baselines.trak, value_fn, size=SIZE, models=2)
-        plain = np.stack([effects(spectrum) for spectrum in attribute()])
-        with accelerator(kind):
-            rounded = np.stack([effects(spectrum) for spectrum in attribute()])
-        assert rms(plain - exact) < 1e-2 * rms(exact)
-        assert rms(rounded - exact) <= 2 * rms(plain - exact) + 1e-6 * rms(exact)
+@pytest.mark.parametrize(("seed", "kind"), TRAININGS)
+def test_trak_is_that_of_float32(seed, kind):
+    rng = np.random.default_rng(seed)
+    value_fn = spex_jax.lenses.training_data(
+        lambda key: 0.5 * jax.random.normal(key, (WIDTH, CLASSES)),
+        lambda params, x: product(x, params),
+        clouds(40, rng),
+        clouds(3, rng),
+        steps=10,
+    )
+    exact = trak_by_hand(value_fn)
+    attribute = functools.partial(baselines.trak, value_fn, size=SIZE, models=2)
+    plain = np.stack([effects(spectrum) for spectrum in attribute()])
+    with accelerator(kind):
+        rounded = np.stack([effects(spectrum) for spectrum in attribute()])
+    assert rms(plain - exact) < 1e-2 * rms(exact)
+    assert rms(rounded - exact) <= 2 * rms(plain - exact) + 1e-6 * rms(exact)

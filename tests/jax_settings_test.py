@@ -162,6 +162,17 @@ RUNS = {
     "row": row,
     "training": training,
 }
+# What the others share most programs with.
+LONG = (
+    "fit auto",
+    "fit lasso",
+    "fit_many",
+    "train_mlp",
+    "spex residual",
+    "adaptive",
+    "explain spex",
+    "explain proxyspex",
+)
 IN_FLOAT32 = [name for name in RUNS if name.startswith(("fit", "packed", "train_", "spex", "adaptive", "explain"))]
 
 
@@ -173,7 +184,7 @@ def plain(tiny, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:conjugate gradients left")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in RUNS])
 @pytest.mark.parametrize("chosen", SETTINGS)
 def test_answers_are_the_same_under_settings(chosen, name, plain):
     calls, expected = plain
