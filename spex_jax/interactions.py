@@ -105,7 +105,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The stored value of a set, or `default`."""
-        return self[key] if key in self else default
+        position = self._position.get(self._key(key)) if key in self else None
+        return default if position is None else float(self._values[position])
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         """The stored sets, by size and then in order."""

@@ -9,10 +9,11 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"files", "indices", "memo", "threads", "timing", "version"}
+LEAVES = {"files", "indices", "jax_settings", "memo", "threads", "timing", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
+    "precision": {"jax_settings"},
     "walsh": set(),
     "masks": set(),
     "packed": {"masks"},
@@ -22,8 +23,20 @@ ALLOWED = {
     "metrics": {"walsh", "masks", "interactions", "spectrum"},
     "ends": {"masks", "spectrum"},
     "optimize": {"walsh", "masks", "spectrum"},
-    "spex": {"walsh", "masks", "spectrum", "threads"},
-    "proxyspex": {"walsh", "masks", "packed", "interactions", "spectrum", "ends", "files", "threads", "spex"},
+    "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "threads"},
+    "proxyspex": {
+        "walsh",
+        "masks",
+        "packed",
+        "interactions",
+        "spectrum",
+        "ends",
+        "files",
+        "jax_settings",
+        "precision",
+        "threads",
+        "spex",
+    },
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
@@ -37,13 +50,13 @@ ALLOWED = {
     },
     "report": {"files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
     "store": {"masks", "files", "version"},
-    "engine": {"masks", "memo", "identity"},
-    "identity": {"memo"},
+    "engine": {"masks", "jax_settings", "memo", "identity"},
+    "identity": {"jax_settings", "memo"},
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
-    "models": set(),
-    "lenses": {"masks", "interactions", "engine", "evaluate", "identity", "models"},
-    "baselines": {"walsh", "masks", "spectrum", "evaluate", "lenses"},
+    "models": {"jax_settings"},
+    "lenses": {"masks", "interactions", "jax_settings", "engine", "evaluate", "identity", "models"},
+    "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
     "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
     "estimate": {"evaluate", "lenses", "question"},

@@ -105,6 +105,7 @@ CASES = {
         {"max_degree": 3, "most_terms": K, "at_once": 2},
     ),
     "proxyspex.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
+    "proxyspex.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
     "proxyspex.trees.boost": ((*FITS, real(B), mask(n)), {"depth": 3, "most_trees": 8}),
     "proxyspex.walsh_gp.scales.learn_scales": ((KEY, *TABLE, mask(N), mask(n)), {"kernels": R, "rows": 32, "steps": 4}),
     "proxyspex.walsh_gp.posteriors.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
@@ -121,6 +122,7 @@ CASES = {
     ),
     "proxyspex.walsh_gp.posteriors._deviation": ((real(N, K), real(K), real(K, D), real(N, D)), {}),
     "proxyspex.walsh_gp.posteriors.predict": ((SCALES, real(N), real(N, n), real(32, n), mask(n)), {}),
+    "proxyspex.walsh_gp.posteriors.noise_and_rest": ((SCALES, real(1, n), mask(n), real(3, K)), {}),
     "proxyspex.walsh_gp.posteriors.coefficients_of_all_rows": ((*TABLE, mask(K, n), real(K), real(K), real()), {}),
     "proxyspex.walsh_gp.posteriors._draws_together": (
         (KEY, together(SCALES), real(B, N, n), mask(B, n), mask(B, K, n), whole(B)),
@@ -163,6 +165,8 @@ WITH_A_MODEL = {
     "baselines.influence._hessian",
     "baselines.influence._kernel",
     "baselines.influence._losses_along",
+    "baselines.influence._trained",
+    "baselines.influence._values",
     "models.components.record",
     "models.decoder._continue",
 }
@@ -305,6 +309,8 @@ def test_gradients_of_trainings_lower_for_tpu_and_cuda():
     params = jax.eval_shape(init, KEY)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     baseline = importlib.import_module("spex_jax.baselines.influence")
+    check_lowering(baseline._trained, fn, mask(1, 20))
+    check_lowering(baseline._values, fn, together(params))
     check_lowering(baseline._gradients_of_values, fn, params)
     check_lowering(baseline._hessian, fn, params)
     check_lowering(baseline._by_conjugate_gradients, fn, params, real(4, size), real(), iterations=5)

@@ -51,7 +51,7 @@ def _effects(value_fn: Any, shares: np.ndarray, options: dict[str, Any]) -> Spec
         raise ValueError(
             "value 'accuracy' is constant between its jumps and has no gradient; use 'logit_diff' or 'loss'"
         )
-    fn = _Gradient(as_pytree(value_fn.fn), jnp.asarray(shares, jnp.float32))
+    fn = _Gradient(as_pytree(value_fn.fn), jax.device_put(shares.astype(np.float32)))
     gradient = ValueFunction(fn, value_fn.n, names=value_fn.names, on_device=True, outputs=(value_fn.n + 1,))
     found = evaluate(gradient, np.ones((1, value_fn.n), np.bool_), **options)[0]
     return additive_spectrum(found[:-1], float(found[-1]))

@@ -5,7 +5,6 @@ parameters, N of training examples, T of test points.
 """
 
 import dataclasses
-import functools
 import numbers
 import warnings
 from collections.abc import Callable
@@ -18,9 +17,11 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data import WATCHED, are_classes
 from spex_jax.masks import check_whole
+from spex_jax.precision import compiled, precision_of_models
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["SOLVERS", "influence", "trak"]
@@ -39,13 +40,25 @@ def _networks(value_fn: Any, caller: str, count: int = 0) -> tuple[Retraining, A
     further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
     everything = np.ones((1, value_fn.n), np.bool_)
-    return fn, jax.jit(Retraining.trained)(dataclasses.replace(fn, keys=keys), everything)
+    return fn, _trained(dataclasses.replace(fn, keys=keys), everything)
+
+
+@compiled
+def _trained(fn: Retraining, masks: jax.Array) -> Any:
+    with precision_of_models():
+        return fn.trained(masks)
+
+
+@compiled
+def _values(fn: Retraining, params: Any) -> jax.Array:
+    """Of networks [R, ...] at the test points, [R, T]."""
+    with precision_of_models():
+        return jax.vmap(lambda one: fn.values(one, fn.x_test, fn.y_test))(params)
 
 
 def _spectra(fn: Retraining, effects: np.ndarray, params: Any, n: int) -> Spectrum | list[Spectrum]:
     """Additive spectra of effects float64 [T, N] of single examples: those of a group add up."""
-    values = jax.vmap(lambda one: fn.values(one, fn.x_test, fn.y_test))(params)
-    full = np.asarray(values, np.float64).mean(axis=0)
+    full = np.asarray(_values(fn, params), np.float64).mean(axis=0)
     if fn.mean:
         effects, full = effects.mean(axis=0, keepdims=True), full.mean(keepdims=True)
     labels = np.asarray(fn.group)
@@ -68,22 +81,24 @@ def _functions(fn: Retraining, params: Any) -> tuple[jax.Array, Callable[..., ja
     return flat, losses, values
 
 
-@jax.jit
+@compiled
 def _gradients_of_values(fn: Retraining, params: Any) -> jax.Array:
     """Float32 [T, P]."""
     flat, _, values = _functions(fn, params)
-    return jax.jacrev(values)(flat)
+    with precision_of_models():
+        return jax.jacrev(values)(flat)
 
 
-@jax.jit
+@compiled
 def _hessian(fn: Retraining, params: Any) -> jax.Array:
     """Of the mean loss, float32 [P, P]."""
     flat, losses, _ = _functions(fn, params)
     gradient = jax.grad(lambda vector: losses(vector).mean())
-    return jax.lax.map(lambda way: jax.jvp(gradient, (flat,), (way,))[1], jnp.eye(len(flat)), batch_size=64)
+    with precision_of_models():
+        return jax.lax.map(lambda way: jax.jvp(gradient, (flat,), (way,))[1], jnp.eye(len(flat)), batch_size=64)
 
 
-@functools.partial(jax.jit, static_argnames="iterations")
+@compiled(static_argnames="iterations")
 def _by_conjugate_gradients(
     fn: Retraining, params: Any, given: jax.Array, damping: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -92,7 +107,8 @@ def _by_conjugate_gradients(
     gradient = jax.grad(lambda vector: losses(vector).mean())
 
     def product(direction: jax.Array) -> jax.Array:
-        return jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
+        with precision_of_models():
+            return jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
 
     def solve(row: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = cg(product, row, maxiter=iterations)[0]
@@ -101,13 +117,15 @@ def _by_conjugate_gradients(
     return jax.lax.map(solve, given, batch_size=8)
 
 
-@jax.jit
+@compiled
 def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Array:
     """How the losses change along each of the directions [T, P], float32 [T, N]."""
     flat, losses, _ = _functions(fn, params)
-    return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
+    with precision_of_models():
+        return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
 
 
+@own_settings()
 def influence(
     value_fn: Any, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
 ) -> Spectrum | list[Spectrum]:
@@ -159,23 +177,24 @@ def influence(
         warnings.warn(
             f"conjugate gradients left {100 * unsolved:.0f}% of a gradient: where the Hessian has negative eigenvalues "
             f"(the training has not ended), damping must exceed them, it is {damping}; or give more iterations",
-            stacklevel=2,
+            stacklevel=3,
         )
     return _spectra(fn, effects, params, value_fn.n)
 
 
-@functools.partial(jax.jit, static_argnames=("size",))
+@compiled(static_argnames=("size",))
 def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
     """Of one network: phi(test) (Phi^T Phi)^-1 Phi^T float32 [T, N], and 1 - p of the examples' classes [N]."""
     flat, unravel = ravel_pytree(params)
-    projection = jax.random.normal(key, (len(flat), size)) / np.sqrt(size)
+    projection = jax.random.normal(key, (len(flat), size), jnp.float32) / np.float32(np.sqrt(size))
 
     def features(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
         def one(example: Any) -> tuple[jax.Array, jax.Array]:
             single = jax.tree.map(lambda leaf: leaf[None], example)
-            margin, gradient = jax.value_and_grad(
-                lambda vector: WATCHED["margin"](fn.logits(unravel(vector), single[0]), single[1])[0]
-            )(flat)
+            with precision_of_models():
+                margin, gradient = jax.value_and_grad(
+                    lambda vector: WATCHED["margin"](fn.logits(unravel(vector), single[0]), single[1])[0]
+                )(flat)
             return margin, gradient @ projection
 
         return jax.lax.map(one, (x, y), batch_size=64)
@@ -188,6 +207,7 @@ def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax
     return tests @ solved, jax.nn.sigmoid(-margins)
 
 
+@own_settings()
 def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
     """Random projections of the gradients of the margin, as in TRAK (Park et al. 2023,
     https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over

@@ -26,6 +26,7 @@ from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.work import largest_product, matmul_flops
 from spex_jax.identity import static_content
+from spex_jax.jax_settings import own_settings
 from spex_jax.memo import ArrayMemo
 
 __all__ = ["AXIS", "DeviceFunction"]
@@ -111,6 +112,7 @@ class DeviceFunction:
       noise: the largest change of a value that was computed twice, in other company; nan until one was.
     """
 
+    @own_settings()
     def __init__(self, value_fn: Any, mesh: jax.sharding.Mesh | None = None):
         """Places the function.
 
@@ -193,6 +195,7 @@ class DeviceFunction:
             most = min(most, _PRODUCT[platform] / max(largest_product(traced.jaxpr) / parts, 1))
         return rows if most >= 1 else _power_of_two(rows * most)
 
+    @own_settings()
     def batch_size(self, count: int, given: int | None = None) -> int:
         """Masks of one batch, compiled: `given`, or by the program's work and the memory that it needs.
 
@@ -260,6 +263,7 @@ class DeviceFunction:
                 f"{expected}, one value for each mask{hint}"
             )
 
+    @own_settings()
     def _dispatch(self, masks: np.ndarray, members: np.ndarray) -> jax.Array:
         """Starts the batch whose places hold the masks of these numbers, int [size, slots], -1 where none."""
         batch = [masks_lib.pad_features(masks[members.reshape(-1)], self._value_fn.width)]
@@ -307,7 +311,7 @@ class DeviceFunction:
                     start = rows.stop
                     continue
                 rows, pending = waiting[0]
-                values = np.asarray(pending)
+                values = np.asarray(jax.device_get(pending))
             except jax.errors.JaxRuntimeError as error:
                 rows_of_device = rows_of_batch // self.devices // 2
                 if not out_of_memory(error) or not rows_of_device or jax.process_count() > 1:

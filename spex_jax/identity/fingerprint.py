@@ -7,6 +7,7 @@ import jax
 from spex_jax.identity.code import own_name
 from spex_jax.identity.digests import combined
 from spex_jax.identity.walk import Walk
+from spex_jax.jax_settings import own_settings
 
 __all__ = ["fingerprint", "static_content"]
 
@@ -14,6 +15,7 @@ __all__ = ["fingerprint", "static_content"]
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable", "jax_default_prng_impl")
 
 
+@own_settings()
 def fingerprint(fn: Any, n: int, outputs: tuple[int, ...] = ()) -> str:
     """A hash of a pure function of masks: its arrays, its code, its settings, and JAX's settings of precision.
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated_components import AblatedComponents, Reading
 from spex_jax.lenses.component_units import ComponentUnits, component_units
 from spex_jax.lenses.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
@@ -24,6 +25,7 @@ _MEANS = ("tokens", "prompts")
 _TRUNK = 2**30  # bytes of states that are kept, so that masks can begin at late layers
 
 
+@own_settings()
 def components(
     model: Decoder,
     tokens: Any,

@@ -11,6 +11,7 @@ import numpy as np
 
 from spex_jax.engine.packing import Packing
 from spex_jax.identity import fingerprint
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
 from spex_jax.lenses.ablated_components import AblatedComponents
 from spex_jax.lenses.layout import rounded
@@ -30,6 +31,7 @@ _STAGES: dict[str, Any] = {
 _SLOTS = 16  # masks that share a training, at most
 
 
+@own_settings()
 def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
     """Value function of the units of two lenses in one mask, for interactions across them (see `Interactions.across`).
 

@@ -92,7 +92,7 @@ class Template:
         def scatter(values: jax.Array, fill: int) -> jax.Array:
             empty = jnp.full((count, self.capacity), fill, jnp.int32)
             values = jnp.broadcast_to(values, present.shape).reshape(count, -1)
-            return empty.at[jnp.arange(count)[:, None], places].set(values, mode="drop")
+            return empty.at[jnp.arange(count)[:, None], places].set(values.astype(jnp.int32), mode="drop")
 
         if self.move:
             prompt = present & (self.branch == _PROMPT)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes, watched
 
@@ -105,6 +106,7 @@ def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
     return np.broadcast_to(given, image.shape), "colour" if given.ndim == 1 else "picture"
 
 
+@own_settings()
 def patches(
     apply_fn: Any,
     image: Any,

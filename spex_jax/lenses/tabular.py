@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.columns import is_missing
 from spex_jax.lenses.tables import Table, read_table
 from spex_jax.lenses.value_function import ValueFunction
@@ -184,6 +185,7 @@ def _check_rounding(numbers: np.ndarray, table: Table) -> None:
             )
 
 
+@own_settings()
 def tabular(
     predict_fn: Callable[[Any], Any],
     row: Any,

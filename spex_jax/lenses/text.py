@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses import layout
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
 from spex_jax.lenses.answers import Answer, answer_of, own_answer
@@ -81,6 +82,7 @@ def _padded(values: Sequence[float], dtype: type) -> jax.Array:
     return jnp.asarray(np.pad(np.asarray(values, dtype), (0, size - len(values))))
 
 
+@own_settings()
 def text(
     model: Any,
     tokenizer: Any,

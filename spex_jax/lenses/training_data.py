@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from spex_jax.evaluate import evaluate
+from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.groups import as_groups
 from spex_jax.lenses.pictures import picture_details
 from spex_jax.lenses.retraining import Retraining, seed_keys
@@ -144,6 +145,7 @@ def _check_network(fn: Retraining, classes_matter: bool) -> None:
         )
 
 
+@own_settings()
 def training_data(
     init_fn: Callable[[jax.Array], Any],
     apply_fn: Callable[[Any, Any], jax.Array],
@@ -309,6 +311,7 @@ class SeedNoise:
     repeats: int
 
 
+@own_settings()
 def measure_seed_noise(
     value_fn: ValueFunction, *, masks: int = 32, repeats: int = 4, seed: int = 0, **options: Any
 ) -> SeedNoise:

@@ -11,6 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
 from spex_jax.interactions import check_names
+from spex_jax.jax_settings import own_settings
 
 __all__ = ["ValueFunction", "as_pytree"]
 
@@ -109,6 +110,7 @@ class ValueFunction:
             raise ValueError("workers, timeout and retries are for host code; this function runs on the device")
         self.workers, self.timeout, self.retries, self.backoff = int(workers), timeout, int(retries), float(backoff)
 
+    @own_settings()
     def __call__(self, masks: Any) -> np.ndarray:
         """Values at masks bool [M, n], float64 [M, *outputs], in one call of `fn`; `spex_jax.evaluate` does it in
         batches.

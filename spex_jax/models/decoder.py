@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.models.blocks import ACTIVATIONS, Params, Rope, attend, layer_norm, linear, precision_of, rms_norm, rotate
 from spex_jax.models.encoder import check_tokens, one_text_a_row
 
@@ -139,6 +140,7 @@ class Decoder:
         _, found = self._extend(tokens[None], positions[None], prefix)
         return found
 
+    @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits of the next token after every position.
 
@@ -327,6 +329,7 @@ def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.A
     return jax.lax.while_loop(unfinished, advance, (jnp.int32(0), first.astype(jnp.int32), empty, cache))[2]
 
 
+@own_settings()
 def generate(model: Decoder, tokens: Any, *, most: int, stops: tuple[int, ...] = ()) -> list[int]:
     """Greedy answer to a prompt, with the keys and values of what was read kept.
 

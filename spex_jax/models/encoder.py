@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.models.blocks import ACTIVATIONS, Params, attend, layer_norm, linear
 
 __all__ = ["Encoder", "EncoderConfig", "check_tokens", "one_text_a_row", "pooled"]
@@ -170,6 +171,7 @@ class Encoder:
             x = linear(head["classes"], x)
         return x.astype(jnp.float32)
 
+    @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits of every class.
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.models.architectures import ARCHITECTURES, BARE
 from spex_jax.models.config_keys import refuse_quantised, text_config
 from spex_jax.models.decoder import Decoder, DecoderConfig
@@ -81,6 +82,7 @@ def _tokenizer(folder: pathlib.Path) -> Any:
         raise ValueError(f"cannot read the tokenizer of {folder}: {error}; it needs tokenizer.json") from error
 
 
+@own_settings()
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Encoder | Decoder, Any]:

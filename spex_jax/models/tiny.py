@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.jax_settings import own_settings
 from spex_jax.models.encoder import check_tokens, one_text_a_row, pooled
 
 DATA_FOLDER = pathlib.Path(__file__).parent / "tiny_data"
@@ -110,6 +111,7 @@ class TextClassifier:
         """The number of columns of the logits."""
         return self.config.num_classes
 
+    @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
         """Logits of every class.
 
@@ -310,6 +312,7 @@ def _normalise(text: str, start: int, end: int) -> tuple[str, list[int]]:
     return "".join(characters), sources
 
 
+@own_settings()
 def tiny() -> tuple[TextClassifier, WordPieceTokenizer]:
     """The shipped movie-review sentiment classifier and its tokenizer; classes are ("negative", "positive").
 

@@ -7,7 +7,6 @@ JMLR 2008). With fixed scales the gain does not depend on the values: what adapt
 batch, and the sets whose corners are candidates.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +15,8 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.interactions import Interactions
+from spex_jax.jax_settings import in_float32
+from spex_jax.precision import compiled
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.table import Table, feature_bucket, prepare, row_bucket
 from spex_jax.walsh import signs
@@ -25,7 +26,7 @@ __all__ = ["corners", "greedy_information", "most_informative", "uncertain_sets"
 _SURE = 3.0  # standard errors from zero beyond which an interaction is no question any more
 
 
-@functools.partial(jax.jit, static_argnames=("count",))
+@compiled(static_argnames=("count",))
 def greedy_information(
     scales: walsh_gp.Scales,
     asked: jax.Array,
@@ -67,7 +68,7 @@ def greedy_information(
         best = jnp.argmax(jnp.where(free, variance, -jnp.inf))
         left = variance[best]
         covariance = walsh_gp.kernel(scales, pool[best][None], pool, used)[0]
-        covariance -= jnp.matmul(rows[:, best], rows, precision="highest")
+        covariance -= jnp.matmul(rows[:, best], rows)
         row = covariance / jnp.sqrt(left + noise)
         return (
             rows.at[len(asked) + turn].set(row),
@@ -81,6 +82,7 @@ def greedy_information(
     return jax.lax.fori_loop(0, count, choose, start)[3:]
 
 
+@in_float32()
 def most_informative(
     masks: np.ndarray, values: np.ndarray, candidates: np.ndarray, count: int, *, seed: int = 0
 ) -> np.ndarray:

@@ -6,7 +6,6 @@ one matrix product, (chi_front * weights) @ signs. With P = 1 and weights = answ
 spectrum of anything that can be asked.
 """
 
-import functools
 from collections.abc import Callable
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax import spex
+from spex_jax.precision import compiled
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs as to_signs
 from spex_jax.walsh import walsh_hadamard
@@ -36,7 +36,7 @@ _DEVIATIONS = 3.0  # of the sampling noise, from which on a term is believed
 _Front = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # support, characters, log prior, valid
 
 
-@functools.partial(jax.jit, static_argnames=("max_degree", "front"))
+@compiled(static_argnames=("max_degree", "front"))
 def grow(
     signs: jax.Array,
     weights: jax.Array,
@@ -73,7 +73,7 @@ def grow(
 
     def extend(carry: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
         support, chi, log_prior, valid = carry
-        correlation = jnp.matmul(chi * weights, signs, precision="highest")
+        correlation = jnp.matmul(chi * weights, signs)
         extended = jnp.exp(log_prior[:, :, None] + log_w[None]).sum(axis=1)
         prior = extended + jnp.where(degree == 0, first, 0.0)
         allowed = valid[:, None] & ~support & used
@@ -139,14 +139,14 @@ def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
     return jnp.where(support.any(axis=1), 1.0 - 2.0 * odd, 0.0)
 
 
-@jax.jit
+@compiled
 def _evaluate(signs: jax.Array, support: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Values [Q] of a sum of characters, in blocks of rows that fit in memory."""
     blocks = signs.reshape(-1, _BATCH, signs.shape[1])
     return jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks).ravel()
 
 
-@jax.jit
+@compiled
 def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> jax.Array:
     """Coefficients [K] of the characters of support bool [K, n] that fit answers [Q]; rows of support that are all
     False get 0.

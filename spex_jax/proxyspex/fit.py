@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax.ends import through_ends, with_spare_terms
+from spex_jax.jax_settings import in_float32
 from spex_jax.masks import check_whole
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
@@ -116,7 +117,8 @@ def fit(
                 "an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
             )
         known = {name: options[name] for name in ("max_degree", "max_terms", "seed")}
-        return streaming.fit(masks, values, **known, solver=solver or "greedy")
+        with in_float32():
+            return streaming.fit(masks, values, **known, solver=solver or "greedy")
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return constant(masks, table)
@@ -176,6 +178,7 @@ class Fit(NamedTuple):
     fitted: Fitted
     share: float
 
+    @in_float32()
     def out_of_fold(self, table: Table) -> np.ndarray:
         """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
         return table.as_given(table.mean + table.scale * self.share * self.fitted.held_out())
@@ -198,6 +201,7 @@ def _given_values(table: Table) -> np.ndarray:
     return table.mean + table.scale * table.values
 
 
+@in_float32()
 def fit_table(
     table: Table, *, proxy: str, max_degree: int, max_terms: int | None, seed: int, **options: str | None
 ) -> Fit:

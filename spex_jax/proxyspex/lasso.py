@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from spex_jax.masks import number_of_sets
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.screening import choose, no_pool
 
 __all__ = ["PENALTIES", "lasso_path"]
@@ -75,7 +76,7 @@ def _unpenalised(gram: jax.Array, target: jax.Array, coefficients: jax.Array) ->
     return jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(matrix), True), jnp.where(active, target, 0.0))
 
 
-@functools.partial(jax.jit, static_argnames=("max_degree",))
+@compiled(static_argnames=("max_degree",))
 def lasso_path(
     signs: jax.Array,
     targets: jax.Array,
@@ -134,21 +135,21 @@ def lasso_path(
         characters = jax.vmap(put)(characters.mT, slots, columns.mT, welcome).mT
         new = jnp.take_along_axis(characters, slots[:, None, :], axis=2)
         weighted = new * weight[:, :, None] / count[:, None, None]
-        products = jnp.einsum("bnw,bnk->bwk", characters, weighted, precision="highest")
+        products = jnp.einsum("bnw,bnk->bwk", characters, weighted)
         gram = jax.vmap(lambda g, slot, p: g.at[:, slot].set(p).at[slot].set(p.T))(gram, slots, products)
-        fresh = jnp.einsum("bnk,n->bk", weighted, targets, precision="highest")
+        fresh = jnp.einsum("bnk,n->bk", weighted, targets)
         target = jax.vmap(lambda t, slot, f: t.at[slot].set(f))(target, slots, fresh)
         return sets, characters, gram, target, coefficients
 
     def step(state: _State) -> _State:
         t, sets, characters, gram, target, coefficients, errors, best, best_error, _ = state
-        residual = weight * (targets - jnp.einsum("bnw,bw->bn", characters, coefficients, precision="highest"))
+        residual = weight * (targets - jnp.einsum("bnw,bw->bn", characters, coefficients))
         penalty, before = penalties[:, t], penalties[:, jnp.maximum(t - 1, 0)]
         working = enter((sets, characters, gram, target, coefficients), residual, 2 * penalty - before)
         sets, characters, gram, target, coefficients = working
         coefficients = jax.vmap(_solve)(gram, target, penalty, coefficients)
         both = jnp.stack([coefficients, jax.vmap(_unpenalised)(gram, target, coefficients)], axis=1)
-        prediction = jnp.einsum("bnw,bkw->bkn", characters, both, precision="highest")
+        prediction = jnp.einsum("bnw,bkw->bkn", characters, both)
         error = ((targets - prediction) ** 2 * held_out[:, None]).sum(axis=2) / scored[:, None]
         better = error < best_error
         best = jnp.where(better[:, :, None], prediction, best)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax.jax_settings import in_float32
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import stack, walsh_gp
 from spex_jax.proxyspex.fit import SMALL_ROWS, Fit, check_distinct, checked_options, constant, cut, fit_table
@@ -169,6 +170,7 @@ def _side_by_side(tables: dict[int, Table], read: Read, **options: Any) -> dict[
     return found | {b: fit(b) for b in tables if b not in found}
 
 
+@in_float32()
 def _vmapped(tables: dict[int, Table], read: Read, **options: Any) -> dict[int, tuple[Spectrum, np.ndarray]]:
     """walsh_gp of tables of one shape in one program; what follows one table at a time."""
     groups: dict[tuple[int, ...], list[int]] = {}

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import read_answers
 from spex_jax.proxyspex.refit import refit
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
@@ -40,10 +41,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the network."""
-        dense = functools.partial(nn.Dense, precision="highest")
-        hidden = nn.gelu(dense(self.width)(x))
-        hidden = nn.gelu(dense(self.width)(hidden))
-        last = functools.partial(dense, 1, kernel_init=nn.initializers.zeros)
+        hidden = nn.gelu(nn.Dense(self.width)(x))
+        hidden = nn.gelu(nn.Dense(self.width)(hidden))
+        last = functools.partial(nn.Dense, 1, kernel_init=nn.initializers.zeros)
         return (last()(hidden) + last()(x))[..., 0]
 
 
@@ -52,7 +52,7 @@ def _apply(params: Params, signs: jax.Array) -> jax.Array:
     return values
 
 
-@functools.partial(jax.jit, static_argnames=("steps",))
+@compiled(static_argnames=("steps",))
 def train(
     keys: jax.Array,
     signs: jax.Array,
@@ -103,13 +103,13 @@ def train(
     return jax.vmap(train_one, out_axes=1)(keys, rows, count, decay)
 
 
-@jax.jit
+@compiled
 def answers(params: Params, signs: jax.Array) -> jax.Array:
     """Mean answer of the ensemble, [M], at signs [M, n]."""
     return jax.vmap(_apply, in_axes=(0, None))(params, signs).mean(axis=0)
 
 
-@jax.jit
+@compiled
 def _each_answer(params: Params, signs: jax.Array) -> jax.Array:
     """Answers [stops, B, M] of every network at every stop."""
     return jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)

@@ -9,6 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.screening import choose, no_pool
 
 __all__ = ["MOST_TERMS", "pursue"]
@@ -20,7 +21,7 @@ _PATIENCE = 24  # terms without a better held-out error
 _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("max_degree", "most_terms", "at_once"))
+@compiled(static_argnames=("max_degree", "most_terms", "at_once"))
 def pursue(
     signs: jax.Array,
     targets: jax.Array,

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from spex_jax import spex
+from spex_jax.jax_settings import in_float32
 from spex_jax.proxyspex.fit import FITS, check_options, fit
 from spex_jax.proxyspex.table import prepare
 from spex_jax.spectrum import Spectrum
@@ -34,8 +35,9 @@ def fit_and_decode(
     table = prepare(design.masks, answers, seed)
     if isinstance(table, float):
         return smooth(answers)
-    fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
-    predicted = table.as_given(fitted.held_out())
+    with in_float32():
+        fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
+        predicted = table.as_given(fitted.held_out())
     predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
     found = spex.decode(design, answers - (table.mean + table.scale * predicted))
     rest = Spectrum(found.support[1:], found.coefficients[1:])

@@ -5,13 +5,13 @@ With signs s [N, n] and residual r [N] one matrix product, (s * r)^T s, holds th
 whether or not their singles matter; (characters * r)^T s those of all one-feature extensions of known sets.
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import characters_of
 
 __all__ = ["characters_on_rows", "choose", "no_pool", "triples"]
@@ -23,6 +23,7 @@ _PARTNERS = 3  # triples kept of those that share their first two features
 _LOOSE = 4.5  # standard deviations on part of the rows, from which on a triple is tested on all of them
 
 
+@compiled
 def characters_on_rows(signs: jax.Array, sets: jax.Array) -> jax.Array:
     """Characters [N, K] of sets bool [K, n]; 0 on rows that are padding and for sets without a feature."""
     return jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, sets), 0.0)
@@ -62,7 +63,7 @@ def choose(
     """
     n, size = signs.shape[1], sets.sum(axis=1)
     weighted = signs * residual[:, None]
-    pairs = jnp.abs(jnp.matmul(weighted.T, signs, precision="highest"))
+    pairs = jnp.abs(jnp.matmul(weighted.T, signs))
     # Of the two halves of the product one is enough; its diagonal holds the singles.
     pairs = jnp.where(jnp.triu(jnp.ones((n, n), bool), 1) & used & used[:, None], pairs, -1.0)
     if degree == 1:
@@ -74,7 +75,7 @@ def choose(
     first, last = jnp.argmax(sets, axis=1), n - 1 - jnp.argmax(sets[:, ::-1], axis=1)
     pairs = pairs.at[jnp.where(small, first, n), last].set(-1.0, mode="drop")
 
-    longer = jnp.abs(jnp.matmul((characters * residual[:, None]).T, signs, precision="highest"))
+    longer = jnp.abs(jnp.matmul((characters * residual[:, None]).T, signs))
     # Extending set t by feature i would give set u again where t is in u and i is the rest of it.
     members = sets.astype(jnp.float32)
     within = ((members @ members.T) == size[:, None]) & (size[None, :] == size[:, None] + 1)
@@ -83,7 +84,7 @@ def choose(
     longer = jnp.where(allowed, longer, -1.0)
 
     pool_sets, pool_characters = pool
-    pooled = jnp.abs(jnp.matmul(residual, pool_characters, precision="highest"))
+    pooled = jnp.abs(jnp.matmul(residual, pool_characters))
     equal = (members @ pool_sets.T.astype(jnp.float32) == size[:, None]) & (pool_sets.sum(axis=1) == size[:, None])
     pooled = jnp.where(equal.any(axis=0) | ~pool_sets.any(axis=1), -1.0, pooled)
 
@@ -98,7 +99,7 @@ def choose(
     return chosen, characters_on_rows(signs, chosen), best
 
 
-@functools.partial(jax.jit, static_argnames=("start", "block"))
+@compiled(static_argnames=("start", "block"))
 def _best_partners(
     signs: jax.Array, residual: jax.Array, used: jax.Array, *, start: int, block: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
@@ -210,10 +209,10 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         values=targets,
         mean=mean,
         scale=scale,
-        signs=jnp.asarray(padded),
-        targets=jnp.asarray(np.pad(targets, (0, len(padded) - rows)), jnp.float32),
+        signs=jax.device_put(padded),
+        targets=jax.device_put(np.pad(targets, (0, len(padded) - rows)).astype(np.float32)),
         count=rows,
         fold=fold,
-        used=jnp.arange(width) < n,
+        used=jax.device_put(np.arange(width) < n),
         order=order,
     )

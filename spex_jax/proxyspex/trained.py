@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.jax_settings import in_float32
 from spex_jax.proxyspex import mlp
 from spex_jax.proxyspex.extract import EXTRACTS, in_units
 from spex_jax.proxyspex.table import feature_bucket, prepare, row_bucket
@@ -37,6 +38,7 @@ class TrainedMLP:
     mean: float
     scale: float
 
+    @in_float32()
     def __call__(self, masks: Any) -> np.ndarray:
         """Values float64 [M] at masks bool [M, n]."""
         masks = masks_lib.check_masks(masks, self.n)
@@ -48,6 +50,7 @@ class TrainedMLP:
             found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(asked)))[: len(part)]
         return self.mean + self.scale * found
 
+    @in_float32()
     def spectrum(
         self, *, max_degree: int = 5, max_terms: int | None = None, seed: int = 0, extract: str = "grow"
     ) -> Spectrum:
@@ -69,6 +72,7 @@ class TrainedMLP:
         found = mlp.read(self.params, self.n, width, max_degree=degree, seed=seed, extract=extract)
         return in_units(Spectrum(*found), self.mean, self.scale, max_terms)
 
+    @in_float32()
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes an orbax checkpoint, a folder that must not exist yet.
 
@@ -87,6 +91,7 @@ class TrainedMLP:
         orbax.save(target, jax.tree.map(np.asarray, tree))
 
     @classmethod
+    @in_float32()
     def load(cls, path: str | os.PathLike[str]) -> "TrainedMLP":
         """Reads what `save` wrote.
 
@@ -122,5 +127,6 @@ def train_mlp(masks: Any, values: Any, *, seed: int = 0) -> TrainedMLP:
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         raise ValueError(f"the values are all {table:g}: there is nothing to learn")
-    params, _ = mlp.train_ensemble(table, seed=seed)
+    with in_float32():
+        params, _ = mlp.train_ensemble(table, seed=seed)
     return TrainedMLP(params=params, n=table.n, mean=table.mean, scale=table.scale)

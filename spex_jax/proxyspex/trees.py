@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
@@ -85,7 +86,7 @@ def _grow_tree(
 _State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("depth", "most_trees"))
+@compiled(static_argnames=("depth", "most_trees"))
 def boost(
     signs: jax.Array,
     targets: jax.Array,

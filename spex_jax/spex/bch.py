@@ -164,7 +164,7 @@ def _syndromes(code: BCH, words: jax.Array) -> jax.Array:
     exponents = np.outer(np.arange(1, 2 * code.t + 1), np.arange(code.checks)) % (2**code.m - 1)
     bits = code.power[exponents][:, :, None] >> np.arange(code.m) & 1
     table = jnp.asarray(bits.transpose(0, 2, 1).reshape(-1, code.checks), jnp.float32)
-    sums = jnp.matmul(table, words.T.astype(jnp.float32), precision="highest").astype(jnp.int32) & 1
+    sums = jnp.matmul(table, words.T.astype(jnp.float32)).astype(jnp.int32) & 1
     return (sums.reshape(2 * code.t, code.m, -1) << jnp.arange(code.m)[:, None]).sum(axis=1)
 
 

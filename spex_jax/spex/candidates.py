@@ -31,7 +31,7 @@ def aligned(left: jax.Array) -> jax.Array:
     kept = min(count, _STRONGEST)
     strongest = jax.lax.top_k(jnp.square(left).sum(axis=2), kept)[1]
     left = jnp.take_along_axis(left, strongest[:, :, None], axis=1)
-    products = jnp.einsum("cip,djp->cdij", left, left, precision="highest")
+    products = jnp.einsum("cip,djp->cdij", left, left)
     # Where most bins hold little, the strongest would be the partner of all of them: there it is the angle that counts,
     # and the least of the three inner products.
     many = kept >= _MANY_BINS
@@ -110,7 +110,7 @@ def all_pairs(left: jax.Array, of: Lattice) -> jax.Array:
         def add(total: jax.Array, part: tuple[jax.Array, jax.Array], c: int = c) -> tuple[jax.Array, None]:
             bin_of, inside = part
             shifted = left[c][bin_of[:, None] ^ of.places[c]] * of.signs
-            blocks = jnp.einsum("alp,anp->aln", signs[inside], shifted, precision="highest")
+            blocks = jnp.einsum("alp,anp->aln", signs[inside], shifted)
             return total.at[inside.ravel()].add(blocks.reshape(-1, n), mode="drop"), None
 
         parts = (jnp.arange(count).reshape(-1, at_once), members.reshape(-1, at_once, slots))
@@ -128,7 +128,7 @@ def singles_and_pairs(left: Residual, of: Lattice, margins: jax.Array, most: int
     single = jnp.abs(score(left, Views(of.places.T, of.signs, characters))) / margins[0]
     pairs = left.bins.shape[1] * all_pairs(left.bins, of)
     if n * n * rows <= _MOST_PRODUCTS:
-        pairs += jnp.matmul(characters * left.values, characters.T, precision="highest")
+        pairs += jnp.matmul(characters * left.values, characters.T)
     else:
         rows = 0
     pairs = jnp.abs(pairs) * (feature[:, None] < feature)

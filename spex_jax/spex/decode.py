@@ -8,6 +8,7 @@ import numpy as np
 import scipy.special
 
 from spex_jax import masks as masks_lib
+from spex_jax.jax_settings import in_float32
 from spex_jax.spectrum import Spectrum
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.design import Design, check_design
@@ -94,6 +95,7 @@ def in_order(sets: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array)
     return np.asarray(sets)[order], coefficients[order]
 
 
+@in_float32()
 def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
     """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares.
 

@@ -131,8 +131,8 @@ def first_of_equals(names: jax.Array) -> jax.Array:
 def score(left: Residual, at: Views) -> jax.Array:
     """Correlation [K] with sets over all masks asked: the coefficient of a set that shares its bins with nothing."""
     values = left.bins[jnp.arange(len(left.bins)), at.places]
-    coded = jnp.einsum("kcp,kp->k", values, at.signs, precision="highest") * left.bins.shape[1]
-    uniform = jnp.matmul(at.characters, left.values, precision="highest")
+    coded = jnp.einsum("kcp,kp->k", values, at.signs) * left.bins.shape[1]
+    uniform = jnp.matmul(at.characters, left.values)
     return (coded + uniform) / (left.bins.size + len(left.values))
 
 
@@ -142,7 +142,7 @@ def model(at: Views, coefficients: jax.Array, b: int) -> Residual:
     terms = coefficients[:, None] * at.signs
     empty = jnp.zeros((2**b, at.signs.shape[1]))
     found = jnp.stack([empty.at[at.places[:, c]].add(terms) for c in range(groups)])
-    return Residual(found, jnp.matmul(coefficients, at.characters, precision="highest"))
+    return Residual(found, jnp.matmul(coefficients, at.characters))
 
 
 def solve(found: Residual, at: Views, active: jax.Array, start: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax.jax_settings import in_float32
 from spex_jax.spectrum import Spectrum
 from spex_jax.spex.decode import Peeling, decode, finish, in_order, peeling, standardise, tried
 from spex_jax.spex.design import Design, check_design
@@ -83,6 +84,7 @@ def _at_once(design: Design) -> int:
     return max(1, _BYTES // (4 * elements))
 
 
+@in_float32()
 def _vmapped(designs: Sequence[Design], answers: Sequence[np.ndarray], refit: bool) -> list[Spectrum]:
     """The searches of designs of one shape in one program; one by one what follows."""
     prepared = [standardise(*pair) for pair in zip(designs, answers, strict=True)]

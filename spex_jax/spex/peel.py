@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from spex_jax.precision import compiled
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.candidates import aligned, from_sums, singles_and_pairs
 from spex_jax.spex.lattice import Residual, Views, bins, first_of_equals, lattice, model, same, score, solve, views
@@ -28,7 +29,7 @@ _ROUNDS = 200
 _FEW_FEATURES = 400  # up to which all pairs cost less than the flips
 
 
-@functools.partial(jax.jit, static_argnames=("code", "most_terms"))
+@compiled(static_argnames=("code", "most_terms"))
 def peel(
     values: jax.Array,
     rows: jax.Array,
@@ -139,7 +140,7 @@ def peel(
     return sets, coefficients
 
 
-@functools.partial(jax.jit, static_argnames=("code", "most_terms"))
+@compiled(static_argnames=("code", "most_terms"))
 def peel_together(
     values: jax.Array,
     rows: jax.Array,

@@ -1,11 +1,10 @@
 """The posterior of walsh_gp under scales that are known: its mean, its largest terms and draws of it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import grow
 from spex_jax.proxyspex.table import FOLDS
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel, prior_variances, spectral_prior
@@ -17,6 +16,7 @@ __all__ = [
     "deviations",
     "factorise",
     "held_out_predictions",
+    "noise_and_rest",
     "posterior",
     "predict",
     "solve",
@@ -26,6 +26,7 @@ __all__ = [
 FRONT = 2048
 BLOCK = 2048  # rows whose characters are widened at a time; row buckets of more than one posterior are multiples of it
 _TERMS = 1024  # whose deviations are drawn at a time
+_LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
 _MOST_NOISE = 1e6  # times the noise that was learned
 DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
 
@@ -53,13 +54,13 @@ def solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> j
     return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
 
 
-@jax.jit
+@compiled
 def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
     """alpha = (K + noise)^-1 values, [N] or [N, R], on the rows that are real bool [N], zero on the others."""
     return solve(kernel(scales, signs, signs, used), scales, values, real)
 
 
-@jax.jit
+@compiled
 def held_out_predictions(
     scales: Scales, signs: jax.Array, values: jax.Array, fold: jax.Array, used: jax.Array
 ) -> jax.Array:
@@ -75,7 +76,7 @@ def held_out_predictions(
     return jax.lax.map(left_out, jnp.arange(FOLDS)).sum(axis=0)
 
 
-@functools.partial(jax.jit, static_argnames=("max_degree", "front"))
+@compiled(static_argnames=("max_degree", "front"))
 def spectrum_terms(
     scales: Scales, alpha: jax.Array, signs: jax.Array, used: jax.Array, *, max_degree: int, front: int = FRONT
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -85,7 +86,7 @@ def spectrum_terms(
     return *found, empty * alpha.sum()
 
 
-@jax.jit
+@compiled
 def _prior_draws(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -97,10 +98,15 @@ def _prior_draws(
     characters = jnp.where(present, 1.0 - 2.0 * odd, 0.0)
     prior = jnp.where(present, prior_variances(scales, used, support), 0.0)
     known = jnp.sqrt(prior)[:, None] * jax.random.normal(key, (len(prior), DRAWS))
-    return characters, prior, known, jnp.matmul(characters, known, precision="highest")
+    return characters, prior, known, jnp.matmul(characters, known)
 
 
-@jax.jit
+def _variance(scales: Scales, signs: jax.Array, used: jax.Array) -> jax.Array:
+    """The prior variance [] of a value, the same at every mask."""
+    return kernel(scales, signs[:1], signs[:1], used)[0, 0]
+
+
+@compiled
 def _alpha_of_draws(
     key: jax.Array,
     scales: Scales,
@@ -111,18 +117,17 @@ def _alpha_of_draws(
     drawn: jax.Array,
 ) -> jax.Array:
     """What `posterior` gives for values [N, R] with noise; what is not drawn of the prior counts as noise."""
-    one = signs[:1]
-    left = jnp.maximum(kernel(scales, one, one, used)[0, 0] - drawn, 0.0)
+    left = jnp.maximum(_variance(scales, signs, used) - drawn, 0.0)
     values += jnp.sqrt(scales.noise + left) * jax.random.normal(key, values.shape)
     return posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
 
 
-@jax.jit
+@compiled
 def _deviation(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
-    return known - prior[:, None] * jnp.matmul(characters.T, alpha, precision="highest")
+    return known - prior[:, None] * jnp.matmul(characters.T, alpha)
 
 
-@jax.jit
+@compiled
 def _draws_together(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -130,7 +135,7 @@ def _draws_together(
     return jax.vmap(_prior_draws, in_axes=(None, 0, 0, 0, 0, 0))(key, scales, signs, used, support, count)
 
 
-@jax.jit
+@compiled
 def _alpha_together(
     key: jax.Array,
     scales: Scales,
@@ -145,7 +150,7 @@ def _alpha_together(
     return jax.vmap(_alpha_of_draws, in_axes=axes)(key, scales, signs, real, used, values, drawn)
 
 
-@jax.jit
+@compiled
 def _deviation_together(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
     """`_deviation` of B tables."""
     return jax.vmap(_deviation)(characters, prior, known, alpha)
@@ -189,13 +194,20 @@ def deviations(
     return np.concatenate(found, axis=-2)[..., :length, :]
 
 
-@jax.jit
+@compiled
 def predict(scales: Scales, alpha: jax.Array, signs: jax.Array, asked: jax.Array, used: jax.Array) -> jax.Array:
     """Posterior mean [M] at asked [M, n]."""
-    return jnp.matmul(kernel(scales, asked, signs, used), alpha, precision="highest")
+    return jnp.matmul(kernel(scales, asked, signs, used), alpha)
 
 
-@jax.jit
+@compiled
+def noise_and_rest(scales: Scales, signs: jax.Array, used: jax.Array, prior: jax.Array) -> jax.Array:
+    """Noise variance [] where the rest of the function, beside terms of these prior variances, counts as noise too."""
+    left = _variance(scales, signs, used) - prior.sum() - jnp.exp(scales.log_constant)
+    return scales.noise + _LEFT_OUT * jnp.maximum(left, 0.0)
+
+
+@compiled
 def coefficients_of_all_rows(
     signs: jax.Array, values: jax.Array, support: jax.Array, start: jax.Array, prior: jax.Array, noise: jax.Array
 ) -> jax.Array:

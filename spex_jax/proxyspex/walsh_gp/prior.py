@@ -6,6 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from spex_jax.precision import compiled
+
 __all__ = ["NOISE_FLOOR", "Scales", "kernel", "prior_variances", "spectral_prior"]
 
 NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
@@ -36,9 +38,9 @@ def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -
     """Prior covariance without noise of signs [N, n] and [M, n]; used bool [n] are the features that exist."""
     a = jnp.where(used, jnp.exp(scales.log_scale), 0.0)
     b = jnp.where(used, jnp.exp(scales.log_first), 0.0)
-    agree = jnp.einsum("ni,ri,mi->rnm", left, a, right, precision="highest") - a.sum(axis=1)[:, None, None]
-    products = jnp.einsum("rnm,r->nm", jnp.exp(agree), jnp.exp(scales.log_amplitude), precision="highest")
-    return products + jnp.matmul(left * b, right.T, precision="highest") + jnp.exp(scales.log_constant)
+    agree = jnp.einsum("ni,ri,mi->rnm", left, a, right) - a.sum(axis=1)[:, None, None]
+    products = jnp.einsum("rnm,r->nm", jnp.exp(agree), jnp.exp(scales.log_amplitude))
+    return products + jnp.matmul(left * b, right.T) + jnp.exp(scales.log_constant)
 
 
 def spectral_prior(scales: Scales, used: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
@@ -52,11 +54,11 @@ def spectral_prior(scales: Scales, used: jax.Array) -> tuple[jax.Array, jax.Arra
     return log_w, log_empty, jnp.exp(scales.log_first), jnp.exp(log_empty).sum() + jnp.exp(scales.log_constant)
 
 
-@jax.jit
+@compiled
 def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
     """P(S), [K], of the sets support bool [K, n]."""
     log_w, log_empty, first, _ = spectral_prior(scales, used)
     members, size = support.astype(jnp.float32), support.sum(axis=1)
-    products = jnp.exp(log_empty + jnp.matmul(members, log_w.T, precision="highest")).sum(axis=1)
-    products += jnp.where(size == 1, jnp.matmul(members, first, precision="highest"), 0.0)
+    products = jnp.exp(log_empty + jnp.matmul(members, log_w.T)).sum(axis=1)
+    products += jnp.where(size == 1, jnp.matmul(members, first), 0.0)
     return products + jnp.where(size == 0, jnp.exp(scales.log_constant), 0.0)

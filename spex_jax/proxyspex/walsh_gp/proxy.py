@@ -9,7 +9,6 @@ import numpy as np
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import held_out_predictions, posterior, predict, spectrum_terms
-from spex_jax.proxyspex.walsh_gp.prior import kernel
 from spex_jax.proxyspex.walsh_gp.scales import learn
 from spex_jax.spectrum import Spectrum
 
@@ -17,7 +16,6 @@ __all__ = ["HONEST_ROWS", "SOLVE_ROWS", "Terms", "fit", "key_of_draws", "read"]
 
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
 HONEST_ROWS = 128  # up to which out-of-fold predictions learn their own scales, at five times the cost
-_LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
 
 
 class Terms(NamedTuple):
@@ -79,9 +77,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     terms = Terms(*spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree))
     if len(chosen) < table.count:
         support = terms.support.reshape(-1, terms.support.shape[-1])
-        one = table.signs[:1]
-        left = kernel(scales, one, one, table.used)[0, 0] - terms.prior.sum() - jnp.exp(scales.log_constant)
-        noise = scales.noise + _LEFT_OUT * jnp.maximum(left, 0.0)
+        noise = posteriors.noise_and_rest(scales, table.signs, table.used, terms.prior)
         prior = jnp.maximum(terms.prior.ravel(), 1e-12)
         start = jnp.asarray(terms.coefficients).ravel()
         found = posteriors.coefficients_of_all_rows(table.signs, table.targets, support, start, prior, noise)

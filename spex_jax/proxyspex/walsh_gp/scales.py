@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import Table
 from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, kernel
 from spex_jax.threads import one_blas_thread
@@ -65,7 +66,7 @@ def _initial(key: jax.Array, kernels: int, width: int, used: jax.Array) -> Scale
     )
 
 
-@functools.partial(jax.jit, static_argnames=("kernels", "rows", "steps"))
+@compiled(static_argnames=("kernels", "rows", "steps"))
 def learn_scales(
     key: jax.Array,
     signs: jax.Array,

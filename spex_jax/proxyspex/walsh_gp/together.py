@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, posterior, predict, solve, spectrum_terms
@@ -33,7 +34,7 @@ def bytes_of(rows: int, width: int, max_degree: int) -> int:
     return 4 * max(learning, solving, growing)
 
 
-@functools.partial(jax.jit, static_argnames=("max_degree", "kernels", "rows", "steps", "front", "own_scales"))
+@compiled(static_argnames=("max_degree", "kernels", "rows", "steps", "front", "own_scales"))
 def solve_together(
     key: jax.Array,
     signs: jax.Array,
@@ -81,7 +82,7 @@ def solve_together(
             scales = learn(key, signs, targets, fold >= 0, used)
             k = kernel(scales, signs, signs, used)
             alphas = jax.lax.map(lambda seen: solve(k, scales, targets, seen), seen)
-            means = jnp.matmul(alphas[1:], k, precision="highest")
+            means = jnp.matmul(alphas[1:], k)
         terms = spectrum_terms(scales, alphas[0], signs, used, max_degree=max_degree, front=front)
         return scales, terms, jnp.where(fold == left_out[:, None], means, 0.0).sum(axis=0)
 
