@@ -17,8 +17,8 @@ import spex_jax
 from spex_jax.precision import compiled, precision_of_models
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
-# What runs models: the precision is theirs or their user's.
-OF_MODELS = {"engine", "evaluate.py", "lenses", "models"}
+# What runs models, whose precision is theirs or their user's, and what names functions of all kinds and runs none.
+OF_MODELS = {"engine", "evaluate.py", "identity", "lenses", "models"}
 HIGHEST = jax.lax.Precision.HIGHEST
 
 

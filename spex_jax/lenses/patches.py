@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from spex_jax.jax_settings import own_settings
+from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes, watched
 
@@ -55,8 +56,40 @@ class _MaskedImage:
 
 
 @jax.jit
-def _logits_of_full(fn: _MaskedImage, masks: jax.Array) -> jax.Array:
+def _logits(fn: _MaskedImage, masks: jax.Array) -> jax.Array:
     return fn.logits(masks)
+
+
+def _probed(fn: _MaskedImage, n: int) -> np.ndarray:
+    """Logits float32 [1, C] of the whole picture, of a model that answers as one should.
+
+    Raises:
+      ValueError: it does not, or what it says of a picture depends on those beside it.
+    """
+    height, width, channels = fn.image.shape
+    one, first = "it takes one picture and not several", "with channels first"
+    remedies = [
+        Remedy((jax.ShapeDtypeStruct(shape, np.float32),), advice)
+        for shape, advice in (
+            ((height, width, channels), f"{one}: give jax.vmap(apply_fn)"),
+            (
+                (channels, height, width),
+                f"{one}, {first}: give lambda x: jax.vmap(apply_fn)(x.transpose(0, 3, 1, 2))",
+            ),
+            (
+                (1, channels, height, width),
+                f"it takes pictures {first}: give lambda x: apply_fn(x.transpose(0, 3, 1, 2))",
+            ),
+        )
+    ]
+    kept = np.ones((2, n), np.bool_)
+    found = with_remedies(lambda: _logits(fn, kept), fn.apply, remedies, "apply_fn")
+    twice = np.asarray(logits_of(found, "apply_fn", "logits of shape [B, classes]", 2), np.float32)
+    if twice.ndim != 2 or twice.shape[0] != 2:
+        raise ValueError(f"apply_fn must give logits of shape [B, classes]; for two pictures it gave {twice.shape}")
+    kept[1] = False
+    check_rows(twice, np.asarray(_logits(fn, kept), np.float32), "apply_fn")
+    return twice[:1]
 
 
 def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndarray, list[str], dict[str, Any]]:
@@ -165,9 +198,7 @@ def patches(
         contrast=jnp.asarray(0, jnp.int32),
         value=value,
     )
-    full = np.asarray(_logits_of_full(fn, np.ones((1, len(names)), np.bool_)), np.float32)
-    if full.ndim != 2 or full.shape[0] != 1:
-        raise ValueError(f"apply_fn must give logits of shape [B, classes]; for one picture it gave {full.shape}")
+    full = _probed(fn, len(names))
     chosen, against, classes = choose_classes(apply_fn, full[0], value, target, contrast)
     fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
     return ValueFunction(

@@ -14,6 +14,7 @@ from spex_jax.lenses import layout
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
 from spex_jax.lenses.answers import Answer, answer_of, own_answer
 from spex_jax.lenses.layout import BUCKET, Template, rounded
+from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
@@ -30,7 +31,7 @@ def _logits_of_full(fn: AblatedClass, *batch: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _shape_of_logits(model: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+def _logits_of_model(model: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
     return model(tokens, attention_mask)
 
 
@@ -39,15 +40,25 @@ def _is_causal(model: Any) -> bool:
     if isinstance(model, Decoder) or hasattr(model, "classify"):
         return isinstance(model, Decoder)
     shape = (1, min(BUCKET, getattr(model, "max_length", BUCKET)))
-    found = _shape_of_logits.eval_shape(
-        model, jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
-    )
-    if not hasattr(found, "ndim") or found.ndim not in (2, 3):
-        raise ValueError(
-            "the model must give logits [B, C] (a classifier) or [B, L, V] (a language model); for tokens "
-            f"{shape} it gave {getattr(found, 'shape', type(found).__name__)}"
-        )
+    tokens, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
+    one = (jax.ShapeDtypeStruct(shape[1:], jnp.int32), jax.ShapeDtypeStruct(shape[1:], jnp.bool_))
+    remedy = Remedy(one, "it takes one text and not several: give jax.vmap(model)")
+    found = with_remedies(lambda: _logits_of_model.eval_shape(model, tokens, mask), model, [remedy], "the model")
+    expected = "logits [B, C] (a classifier) or [B, L, V] (a language model)"
+    found = logits_of(found, "the model", expected, 1)
+    if found.ndim not in (2, 3):
+        raise ValueError(f"the model must give {expected}; for tokens {shape} it gave {found.shape}")
     return found.ndim == 3
+
+
+def _check_independent(model: Any, ids: np.ndarray) -> None:
+    """Raises ValueError where what a model of a user says of a text depends on the one beside it, or on chance."""
+    if isinstance(model, Decoder) or hasattr(model, "classify"):
+        return
+    first = np.resize(ids, min(BUCKET, getattr(model, "max_length", BUCKET))).astype(np.int32)
+    batches = (np.stack([first, first]), np.stack([first, first[::-1]]))
+    twice, beside = (np.asarray(_logits_of_model(model, batch, np.ones_like(batch, np.bool_))) for batch in batches)
+    check_rows(twice, beside, "the model")
 
 
 def _template(
@@ -154,6 +165,7 @@ def text(
             "shorten the text, or use a model with a longer context"
         )
     _check_ids(model, tokenizer, prompt.ids, "the text")
+    _check_independent(shared, prompt.ids)
     tokens, in_place = removable(tokenizer, prompt, removal, replacement)
     _check_ids(model, tokenizer, tokens.tokens, "replacement")
     _check_ids(model, tokenizer, tokens.stand_in, f"removal {removal!r}")

@@ -275,7 +275,7 @@ def hidden_statistics(params, x):
         ({"loss_fn": "mse"}, "loss_fn must be callable"),
         ({"dtype": np.int32}, "dtype must be one of floats"),
         ({"dtype": "float33"}, "dtype must be one of floats"),
-        ({"apply_fn": lambda params, x: (apply(params, x),)}, "gave tuple"),
+        ({"apply_fn": lambda params, x: (apply(params, x),)}, "gave a tuple"),
         ({"apply_fn": lambda params, x: apply(params, x)[:, :1]}, "classes from 0 to 0"),
         ({"init_fn": lambda key: {"n": jnp.zeros(3, jnp.int32)}}, "parameters that are floats"),
         ({"train": (np.zeros((4, 4), np.float32), np.array([0, 1, 2, 2**32]))}, "beyond 32 bits"),
