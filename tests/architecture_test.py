@@ -9,17 +9,17 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"files", "indices", "memo", "threads", "timing", "version"}
+LEAVES = {"details", "files", "indices", "memo", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
     "walsh": set(),
     "masks": set(),
-    "packed": {"masks"},
-    "exchange": {"indices"},
+    "packed": {"masks", "untrusted"},
+    "exchange": {"indices", "untrusted"},
     "interactions": {"walsh", "masks", "exchange", *LEAVES},
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
-    "metrics": {"walsh", "masks", "interactions", "spectrum"},
+    "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "optimize": {"walsh", "masks", "spectrum"},
     "spex": {"walsh", "masks", "spectrum", "threads"},
     "proxyspex": {"walsh", "masks", "packed", "interactions", "spectrum", "files", "threads", "spex"},
@@ -27,20 +27,20 @@ ALLOWED = {
     "methods": {"masks", "sampling", "spectrum", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
     "derivatives": {"masks", "contexts"},
-    "validation": {"masks", "contexts", "derivatives", "interactions", "spectrum"},
+    "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "evaluate"},
-    "correction": {"masks", "contexts", "indices", "interactions", "spectrum"},
+    "correction": {"masks", "contexts", "indices", "interactions", "spectrum", "untrusted"},
     "explanation": {
-        *{"masks", "interactions", "metrics", "spectrum", "correction"},
+        *{"masks", "details", "indices", "interactions", "metrics", "spectrum", "untrusted", "correction", "files"},
         *{"report", "validation", "asking", "evaluate"},
     },
-    "report": {"files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
+    "report": {"details", "files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
     "store": {"masks", "files", "version"},
     "engine": {"masks", "memo"},
     "identity": {"memo"},
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
-    "models": set(),
+    "models": {"untrusted"},
     "lenses": {"masks", "interactions", "engine", "evaluate", "identity", "models"},
     "baselines": {"walsh", "masks", "spectrum", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
