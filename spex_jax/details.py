@@ -72,8 +72,8 @@ def _layers(given: Any, n: int) -> bool:
         return True
     if not isinstance(given, _LISTS) or len(given) != n or not all(isinstance(of, _LISTS) for of in given):
         return False
-    kinds = {type(layer) for of in given for layer in of}
-    return kinds <= {int} or kinds <= {str}  # they are put in order
+    layers = [layer for of in given for layer in of]
+    return all(map(_whole, layers)) or all(map(_text, layers))  # they are put in order
 
 
 def _columns(given: Any, n: int) -> bool:

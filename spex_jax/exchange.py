@@ -112,7 +112,7 @@ def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, A
     if not isinstance(members, list) or set(map(type, members)) - {list}:
         raise ValueError("'members' must be a list of lists")
     count = len(members)
-    allowance.take(48 * count + 40 * sum(map(len, members)), "its sets")
+    allowance.take(24 * sum(map(len, members)), "its sets")
     if set(map(type, itertools.chain.from_iterable(members))) - {int}:
         raise ValueError("'members' must hold numbers of features")
     for position, key in enumerate(members):  # in their places, so that there are never two of all
