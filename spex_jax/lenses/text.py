@@ -147,7 +147,10 @@ def text(
             f"the text has {len(prompt.ids)} tokens and the model's context is {context}; "
             "shorten the text, or use a model with a longer context"
         )
+    _check_ids(model, tokenizer, prompt.ids, "the text")
     tokens, in_place = removable(tokenizer, prompt, removal, replacement)
+    _check_ids(model, tokenizer, tokens.tokens, "replacement")
+    _check_ids(model, tokenizer, tokens.stand_in, f"removal {removal!r}")
     if causal and not in_place and not (prompt.unit < 0).any():
         raise ValueError(
             f"with removal {removal!r} and everything removed nothing is left that the model could answer to: the "
@@ -188,6 +191,22 @@ def text(
     )
 
 
+def _check_ids(model: Any, tokenizer: Any, ids: Sequence[int] | np.ndarray, role: str) -> None:
+    """Raises ValueError for a token that the model does not embed: tokenizers have some that only a larger model knows,
+    such as those of pictures.
+    """
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if size is None:
+        return
+    outside = next((int(token) for token in ids if token >= size), None)
+    if outside is not None:
+        name = getattr(tokenizer, "convert_ids_to_tokens", str)(outside)
+        raise ValueError(
+            f"{role} uses the token {name!r} of id {outside}, and the model embeds ids from 0 to {size - 1}: it does "
+            "not know this token. Leave it out, or use the tokenizer that belongs to the model"
+        )
+
+
 def _answer(
     model: Any, tokenizer: Any, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
 ) -> Answer:
@@ -203,6 +222,7 @@ def _answer(
     config = getattr(model, "config", None)
     vocabulary = getattr(config, "vocab_size", None) or len(tokenizer)
     answer = answer_of(tokenizer, prompt, given, vocabulary, role)
+    _check_ids(model, tokenizer, answer.ids, role)
     if len(prompt.ids) + len(answer.ids) > context:
         raise ValueError(
             f"the prompt has {len(prompt.ids)} tokens, the {role} {len(answer.ids)}, and the model's context is "

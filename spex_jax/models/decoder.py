@@ -146,7 +146,7 @@ class Decoder:
         Raises:
           ValueError: see `check_tokens`.
         """
-        check_tokens(tokens, attention_mask, self.max_length)
+        check_tokens(tokens, attention_mask, self.max_length, self.config.vocab_size)
         positions, segments = one_text_a_row(attention_mask)
         return self.logits(self.states(tokens, positions, segments))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from spex_jax.models.blocks import ACTIVATIONS, Params, attend, layer_norm, linear
 
@@ -35,8 +36,10 @@ class EncoderConfig:
     head_activation: str = "tanh"
 
 
-def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int) -> None:
-    """Raises ValueError: tokens is no [B, L] of an integer type, the shapes differ, or L is over `max_length`."""
+def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int, vocab_size: int) -> None:
+    """Raises ValueError: tokens is no [B, L] of an integer type, the shapes differ, L is over `max_length`, or a real
+    token has an id that is not below `vocab_size` (where it can be seen: not while a program is traced).
+    """
     if tokens.ndim != 2:
         raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]; for one text pass tokens[None].")
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -51,6 +54,16 @@ def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int) 
             f"tokens has {tokens.shape[1]} positions, expected at most max_length={max_length}; "
             "shorten the text or call the tokenizer with truncation=True."
         )
+    given = (tokens, attention_mask)
+    traced = any(isinstance(array, jax.core.Tracer) for array in given)
+    if not traced and all(getattr(array, "is_fully_addressable", True) for array in given):
+        ids, attended = (np.asarray(array) for array in jax.device_get(given))
+        outside = ids[((ids < 0) | (ids >= vocab_size)) & (attended != 0)]
+        if outside.size:
+            raise ValueError(
+                f"tokens has the id {outside[0]}, and the model embeds ids from 0 to {vocab_size - 1}; "
+                "use the tokenizer that belongs to the model"
+            )
 
 
 def one_text_a_row(attention_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -166,5 +179,5 @@ class Encoder:
         Raises:
           ValueError: see `check_tokens`.
         """
-        check_tokens(tokens, attention_mask, self.max_length)
+        check_tokens(tokens, attention_mask, self.max_length, self.config.vocab_size)
         return self.classify(tokens, *one_text_a_row(attention_mask), slots=1)[:, 0]

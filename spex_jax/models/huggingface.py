@@ -10,18 +10,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models.architectures import ARCHITECTURES, class_names
+from spex_jax.models.architectures import ARCHITECTURES
+from spex_jax.models.config_keys import refuse_quantised, text_config
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
+from spex_jax.models.encoder_architectures import class_names
 from spex_jax.models.weights import Checkpoint, place_tree
 
 __all__ = ["load"]
 
 _DTYPES = ("float32", "bfloat16")
+_QUANTISED = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+)  # of files before quantization_config
 
 
 def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
     """The architecture and what config.json says of it."""
+    if folder.suffix == ".gguf":
+        raise ValueError(
+            f"{str(folder)!r} is a GGUF file, which models.load does not read; give the directory with config.json and "
+            "*.safetensors that it was made from"
+        )
     if not folder.is_dir():
         raise ValueError(
             f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json"
@@ -33,18 +45,23 @@ def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
         raise ValueError(f"{folder} has no config.json; give the directory of a Hugging Face model") from None
     except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}; the file is damaged: download it again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold settings by their names, got {config!r:.60}")
     names = config.get("architectures") or [f"none (model_type {config.get('model_type')!r})"]
     if names[0] not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {names[0]} in {path}; models.load knows {', '.join(ARCHITECTURES)}")
-    # Models of text and pictures keep the language model's settings apart.
-    return names[0], {**config, **config["text_config"]} if "text_config" in config else config
+    refuse_quantised(config)
+    for name in _QUANTISED:
+        if (folder / name).is_file():
+            refuse_quantised({"quantization_config": {"quant_method": f"the method of its {name}"}})
+    return names[0], text_config(config)
 
 
-def _tokenizer(folder: pathlib.Path, vocab_size: int) -> Any:
-    """The fast tokenizer.
+def _tokenizer(folder: pathlib.Path) -> Any:
+    """The fast tokenizer; it may have ids beyond the embedding, such as those of pictures, which no prompt may use.
 
     Raises:
-      ValueError: there is none, or it has ids beyond the embedding.
+      ValueError: there is none.
     """
     advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # that PyTorch is missing: it is not needed
     quiet = advice not in os.environ
@@ -58,16 +75,9 @@ def _tokenizer(folder: pathlib.Path, vocab_size: int) -> Any:
         if quiet:
             del os.environ[advice]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
     except Exception as error:  # transformers raises what its many readers raise
         raise ValueError(f"cannot read the tokenizer of {folder}: {error}; it needs tokenizer.json") from error
-    largest = max(tokenizer.get_vocab().values(), default=-1)
-    if largest >= vocab_size:
-        raise ValueError(
-            f"the tokenizer of {folder} has ids up to {largest} and the model embeds {vocab_size} tokens; they do not "
-            "belong together"
-        )
-    return tokenizer
 
 
 def load(
@@ -75,9 +85,11 @@ def load(
 ) -> tuple[Encoder | Decoder, Any]:
     """A model and its tokenizer from a Hugging Face directory.
 
-    Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT and
-    DistilBERT an `Encoder`, with their classification head or, without one, with the mean of the hidden states as
-    output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
+    Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT,
+    DistilBERT, RoBERTa, XLM-RoBERTa and CamemBERT an `Encoder`, with the head of a classifier of texts or, without one,
+    with the mean of the hidden states as output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
+    Heads of other kinds (masked words, tokens, answers) are left out, and a warning names them. Keys that config.json
+    leaves out are those of transformers' config classes.
 
     Args:
       path: of the directory.
@@ -88,7 +100,7 @@ def load(
 
     Raises:
       ValueError: an unknown architecture, files that are missing or damaged, tensors that are missing or do not fit
-        config.json, a tokenizer that does not fit the model.
+        config.json, quantised weights, a key of config.json that asks for something that is not computed here.
       ImportError: the extra `hf` is not installed.
     """
     if dtype is not None and dtype not in _DTYPES:
@@ -98,11 +110,9 @@ def load(
     folder = pathlib.Path(path).expanduser()
     architecture, config = _config(folder)
     with Checkpoint(folder) as checkpoint:
-        try:
-            c, tree = ARCHITECTURES[architecture](checkpoint, config, 1 if mesh is None else mesh.shape["model"])
-        except KeyError as error:
-            raise ValueError(f"config.json of {folder} lacks {error}, which {architecture} needs") from error
-        tokenizer = _tokenizer(folder, c.vocab_size)
+        model_axis = 1 if mesh is None else mesh.shape["model"]
+        c, tree = ARCHITECTURES[architecture].parameters(checkpoint, config, architecture, model_axis)
+        tokenizer = _tokenizer(folder)
         if dtype is None:
             dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
         params = place_tree(checkpoint, tree, dtype, mesh)

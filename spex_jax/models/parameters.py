@@ -1,16 +1,19 @@
 """Which tensors of a checkpoint make a parameter, how they are shaped, and how a mesh divides them."""
 
+from collections.abc import Collection
 from typing import Any
+
+import jax
 
 from spex_jax.models.decoder import DecoderConfig
 from spex_jax.models.encoder import EncoderConfig
 from spex_jax.models.weights import Checkpoint, Stored
 
-__all__ = ["Parameters", "layers", "prefix_of", "table", "vector_or_matrix"]
+__all__ = ["Parameters", "layers", "prefix_of", "table", "unused", "vector_or_matrix"]
 
 Parameters = dict[str, Any]
-_OPTIONAL = ("norm_query", "norm_key")
-_BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")  # no weights, though older files hold them
+# No weights, though older files hold them.
+_BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "embeddings.position_ids", ".token_type_ids")
 
 
 def prefix_of(checkpoint: Checkpoint, ending: str) -> str:
@@ -22,11 +25,11 @@ def prefix_of(checkpoint: Checkpoint, ending: str) -> str:
 
 
 def vector_or_matrix(
-    checkpoint: Checkpoint, names: tuple[str, ...], shape: tuple[int, ...], *, bias: bool, **options: Any
+    names: tuple[str, ...], shape: tuple[int, ...], *, bias: bool, **options: Any
 ) -> dict[str, Stored]:
-    """ "weight", and "bias" where there is one."""
+    """ "weight", and "bias" where there is to be one."""
     found = {"weight": Stored(tuple(f"{name}.weight" for name in names), shape, **options)}
-    if bias or f"{names[0]}.bias" in checkpoint:
+    if bias:
         split = 0 if options.get("split") == 0 else None
         part = {key: options[key] for key in ("part", "stacked") if key in options}
         found["bias"] = Stored(tuple(f"{name}.bias" for name in names), shape[:1], split=split, **part)
@@ -34,22 +37,19 @@ def vector_or_matrix(
 
 
 def layers(
-    checkpoint: Checkpoint,
     names: dict[str, str],
     prefix: str,
     c: DecoderConfig | EncoderConfig,
     *,
     model_axis: int,
-    bias: bool = False,
+    biases: Collection[str] = (),
     fused: bool = False,
 ) -> Parameters:
     """Stacked parameters of all layers, whose tensors are called prefix + number + name.
 
-    Attention and MLP are divided over `model_axis` devices by whole heads and hidden units: products with queries,
-    keys, values, gate and up by their outputs, those with the attention's output and down by their inputs.
-
-    Raises:
-      ValueError: a layer holds tensors that the architecture does not have.
+    `biases` names the parameters that have a bias. Attention and MLP are divided over `model_axis` devices by whole
+    heads and hidden units: products with queries, keys, values, gate and up by their outputs, those with the
+    attention's output and down by their inputs.
     """
     kv = getattr(c, "num_kv_heads", c.num_heads)
     width = c.head_dim if isinstance(c, DecoderConfig) else c.dim // c.num_heads
@@ -70,8 +70,6 @@ def layers(
     found: Parameters = {}
     for ours, theirs in names.items():
         tensors = tuple(f"{prefix}{layer}.{theirs}" for layer in range(c.num_layers))
-        if ours in _OPTIONAL and f"{tensors[0]}.weight" not in checkpoint:
-            continue
         norm = ours.startswith("norm")
         divided = not norm and units.get(ours, c.hidden_dim) % model_axis == 0
         options: dict[str, Any] = {"stacked": True, "split": axis.get(ours, 0) if divided else None}
@@ -79,18 +77,25 @@ def layers(
             order = {"query": 0, "key": 1, "value": 2}
             part = (order[ours] * c.dim, (order[ours] + 1) * c.dim) if ours in order else None
             options |= {"transposed": True, "part": part}
-        found[ours] = vector_or_matrix(checkpoint, tensors, shapes.get(ours, (c.dim,)), bias=bias, **options)
-    known = {name for group in found.values() for stored in group.values() for name in stored.names}
-    unknown = [
-        name
-        for name in checkpoint.names
-        if name.startswith(prefix) and name not in known and not name.endswith(_BUFFERS)
-    ]
-    if unknown:
-        raise ValueError(
-            f"the weights hold {unknown[0]}, of which the architecture knows nothing; it is a variant that models.load "
-            "cannot read yet"
-        )
+        found[ours] = vector_or_matrix(tensors, shapes.get(ours, (c.dim,)), bias=ours in biases, **options)
+    return found
+
+
+def unused(checkpoint: Checkpoint, parameters: Parameters, encoder: tuple[str, ...]) -> list[str]:
+    """Names of tensors that are no part of the parameters: of heads, of other towers.
+
+    Raises:
+      ValueError: one of them begins with one of `encoder`, and so changes what the layers compute.
+    """
+    leaves = jax.tree_util.tree_leaves(parameters, is_leaf=lambda leaf: isinstance(leaf, Stored))
+    used = {name for stored in leaves for name in stored.names}
+    found = [name for name in checkpoint.names if name not in used and not name.endswith(_BUFFERS)]
+    for name in found:
+        if name.startswith(encoder):
+            raise ValueError(
+                f"the weights hold {name}, of which the architecture knows nothing by config.json; it is a variant "
+                "that models.load cannot read yet, or config.json is of another model"
+            )
     return found
 
 

@@ -119,7 +119,7 @@ class TextClassifier:
         Raises:
           ValueError: tokens is not of rank 2 or not of an integer type, the shapes differ, or L is over `max_length`.
         """
-        check_tokens(tokens, attention_mask, self.max_length)
+        check_tokens(tokens, attention_mask, self.max_length, self.config.vocab_size)
         positions, segments = one_text_a_row(attention_mask)
         return self.classify(tokens, positions, segments, 1)[:, 0]
 

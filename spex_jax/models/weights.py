@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 __all__ = ["Checkpoint", "Stored", "place_tree"]
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of norms, in the first files of BERT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,10 @@ class Stored:
 
 
 class Checkpoint:
-    """The tensors of a Hugging Face directory: one safetensors file, or several with an index. A context manager."""
+    """The tensors of a Hugging Face directory: one safetensors file, or several with an index. A context manager.
+
+    LayerNorm.gamma and .beta of BERT's first files are called .weight and .bias, as in all later ones.
+    """
 
     def __init__(self, folder: pathlib.Path):
         """Opens the files; nothing is read yet.
@@ -58,7 +63,7 @@ class Checkpoint:
             from safetensors import SafetensorError, safe_open
         except ImportError as error:
             raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
-        self._tensors: dict[str, Any] = {}
+        self._tensors: dict[str, tuple[Any, str]] = {}  # the file of each, and its name there
         with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
             for path in _files(folder):
                 try:
@@ -67,7 +72,11 @@ class Checkpoint:
                     raise ValueError(
                         f"cannot read {path}: {error}; the file is damaged or cut short: download it again"
                     ) from error
-                self._tensors.update(dict.fromkeys(file.keys(), file))
+                for stored in file.keys():  # noqa: SIM118
+                    name = _new_name(stored)
+                    if name != stored and name in file.keys():  # noqa: SIM118
+                        raise ValueError(f"{path} holds both {stored} and {name}, of which one should be; remove one")
+                    self._tensors[name] = (file, stored)
             self._stack = opening.pop_all()
 
     def __enter__(self) -> "Checkpoint":
@@ -89,10 +98,16 @@ class Checkpoint:
 
     def is_bfloat16(self, name: str) -> bool:
         """Whether a tensor is stored as bfloat16."""
-        return self._tensors[name].get_slice(name).get_dtype() == "BF16"
+        return self._slice(name).get_dtype() == "BF16"
+
+    def _slice(self, name: str) -> Any:
+        file, stored = self._tensors[name]
+        return file.get_slice(stored)
 
     def check(self, stored: Sequence[Stored]) -> None:
-        """Raises ValueError that names the tensors that are missing or of another shape than the config says."""
+        """Raises ValueError that names the tensors that are missing, of another shape than the config says, or no
+        floats (quantised weights, whose scales are kept elsewhere).
+        """
         names = [name for parameter in stored for name in parameter.names]
         missing = [name for name in names if name not in self]
         if missing:
@@ -100,7 +115,13 @@ class Checkpoint:
             raise ValueError(f"the weights lack {', '.join(missing[:5])}{more}; the directory is incomplete")
         for parameter in stored:
             for name in parameter.names:
-                found = tuple(self._tensors[name].get_slice(name).get_shape())
+                dtype = self._slice(name).get_dtype()
+                if dtype not in _FLOATS:
+                    raise ValueError(
+                        f"the tensor {name} has the dtype {dtype}; models.load reads weights of {', '.join(_FLOATS)}. "
+                        "They are quantised: give the checkpoint that they were made from, or a dequantised one"
+                    )
+                found = tuple(self._slice(name).get_shape())
                 turned = found[::-1] if parameter.transposed else found
                 if turned and parameter.part is not None:
                     turned = (len(range(turned[0])[slice(*parameter.part)]), *turned[1:])
@@ -115,7 +136,7 @@ class Checkpoint:
         start = 0 if parameter.part is None else parameter.part[0]
         first, *others = (slice(*axis.indices(size)) for axis, size in zip(index, parameter.shape, strict=True))
         wanted = (slice(first.start + start, first.stop + start), *others)
-        tensor = self._tensors[name].get_slice(name)
+        tensor = self._slice(name)
         if parameter.transposed and len(wanted) == 2:
             return np.asarray(tensor[wanted[1], wanted[0]]).T
         return np.asarray(tensor[wanted])
@@ -151,6 +172,11 @@ class Checkpoint:
         return part
 
 
+def _new_name(name: str) -> str:
+    module, _, kind = name.rpartition(".")
+    return f"{module}.{_OLD_NAMES[kind]}" if kind in _OLD_NAMES and module.lower().endswith("norm") else name
+
+
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / _INDEX
     if index.exists():
@@ -164,6 +190,10 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         return [folder / name for name in names]
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
+    if (folder / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{folder} has an adapter and no model; merge it first (merge_and_unload of peft) and save that"
+        )
     others = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
     found = f"; it has {', '.join(others[:3])}: convert them to safetensors" if others else ""
     raise ValueError(f"{folder} has no weights, neither {_SINGLE} nor {_INDEX}{found}")

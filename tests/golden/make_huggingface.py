@@ -67,8 +67,18 @@ MODELS = {
             },
         },
     ),
+    # What its config class takes when nothing else is said: heads of 256, windows of 4096, two kinds of rotations.
+    "gemma3_defaults": (
+        "Gemma3ForCausalLM",
+        {"vocab_size": 40, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2},
+    ),
     "bert": ("BertModel", SMALL),
     "bert_classifier": ("BertForSequenceClassification", {**SMALL, "id2label": {0: "a", 1: "b", 2: "c"}}),
+    "roberta": ("RobertaModel", {**SMALL, "type_vocab_size": 1}),
+    "roberta_classifier": (
+        "RobertaForSequenceClassification",
+        {**SMALL, "max_position_embeddings": 66, "layer_norm_eps": 1e-5, "id2label": {0: "a", 1: "b", 2: "c"}},
+    ),
     "distilbert": (
         "DistilBertForSequenceClassification",
         {"vocab_size": 40, "dim": 24, "n_layers": 3, "n_heads": 4, "hidden_dim": 36, "max_position_embeddings": 64},

@@ -72,12 +72,12 @@ def _write(folder, tokenizer, config):
     return folder
 
 
-def write_model(folder, name, *, config=(), dtype=np.float32, **tokenizer):
+def write_model(folder, name, *, config=(), dtype=np.float32, words=WORDS, **tokenizer):
     """The golden model `name` with its tokenizer; `config` changes config.json."""
     folder = pathlib.Path(folder)
     described = MODELS[name]
     kind = "encoder" if "bert" in name else "decoder"
-    write_word_tokenizer(folder, kind=kind, **tokenizer)
+    write_word_tokenizer(folder, words, kind=kind, **tokenizer)
     changed = {**described["config"], **dict(config)}
     (folder / "config.json").write_text(json.dumps(changed), encoding="utf-8")
     weights = {key: value.astype(dtype) for key, value in random_weights(described["shapes"]).items()}
