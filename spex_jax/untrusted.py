@@ -33,19 +33,29 @@ _SHAPE = re.compile(r"'shape'\s*:\s*\(([0-9, ]*)\)")
 
 
 @contextlib.contextmanager
-def refusing(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
+def refusing(
+    path: str | os.PathLike[str], kind: str, *, keep: tuple[type[Exception], ...] = (), advice: str = ""
+) -> Iterator[None]:
     """Turns every error of reading a file into a ValueError that names the file and what it should be.
 
-    All readers are in here, so that a parser's own errors (BadZipFile, zlib.error, RecursionError, KeyError, ...)
-    reach nobody; an extra that is not installed stays an ImportError.
+    All readers are in here, so that a parser's own errors (BadZipFile, zlib.error, RecursionError, KeyError, the panics
+    of those written in Rust, ...) reach nobody.
+
+    Args:
+      path: of the file or folder.
+      kind: what it should be, for the message.
+      keep: errors that stay what they are.
+      advice: what to do.
     """
     try:
         yield
-    except ImportError:
+    except keep:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         reason = str(error) or type(error).__name__
-        raise ValueError(f"{os.fspath(path)!r} is not {kind}: {reason}") from error
+        raise ValueError(f"{os.fspath(path)!r} is not {kind}: {reason}{advice}") from error
 
 
 class Allowance:
