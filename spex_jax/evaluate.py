@@ -111,8 +111,9 @@ class Engine:
         store_key: str | None = None,
     ):
         """Checks everything that can be checked before the model is asked, and opens the store; see `evaluate`."""
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size != int(batch_size) or batch_size < 1):
-            raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        masks_lib.check_not_traced("evaluate")
+        if batch_size is not None:
+            masks_lib.check_whole("batch_size", batch_size, 1)
         if not callable(value_fn):
             raise ValueError(
                 f"a value function must be callable (masks [M, n] -> values [M]), got {type(value_fn).__name__}"

@@ -136,6 +136,8 @@ def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, A
 
 
 def _members(key: Any, n: int) -> tuple[int, ...]:
+    if any(isinstance(feature, bool | np.bool_) for feature in key):
+        raise ValueError(f"{key!r} is not a set of players; it holds a bool, expected numbers from 0 to {n - 1}")
     members = tuple(sorted(map(operator.index, key)))
     if len(set(members)) != len(members) or (members and not 0 <= members[0] <= members[-1] < n):
         raise ValueError(f"{key!r} is not a set of players; expected distinct numbers from 0 to {n - 1}")

@@ -241,7 +241,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
     n = spectrum.n
     with Archive(files[2], allowance) as ablations:
         masks = ablations.masks("masks", n)
-        values = ablations.floats("values", (len(masks),))
+        values = masks_lib.check_values(ablations.floats("values", (len(masks),)), masks)
         failed = ablations.masks("failed", n) if "failed" in ablations else None
         correction = Correction.from_arrays(ablations, n)
     allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")

@@ -61,11 +61,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
         budget: int | None = None,
     ):
         """Takes sorted tuples `members`, each once, their `values` [T] and, where known, `std_errors` [T]; min_order
-        None is the size of the smallest.
-
-        Raises:
-          ValueError: n or an order that is no whole number, sets that are not of n features, not sorted or there twice,
-            or values and names that do not fit.
+        None is the size of the smallest. Raises ValueError where one of them is not of that form.
         """
         masks_lib.check_whole("n", n, 1)
         masks_lib.check_whole("max_order", max_order, 0)
@@ -90,6 +86,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
     def _key(self, key: Any) -> tuple[int, ...]:
         try:
             members = (key,) if isinstance(key, int | np.integer) else tuple(key)
+            if any(isinstance(feature, bool | np.bool_) for feature in members):
+                raise TypeError
             ordered = tuple(sorted(operator.index(feature) for feature in members))
         except (TypeError, ValueError):
             raise KeyError(
@@ -184,9 +182,10 @@ class Interactions(Mapping[tuple[int, ...], float]):
           k: how many; fewer come back where fewer are stored. Zeros are left out.
           order: only sets of this size.
         """
+        masks_lib.check_whole("k", k, 0)
         wanted = (self._sizes > 0 if order is None else self._sizes == order) & (self._values != 0)
         chosen = np.flatnonzero(wanted)
-        ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][: max(k, 0)]
+        ranked = chosen[np.argsort(-np.abs(self._values[chosen]), kind="stable")][:k]
         return [(self._members[position], float(self._values[position])) for position in ranked]
 
     def label(self, key: Any, width: int | None = None) -> str:
@@ -226,9 +225,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
           ValueError: the folder does not exist, or a value is not finite, for which JSON has no number.
         """
         for name, array in (("values", self._values), ("std_errors", self._errors)):
-            if array is not None and not np.isfinite(array).all():
-                first = self._members[int(np.flatnonzero(~np.isfinite(array))[0])]
-                raise ValueError(f"{name} must be finite to be saved; the first that is not belongs to {first}")
+            if array is not None and len(wrong := np.flatnonzero(~np.isfinite(array))):
+                raise ValueError(f"{name} must be finite to be saved; that of {self._members[wrong[0]]} is not")
         content = {
             **self._attributes,
             "members": self._members,

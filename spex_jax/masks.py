@@ -4,16 +4,20 @@ is a row of a bool [M, n] array; True keeps the feature.
 
 import itertools
 import math
+import numbers
 import operator
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 __all__ = [
     "MUST_BE_FINITE",
     "all_masks",
     "check_masks",
+    "check_not_traced",
+    "check_positive",
     "check_reals",
     "check_sets",
     "check_values",
@@ -33,8 +37,18 @@ __all__ = [
 ]
 
 MUST_BE_FINITE = "; the value function must be finite at every mask"
+_LARGEST = 1e303  # a hundred thousandth of the largest float64, so that sums and differences stay finite
 _DRAWN = 1024  # masks are drawn in whole blocks of so many, whatever the count
 _HASHED = 2**22  # bytes of packed masks that are hashed or compared at a time
+
+
+def _concrete(name: str, given: Any) -> Any:
+    if isinstance(given, jax.core.Tracer):
+        raise ValueError(
+            f"{name} are traced by jit, vmap or grad; give arrays: what fits and decodes runs on the host, call it "
+            "outside of what JAX traces"
+        )
+    return given
 
 
 def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
@@ -47,7 +61,7 @@ def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
     Raises:
       ValueError: wrong number of axes, wrong n, or entries that are neither bool nor 0/1 integers.
     """
-    array = np.asarray(masks)
+    array = np.asarray(_concrete("masks", masks))
     expected = f"[M, {'n' if n is None else n}]"
     if array.ndim != 2:
         raise ValueError(f"masks must have shape {expected}, got {array.shape}; one mask alone is masks[None]")
@@ -78,7 +92,7 @@ def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), 
     Raises:
       ValueError: wrong shape, not real numbers, or a NaN or infinite value.
     """
-    array = np.asarray(values)
+    array = np.asarray(_concrete("values", values))
     expected = (len(masks), *outputs)
     if array.shape != expected:
         raise ValueError(
@@ -86,6 +100,11 @@ def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), 
             f"got {array.shape}"
         )
     array = check_reals("values", array)
+    if (np.abs(array[np.isfinite(array)]) > _LARGEST).any():
+        raise ValueError(
+            f"values must be at most {_LARGEST:g}, or their sums overflow; the largest is {np.abs(array).max():.4g}: "
+            "scale them down first"
+        )
     if finite and not finite_rows(array).all():
         raise ValueError(describe_nonfinite(array, masks) + MUST_BE_FINITE)
     return array
@@ -105,7 +124,8 @@ def check_reals(name: str, given: Any) -> np.ndarray:
     if array.dtype.kind not in "biuf" and "float" not in array.dtype.name:  # bfloat16 has a kind of its own
         advice = "; take the real part or the magnitude first" if array.dtype.kind == "c" else ""
         raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}{advice}")
-    return array.astype(np.float64)
+    with np.errstate(over="ignore"):  # of wider floats, which become infinite
+        return array.astype(np.float64)
 
 
 def finite_rows(values: np.ndarray) -> np.ndarray:
@@ -130,12 +150,31 @@ def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray |
     )
 
 
+def check_not_traced(caller: str) -> None:
+    """Raises ValueError inside `jax.jit` or another transformation that stages every operation out."""
+    with jax.transfer_guard("allow"):
+        staged = isinstance(jax.numpy.zeros(()), jax.core.Tracer)
+    if staged:
+        raise ValueError(
+            f"{caller} works on the host, which cannot be traced; call it outside of jax.jit, and not "
+            "within a function that scan or another transformation traces"
+        )
+
+
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:
     """Raises ValueError where `given` is no whole number from least to most."""
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not whole or given < least or (most is not None and given > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {bounds}, got {given!r}")
+
+
+def check_positive(name: str, given: Any, most: float = math.inf) -> None:
+    """Raises ValueError where `given` is no finite number above 0, or one above `most`."""
+    number = isinstance(given, numbers.Real) and not isinstance(given, bool)
+    if not number or not (0 < given <= most and math.isfinite(given)):
+        bounds = "" if most == math.inf else f" of at most {most:g}"
+        raise ValueError(f"{name} must be a positive finite number{bounds}, got {given!r}")
 
 
 def check_sets(members: Sequence[tuple[int, ...]], n: int) -> None:

@@ -121,7 +121,7 @@ def select(
     if not isinstance(spectrum, Spectrum):
         raise ValueError(f"select needs a Spectrum, such as the one of an Explanation, got {type(spectrum).__name__}")
     always_keep, always_remove = (
-        [units] if isinstance(units, int) else list(units) for units in (always_keep, always_remove)
+        [units] if isinstance(units, int | np.integer) else list(units) for units in (always_keep, always_remove)
     )
     extra = [constraints] if isinstance(constraints, LinearConstraint) else list(constraints)
     if method not in ("exact", "greedy", "beam"):

@@ -9,6 +9,7 @@ import numpy as np
 from spex_jax.adaptive import Asked
 from spex_jax.asking import Asker
 from spex_jax.correction import correction_of
+from spex_jax.ends import ends_first
 from spex_jax.explanation import Explanation
 from spex_jax.metrics import Faithfulness, faithfulness, r2_score
 from spex_jax.question import Question, held_out_of, too_few
@@ -65,6 +66,7 @@ def _table(reading: Reading) -> _Table:
     least = 1 if complete else asked.method.least(masks.shape[1], asked.options)
     if asked.complete and not complete:  # some of all masks are missing: a part of the others is held out now
         order = np.random.default_rng([asked.seed, 3]).permutation(len(values))
+        order = order[ends_first(masks[order])]  # the fit needs the full and the empty mask
         masks, values = masks[order], values[order]
         held_out = max(0, min(held_out_of(len(values)), len(values) - least))
     if len(values) - held_out < least:

@@ -11,7 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
 from spex_jax.interactions import Interactions, convert
 from spex_jax.untrusted import Allowance, Archive, refusing, savez
-from spex_jax.walsh import walsh_hadamard
+from spex_jax.walsh import subset_characters, walsh_hadamard
 
 __all__ = ["Spectrum", "exact_spectrum", "read_spectrum"]
 
@@ -119,6 +119,41 @@ class Spectrum:
         """Coefficients float64 [K] of the sets support bool [K, n]; 0 where this spectrum has no such term."""
         known = dict(zip(map(bytes, self.support), self.coefficients, strict=True))
         return np.array([known.get(bytes(row), 0.0) for row in support])
+
+    def through(self, masks: Any, values: Any) -> "Spectrum":
+        """Returns the nearest spectrum on the same sets that takes given values at a few masks.
+
+        Nearest is least in the mean square over uniform masks (Parseval), so that the coefficients move by
+        A^T (A A^T)^-1 (values - f(masks)) with A the characters at the masks. Where the coefficients have variances,
+        the move counts as one more direction of doubt: the spectrum was wrong there by that much.
+
+        Args:
+          masks: bool [E, n], few and distinct.
+          values: float [E].
+
+        Raises:
+          ValueError: masks or values that do not fit, or sets that cannot take these values at these masks.
+        """
+        masks = masks_lib.check_masks(masks, self.n)
+        values = masks_lib.check_values(values, masks)
+        characters = subset_characters(masks, self.support).astype(np.float64)
+        missing = values - characters @ self.coefficients
+        weights = np.linalg.lstsq(characters @ characters.T, missing, rcond=1e-9)[0]
+        move = characters.T @ weights
+        if not np.allclose(characters @ move, missing, rtol=1e-6, atol=1e-9 * float(np.abs(values).max(initial=0.0))):
+            raise ValueError(
+                f"the {len(self)} sets of this spectrum cannot take {len(values)} given values at these masks; add "
+                "sets of other parities, such as () and the single features"
+            )
+        if self.variances is None:
+            return Spectrum(self.support, self.coefficients + move)
+        factor = np.zeros((len(self), 0)) if self.covariance_factor is None else self.covariance_factor
+        return Spectrum(
+            self.support,
+            self.coefficients + move,
+            self.variances + np.square(move),
+            np.concatenate([factor, move[:, None]], axis=1),
+        )
 
     def energy_by_degree(self) -> np.ndarray:
         """Sum of squared coefficients by degree, float64 [n + 1]; from degree 1 on it sums to the variance on uniform

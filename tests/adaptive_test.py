@@ -106,8 +106,14 @@ def test_every_mask_of_a_small_function_is_asked():
     ("options", "message"),
     [
         ({"target_r2": 0.9}, r"target_r2= belongs to sampling='adaptive', got it with sampling='mixed'; leave it out"),
-        ({"sampling": "adaptive", "target_r2": 1.5}, "target_r2 must be a number above 0 and at most 1, got 1.5"),
-        ({"sampling": "adaptive", "target_width": -1.0}, "target_width must be a positive number"),
+        (
+            {"sampling": "adaptive", "target_r2": 1.5},
+            "target_r2 must be a positive finite number of at most 1, got 1.5",
+        ),
+        (
+            {"sampling": "adaptive", "target_width": -1.0},
+            "target_width, in units of the value, must be a positive finite number",
+        ),
         ({"sampling": "adaptive", "target_width": 1.0, "proxy": "trees"}, r"a proxy with standard errors \(auto, "),
         ({"sampling": "adaptive", "refits": 0}, "refits must be a whole number of at least 1"),
         ({"sampling": "adaptive", "acquisition": "entropy"}, "unknown acquisition 'entropy'; expected one of "),

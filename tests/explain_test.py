@@ -69,7 +69,9 @@ def test_spex_decodes_a_design(n, options, degree):
     made = spex_jax.spex.design(n, 561 - 56 - 1, max_degree=options.get("max_degree", "auto"))
     np.testing.assert_array_equal(found.masks[: len(made.masks)], made.masks)
     if not options:
+        ends = np.flatnonzero(found.masks.all(axis=1) | ~found.masks.any(axis=1))
         again = spex_jax.spex.decode(made, found.values[: len(made.masks)])
+        again = again.through(found.masks[ends], found.values[ends])
         np.testing.assert_array_equal(again.coefficients, found.spectrum.coefficients)
         assert "spex, bins 8, degree 5" in str(found)
 

@@ -35,6 +35,18 @@ def test_sparse_spectra_give_what_their_values_give(index, rng):
         assert found[members] == pytest.approx(value, abs=1e-8)
 
 
+@pytest.mark.parametrize("key", [True, (True,), (False, 2), np.True_, (np.True_, 3)])
+def test_a_bool_is_no_feature(key, rng):
+    """Such as the result of a comparison, which would be taken for feature 0 or 1."""
+    found = spectrum_of(oracle.random_game(4, rng)).interactions("SV", 1)
+    with pytest.raises(KeyError, match="is not a set of features"):
+        found[key]
+    assert key not in found
+    with pytest.raises(ValueError, match=r"k must be a whole number of at least 0, got True"):
+        found.top(True)
+    assert found.top(np.int64(2)) == found.top(2)
+
+
 @pytest.mark.parametrize("index", ["SV", "k-SII", "STII", "FSII"])
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_efficient_indices_sum_to_the_value_of_everything(index, order, rng):

@@ -170,7 +170,7 @@ def test_what_no_file_can_hold_is_refused_at_once():
 
 
 def test_values_that_json_cannot_hold_are_not_saved(tmp_path):
-    with pytest.raises(ValueError, match=r"values must be finite to be saved; the first that is not belongs to \(0,\)"):
+    with pytest.raises(ValueError, match=r"values must be finite to be saved; that of \(0,\) is not"):
         Interactions([(0,)], [np.inf], n=2, index="SII", max_order=2).save(tmp_path / "i.json")
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ parameters, N of training examples, T of test points.
 
 import dataclasses
 import functools
+import numbers
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -131,7 +132,7 @@ def influence(
     """
     if solver not in SOLVERS:
         raise ValueError(f"unknown solver {solver!r}; expected one of {', '.join(SOLVERS)}")
-    if isinstance(damping, bool) or not isinstance(damping, int | float | np.number) or not 0 <= damping < np.inf:
+    if isinstance(damping, bool) or not isinstance(damping, numbers.Real) or not 0 <= damping < np.inf:
         raise ValueError(f"damping must be a finite number that is not below 0, got {damping!r}")
     check_whole("iterations", iterations, 1)
     fn, params = _networks(value_fn, "influence")

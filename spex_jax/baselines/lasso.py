@@ -8,7 +8,6 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.baselines.regression import check_positive
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["check_sklearn", "datamodels", "lasso"]
@@ -74,7 +73,7 @@ def lasso(masks: Any, values: Any, *, alpha: float = 0.01) -> Spectrum:
 
     masks = masks_lib.check_masks(masks)
     values = masks_lib.check_values(values, masks)
-    check_positive("alpha", alpha)
+    masks_lib.check_positive("alpha", alpha)
     if not len(masks):
         raise ValueError("lasso needs at least one ablation, got none")
     if np.ptp(values) == 0:

@@ -6,7 +6,6 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.baselines.regression import check_positive
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["lime"]
@@ -30,8 +29,8 @@ def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 
     """
     masks = masks_lib.check_masks(masks)
     values = masks_lib.check_values(values, masks)
-    check_positive("kernel_width", kernel_width)
-    check_positive("alpha", alpha)
+    masks_lib.check_positive("kernel_width", kernel_width)
+    masks_lib.check_positive("alpha", alpha)
     if not len(masks):
         raise ValueError("lime needs at least one ablation, got none")
     distance = 100 * (1 - np.sqrt(masks.mean(axis=1)))

@@ -9,7 +9,6 @@ import scipy.linalg
 from spex_jax import masks as masks_lib
 
 __all__ = [
-    "check_positive",
     "check_rows",
     "check_weights",
     "coefficients_up_to",
@@ -56,13 +55,6 @@ def check_rows(masks: np.ndarray, support: np.ndarray) -> None:
             f"{len(support)} coefficients, one for each set of up to {support.sum(axis=1).max()} of {masks.shape[1]} "
             f"units, need at least as many ablations, got {len(masks)}: ask more masks, or use a lower order"
         )
-
-
-def check_positive(name: str, given: Any) -> None:
-    """Raises ValueError where `given` is no positive finite number."""
-    number = isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
-    if not number or not 0 < given < np.inf:
-        raise ValueError(f"{name} must be a positive finite number, got {given!r}")
 
 
 def check_weights(weights: Any, masks: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spex_jax import masks as masks_lib
+from spex_jax.engine.hints import one_mask_hint, shape_hint
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.work import largest_product, matmul_flops
@@ -82,6 +83,10 @@ def _mesh_of(fn: Any) -> Any:
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
             return leaf.sharding.mesh
     return None
+
+
+def _described(found: Any) -> str:
+    return f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
 
 
 def _check_mesh(mesh: Any) -> jax.sharding.Mesh:
@@ -161,7 +166,20 @@ class DeviceFunction:
         if self._packing is not None:
             shapes = [(size, self._packing.slots, width), (size, self._packing.slots)]
         batch = [jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding) for shape in shapes]
-        return self._run.trace(self._fn, *batch)
+        try:
+            return self._run.trace(self._fn, *batch)
+        except (StopIteration, StopAsyncIteration) as error:  # would end the generators that it passes through
+            raise ValueError(
+                f"the value function raised {type(error).__name__}: an iterator that it reads has come to its end; "
+                "make it anew in each call"
+            ) from error
+        except Exception as error:
+            if self._packing is None and (hint := self._one_mask_hint()):
+                raise ValueError(f"the value function failed ({type(error).__name__}: {error}){hint}") from error
+            raise
+
+    def _one_mask_hint(self) -> str:
+        return one_mask_hint(self._value_fn.fn, self._value_fn.width, self._value_fn.outputs, on_device=True)
 
     def _rows_by_work(self, traced: Any, rows: int) -> int:
         """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
@@ -221,11 +239,22 @@ class DeviceFunction:
     def _check_shape(self, traced: Any, rows: int) -> None:
         size, found = rows * self.devices, traced.out_info
         places = (size,) if self._packing is None else (size, self._packing.slots)
-        expected = (*places, *self._value_fn.outputs)
+        width, outputs = self._value_fn.width, self._value_fn.outputs
+        if self._packing is None and size == width:  # a function of one mask could give n numbers for n masks
+            places = (size + 1,)
+            try:
+                found = jax.eval_shape(self._value_fn.fn, jax.ShapeDtypeStruct((*places, width), np.bool_))
+            except Exception as error:
+                raise ValueError(
+                    f"the value function failed at {size + 1} masks ({type(error).__name__}: {error})"
+                    f"{self._one_mask_hint()}"
+                ) from error
+        expected = (*places, *outputs)
         if not hasattr(found, "shape") or tuple(found.shape) != expected:
+            hint = "" if self._packing is not None else shape_hint(found, places[0], outputs) or self._one_mask_hint()
             raise ValueError(
-                f"the value function returned shape {getattr(found, 'shape', type(found).__name__)} for masks "
-                f"{(*places, self._value_fn.width)}; expected {expected}, one value for each mask"
+                f"the value function returned {_described(found)} for masks {(*places, width)}; expected shape "
+                f"{expected}, one value for each mask{hint}"
             )
 
     def _dispatch(self, masks: np.ndarray, members: np.ndarray) -> jax.Array:

@@ -8,7 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
+from jax.core import Tracer
+
+from spex_jax.engine.hints import as_values, one_mask_hint
 
 __all__ = ["HostFunction"]
 
@@ -47,6 +51,7 @@ class HostFunction:
         """Takes a `spex_jax.ValueFunction`, or a bare callable with the defaults of one."""
         self._fn = getattr(value_fn, "fn", value_fn)
         self._outputs = getattr(value_fn, "outputs", ())
+        self._takes_several = False  # whether it has answered a batch of another size than n
         self.workers: int = getattr(value_fn, "workers", 1)
         self.timeout: float | None = getattr(value_fn, "timeout", None)
         self.retries: int = getattr(value_fn, "retries", 0)
@@ -57,23 +62,32 @@ class HostFunction:
         share = count if self.workers == 1 else -(-count // (4 * self.workers))
         return given or max(1, min(_BATCH, share))
 
-    def _attempt(self, batch: np.ndarray) -> np.ndarray:
-        if self.timeout is None:
-            values = self._fn(batch)
-        else:
-            future = _in_thread(lambda: self._fn(batch))
-            try:
-                values = future.result(self.timeout)
-            except concurrent.futures.TimeoutError as error:
-                if future.done():  # with an answer at the last moment, or an error of this kind of its own
-                    return np.asarray(future.result())
-                raise _NoAnswer(
-                    f"the value function gave no answer to {len(batch)} masks within timeout = {self.timeout} s; "
-                    "allow more time, or ask fewer masks at once with batch_size"
-                ) from error
-        return np.asarray(values)
+    def _call(self, batch: np.ndarray) -> Any:
+        try:
+            found = self._fn(batch)
+            # Here, where a failure of what a device still computes is one of this call.
+            return np.asarray(found) if isinstance(found, jax.Array) and not isinstance(found, Tracer) else found
+        except (StopIteration, StopAsyncIteration) as error:  # would end the generators that it passes through
+            raise ValueError(
+                f"the value function raised {type(error).__name__}: an iterator that it reads has come to its end; "
+                "make it anew in each call"
+            ) from error
 
-    def _attempts(self, batch: np.ndarray) -> np.ndarray:
+    def _attempt(self, batch: np.ndarray) -> Any:
+        if self.timeout is None:
+            return self._call(batch)
+        future = _in_thread(lambda: self._call(batch))
+        try:
+            return future.result(self.timeout)
+        except concurrent.futures.TimeoutError as error:
+            if future.done():  # with an answer at the last moment, or an error of this kind of its own
+                return future.result()
+            raise _NoAnswer(
+                f"the value function gave no answer to {len(batch)} masks within timeout = {self.timeout} s; "
+                "allow more time, or ask fewer masks at once with batch_size"
+            ) from error
+
+    def _attempts(self, batch: np.ndarray) -> Any:
         for attempt in range(self.retries + 1):
             try:
                 return self._attempt(batch.copy())
@@ -92,13 +106,19 @@ class HostFunction:
         """Numbers and values of some rows. A batch that fails is asked in halves down to the first mask that does not
         work, which is named; what was answered before it comes back beside the error.
         """
-        count = rows.stop - rows.start
+        count, n = rows.stop - rows.start, masks.shape[1]
+        if count == n > 1 and not self._takes_several:  # a function of one mask could give n numbers for n masks
+            return self._ask_both(masks, rows, n - 1)
         try:
-            values = self._attempts(masks[rows])
+            found = self._attempts(masks[rows])
         except Exception as error:
             if isinstance(error, _NoAnswer):
                 return [], error
             if count == 1:
+                if hint := one_mask_hint(self._fn, n, self._outputs, on_device=False):
+                    failure = ValueError(f"the value function failed ({type(error).__name__}: {error}){hint}")
+                    failure.__cause__ = error
+                    return [], failure
                 removed = np.flatnonzero(~masks[rows.start])
                 shown = ", ".join(map(str, removed[:20])) + (", ..." if len(removed) > 20 else "")
                 error.add_note(
@@ -107,13 +127,19 @@ class HostFunction:
                 )
                 return [], error
         else:
-            if values.shape == (count, *self._outputs):
-                return [(np.arange(rows.start, rows.stop), values)], None
-            return [], ValueError(
-                f"the value function returned shape {values.shape} for masks {masks[rows].shape}; "
-                f"expected {(count, *self._outputs)}, one value for each mask"
-            )
-        middle = rows.start + count // 2
+            try:
+                values = as_values(found, self._fn, masks[rows], self._outputs)
+            except ValueError as error:
+                return [], error
+            self._takes_several = True
+            return [(np.arange(rows.start, rows.stop), values)], None
+        return self._ask_both(masks, rows, count // 2)
+
+    def _ask_both(
+        self, masks: np.ndarray, rows: slice, count: int
+    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
+        """Asks the first `count` rows, and then the others."""
+        middle = rows.start + count
         found, failure = self._ask(masks, slice(rows.start, middle))
         if failure is not None:
             return found, failure

@@ -17,6 +17,7 @@ from spex_jax.lenses.values import check_value, choose_classes, watched
 __all__ = ["REMOVALS", "patches"]
 
 REMOVALS = ("mean", "zero", "blur")
+_CHANNELS = (1, 3, 4)  # of grey, coloured and transparent pictures
 _BLUR = 0.1  # standard deviation of the blur, as a part of the shorter side
 
 
@@ -69,14 +70,17 @@ def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndar
             raise ValueError("segments must hold a number of at least 0; all pixels would always be kept")
         numbered = np.where(given >= 0, np.searchsorted(present, given), -1).astype(np.int32)
         return numbered, [f"segment {number}" for number in present], {"units": "segment"}
-    rows, columns = (grid, grid) if isinstance(grid, int) else tuple(grid)
-    if not 1 <= rows <= shape[0] or not 1 <= columns <= shape[1]:
-        raise ValueError(f"grid must be rows and columns from (1, 1) to {shape}, got {grid!r}")
+    sides = np.asarray(grid) if isinstance(grid, tuple | list | np.ndarray) else np.array([grid, grid])
+    if sides.shape != (2,) or sides.dtype.kind not in "iu" or not (sides >= 1).all() or not (sides <= shape).all():
+        raise ValueError(
+            f"grid must be rows and columns, whole numbers from (1, 1) to {shape}, or one number for both; got {grid!r}"
+        )
+    rows, columns = map(int, sides)
     row = np.arange(shape[0]) * rows // shape[0]
     column = np.arange(shape[1]) * columns // shape[1]
     names = [f"row {i}, column {j}" for i in range(rows) for j in range(columns)]
     segment = (row[:, None] * columns + column[None, :]).astype(np.int32)
-    return segment, names, {"units": "patch", "grid": [int(rows), int(columns)]}
+    return segment, names, {"units": "patch", "grid": [rows, columns]}
 
 
 def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
@@ -136,6 +140,12 @@ def patches(
     if array.ndim != 3 or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
             f"image must be floats of shape [H, W, C], scaled as the model wants them, got {array.dtype} {array.shape}"
+        )
+    if segments is None and array.shape[0] in _CHANNELS and min(array.shape[1:]) > max(_CHANNELS):
+        raise ValueError(
+            f"image has shape {array.shape}, which looks like channels first [C, H, W]; give image.transpose(1, 2, 0), "
+            "and where the model wants channels first an apply_fn that transposes back. For a picture that is really "
+            f"{array.shape[0]} pixels high give segments="
         )
     array = array.astype(np.float32)
     if not np.isfinite(array).all():

@@ -9,22 +9,42 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax import masks as masks_lib
+from spex_jax.lenses.columns import is_missing
+from spex_jax.lenses.tables import Table, read_table
 from spex_jax.lenses.value_function import ValueFunction
 
 __all__ = ["REMOVALS", "VALUES", "tabular"]
 
 REMOVALS = ("mean", "median", "marginal")
 VALUES = ("prediction", "log_odds")
+_CELLS = 2**23  # cells of tables that are in memory at once
+# Rounding to float32 may change what a column's values differ by, by so much of the largest difference.
+_ROUNDING = 1e-3
+_MERGED = 1e-6  # and values that become one may differ by so much of it
 
 
-@functools.partial(
+def _wide() -> bool:
+    return bool(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
+
+
+def _value(found: Any, target: int | None, value: str, xp: Any) -> Any:
+    """Values [B] of predictions [B, K, ...], averaged over the replacements."""
+    mean = (found if target is None else found[..., target]).mean(axis=1)
+    return mean if value == "prediction" else xp.log(mean) - xp.log1p(-mean)
+
+
+_fields = functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["predict", "row", "replacements", "group"],
     meta_fields=["target", "value", "on_device"],
 )
+
+
+@_fields
 @dataclasses.dataclass(frozen=True)
 class _MaskedRow:
-    """Masks [B, n] -> values [B]: a pytree, so that rows of one width share a program.
+    """Masks [B, n] -> values [B] on the device: a pytree, so that rows of one width share a program.
 
     row [d], replacements [K, d], group int32 [d]: the feature of every column (-1: always kept).
     """
@@ -37,37 +57,129 @@ class _MaskedRow:
     value: str
     on_device: bool
 
-    def outputs(self, masks: Any) -> Any:
-        """Predictions [B, K, ...] of the row with the columns that are not kept taken from each replacement."""
-        xp = jnp if self.on_device else np
-        kept = (self.group < 0) | masks[:, xp.maximum(self.group, 0)]  # [B, d]
-        rows = xp.where(kept[:, None], self.row, self.replacements)
-        found = self.predict(rows.reshape(-1, rows.shape[2]))
-        return xp.asarray(found).reshape(*rows.shape[:2], *np.shape(found)[1:])
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        """Values; so many rows at a time as memory is spent on."""
+        at_once = max(1, _CELLS // self.replacements.size)
+        if len(masks) <= at_once:
+            return self._of(masks)
+        filled = jnp.pad(masks, ((0, -len(masks) % at_once), (0, 0)), constant_values=True)
+        found = jax.lax.map(self._of, filled.reshape(-1, at_once, masks.shape[1]))
+        return found.reshape(-1)[: len(masks)]
 
-    def __call__(self, masks: Any) -> Any:
-        """Values [B], averaged over the replacements."""
-        xp = jnp if self.on_device else np
-        found = self.outputs(masks)
-        mean = (found if self.target is None else found[..., self.target]).mean(axis=1)
-        return mean if self.value == "prediction" else xp.log(mean) - xp.log1p(-mean)
+    def _of(self, masks: jax.Array) -> jax.Array:
+        kept = (self.group < 0) | masks[:, jnp.maximum(self.group, 0)]  # [B, d]
+        rows = jnp.where(kept[:, None], self.row, self.replacements)
+        found = jnp.asarray(self.predict(rows.reshape(-1, rows.shape[2])))
+        return _value(found.reshape(*rows.shape[:2], *found.shape[1:]), self.target, self.value, jnp)
 
 
-def _groups(groups: Any, names: Sequence[str] | None, columns: int) -> tuple[np.ndarray, list[str] | None]:
+@_fields
+@dataclasses.dataclass(frozen=True)
+class _WideMaskedRow(_MaskedRow):
+    """The same of float64 rows, which a program without jax_enable_x64 would round."""
+
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        """Values."""
+        if not _wide():
+            raise ValueError("the tabular lens was made with jax_enable_x64 and is asked without it; set it for both")
+        return super().__call__(masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskedTable:
+    """Masks [B, n] -> values [B] by host code; `group` as above."""
+
+    predict: Callable[[Any], Any]
+    table: Table
+    group: np.ndarray
+    target: int | None
+    value: str
+
+    def outputs(self, chosen: np.ndarray) -> np.ndarray:
+        """Predictions [B, ...] of rows that hold the values chosen int [B, d]; see `Table.rows`.
+
+        Raises:
+          ValueError: another number of predictions, or none.
+        """
+        found = np.asarray(self.predict(self.table.rows(chosen)))
+        if found.ndim == 0 or len(found) != len(chosen):
+            raise ValueError(
+                f"predict_fn gave the shape {found.shape} for {len(chosen)} rows; expected one for each row"
+            )
+        if found.dtype.kind not in "biufO":
+            raise ValueError(
+                f"predict_fn gave {str(found.reshape(-1)[0])!r:.40}, which is no number; give probabilities "
+                "(predict_proba)"
+            )
+        return found.astype(np.float64)
+
+    def __call__(self, masks: np.ndarray) -> np.ndarray:
+        """Values; so many rows at a time as memory is spent on."""
+        size = self.table.size
+        at_once = max(1, _CELLS // (size * len(self.group)))
+        values = np.empty(len(masks))
+        for start in range(0, len(masks), at_once):
+            part = masks[start : start + at_once]
+            kept = (self.group < 0) | part[:, np.maximum(self.group, 0)]
+            chosen = np.where(kept[:, None], 0, 1 + np.arange(size)[:, None])  # [B, K, d]
+            found = self.outputs(chosen.reshape(-1, chosen.shape[2]))
+            values[start : start + at_once] = _value(
+                found.reshape(len(part), size, *found.shape[1:]), self.target, self.value, np
+            )
+        return values
+
+
+def _groups(groups: Any, names: Sequence[str] | None, table: Table) -> tuple[np.ndarray, list[str] | None]:
     """The feature of every column, and names of the features."""
+    columns = len(table.columns)
+    labels = None if table.labels is None else list(table.labels)
     if groups is None:
-        return np.arange(columns, dtype=np.int32), None if names is None else list(names)
+        shown = labels if names is None else names
+        return np.arange(columns, dtype=np.int32), None if shown is None else list(map(str, shown))
     group = np.full(columns, -1, np.int32)
     for feature, members in enumerate(groups):
-        for column in members:
-            if not 0 <= column < columns or group[column] >= 0:
+        for member in members:
+            column = labels.index(member) if labels is not None and member in labels else member
+            known = isinstance(column, int | np.integer) and not isinstance(column, bool) and 0 <= column < columns
+            if not known or group[column] >= 0:
                 raise ValueError(
-                    f"groups must hold each column from 0 to {columns - 1} once at most; {column!r} is not, or twice"
+                    f"groups must hold each column from 0 to {columns - 1}, by its number or name, once at most; "
+                    f"{member!r} is not, or twice"
                 )
             group[column] = feature
     if not (group >= 0).any():
         raise ValueError("groups must hold at least one column; with none nothing can be removed")
+    if names is None and labels is not None:
+        features = range(int(group.max()) + 1)
+        names = [", ".join(str(labels[j]) for j in np.flatnonzero(group == feature)) for feature in features]
     return group, None if names is None else list(names)
+
+
+def _check_rounding(numbers: np.ndarray, table: Table) -> None:
+    """Raises ValueError where float32 changes how the row float64 [d] differs from what stands for it, of numbers
+    float64 [1 + K, d]: values become one, or the rounding is no small part of their differences.
+    """
+    with np.errstate(over="ignore"):
+        rounded = numbers.astype(np.float32).astype(np.float64)
+    for j, (exact, found) in enumerate(zip(numbers.T, rounded.T, strict=True)):
+        there = ~np.isnan(exact[1:]) & ~np.isnan(exact[0])
+        apart = np.abs(exact[0] - exact[1:])[there]
+        spread, largest = apart.max(initial=0.0), np.abs(exact[np.isfinite(exact)]).max(initial=0.0)
+        wrong = bool(np.isinf(found).any())
+        if spread > 1e-12 * largest:  # less is what float64 itself rounds, in a mean say
+            whole = (exact[0] == np.round(exact[0])) & (exact[1:] == np.round(exact[1:]))[there]
+            merged = (apart > 0) & (found[1:][there] == found[0]) & (whole | (apart > _MERGED * spread))
+            error = np.nanmax(np.abs(found - exact))
+            wrong = wrong or bool(merged.any()) or bool(error > _ROUNDING * spread)
+        if wrong:
+            shown = next(
+                (x for x, y in zip(exact[1:], found[1:], strict=True) if y == found[0] and x != exact[0]), exact[1]
+            )
+            raise ValueError(
+                f"a device function computes in float32, which rounds {table.name(j)}: {exact[0]:.17g} becomes "
+                f"{found[0]:.17g}, and beside {shown:.17g} that is not what it differs by. Subtract a common offset or "
+                "scale the column, set jax_enable_x64, or give a host function (on_device=False), which gets float64"
+            )
 
 
 def tabular(
@@ -78,71 +190,88 @@ def tabular(
     removal: str = "mean",
     value: str = "prediction",
     target: int | None = None,
-    groups: Sequence[Sequence[int]] | None = None,
+    groups: Sequence[Sequence[Any]] | None = None,
     names: Sequence[str] | None = None,
     on_device: bool | None = None,
 ) -> ValueFunction:
     """Value function of a row of a table: its columns are kept or replaced, the prediction is the value.
 
     Args:
-      predict_fn: rows float [B, d] -> predictions [B] or [B, classes]; host code (scikit-learn's predict_proba, say),
-        or a pure JAX function.
-      row: float [d].
-      background: float [K, d], rows that say what a column is when it is not known.
-      removal: "mean" or "median" of the background's column; "marginal": the prediction averaged over all rows of the
-        background (the interventional expectation), at K predictions a mask.
+      predict_fn: rows -> predictions [B] or [B, classes]; host code (scikit-learn's predict_proba, say), or a pure JAX
+        function. Rows have the form, the columns and the types of the background: numbers float [B, d], a DataFrame,
+        and so on. Host code gets numbers in float64, and whole numbers as they are where they are drawn from the
+        background; a JAX function gets float32, or float64 with jax_enable_x64.
+      row: as one row of the background: [d], a DataFrame of one row, a Series or a mapping by the columns' names.
+      background: K rows that say what a column is when it is not known. Numbers [K, d]; or a mixed table: a pandas
+        DataFrame, a structured array, a mapping or a list of columns, or an array of objects [K, d]. Missing values
+        (NaN, None, NaT, NA) reach the model as they are.
+      removal: "mean" or "median" of the background's column, without missing values: of a mixed table's whole numbers
+        rounded to the nearest one, of dates the mean or median instant, of texts, categories and True or False the most
+        frequent value. "marginal": the prediction averaged over all rows of the background (the interventional
+        expectation), at K predictions a mask.
       value: "prediction", or "log_odds" of a prediction that is a probability (averaged first).
       target: column of predictions [B, classes]; None for predictions [B].
-      groups: columns that are kept or removed together, a list for each feature; columns in none are always kept.
-      names: one for each feature.
+      groups: columns that are kept or removed together, a list of numbers or names for each feature; columns in none
+        are always kept.
+      names: one for each feature; None takes the background's.
       on_device: whether predict_fn is a pure JAX function; None: only where it is a registered pytree.
 
     Raises:
-      ValueError: an unknown option, shapes that do not fit, or numbers that are not finite.
+      ValueError: an unknown option, shapes, columns or kinds that do not fit, infinite numbers, numbers that the
+        device would round to others.
     """
     for name, given, known in (("removal", removal, REMOVALS), ("value", value, VALUES)):
         if given not in known:
             raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
     if not callable(predict_fn):
         raise ValueError(f"predict_fn must be callable (rows -> predictions), got {type(predict_fn).__name__}")
-    kept, others = np.asarray(row, np.float64), np.asarray(background, np.float64)
-    if kept.ndim != 1 or others.ndim != 2 or others.shape[1] != len(kept) or not len(others):
-        raise ValueError(
-            f"row must have shape [d] and background [K, d] with at least one row, got {kept.shape} and {others.shape}"
-        )
-    if not np.isfinite(kept).all() or not np.isfinite(others).all():
-        raise ValueError("row and background must be finite; fill in what is missing first")
-    group, names = _groups(groups, names, len(kept))
+    table = read_table(row, background)
+    size = table.size
+    group, names = _groups(groups, names, table)
+    if removal != "marginal":
+        table = table.replaced(removal)
     pytree = not jax.tree_util.all_leaves([predict_fn])
     on_device = pytree if on_device is None else on_device
-    if removal != "marginal":
-        others = getattr(np, removal)(others, axis=0, keepdims=True)
-    place: Callable[[Any], Any] = (lambda array: jnp.asarray(array, jnp.float32)) if on_device else np.asarray
-    fn = _MaskedRow(
-        predict=predict_fn if pytree else jax.tree_util.Partial(predict_fn),
-        row=place(kept),
-        replacements=place(others),
-        group=jnp.asarray(group) if on_device else group,
-        target=target,
-        value=value,
-        on_device=on_device,
-    )
-    n = int(group.max()) + 1
-    full = np.asarray(fn.outputs(np.ones((1, n), np.bool_)))
-    if full.ndim > 3 or (full.ndim == 3) != (target is not None):
-        raise ValueError(
-            f"predict_fn gave shape {full.shape[:1] + full.shape[2:]} for one row: "
-            + ("target= must say which of its columns is watched" if full.ndim == 3 else "leave target= out")
+    if on_device:
+        numbers = table.numbers()
+        wide = _wide()
+        if not wide:
+            _check_rounding(numbers, table)
+        kept, others = (jnp.array(part, jnp.float64 if wide else jnp.float32) for part in (numbers[0], numbers[1:]))
+        predict = predict_fn if pytree else jax.tree_util.Partial(predict_fn)
+        fn: Any = (_WideMaskedRow if wide else _MaskedRow)(
+            predict, kept, others, jnp.asarray(group), target, value, True
         )
-    if target is not None and not 0 <= target < full.shape[2]:
-        raise ValueError(f"target must be from 0 to {full.shape[2] - 1}, got {target!r}")
-    probability = full if target is None else full[..., target]
-    if value == "log_odds" and not ((probability > 0) & (probability < 1)).all():
-        raise ValueError(f"value 'log_odds' needs predictions between 0 and 1, got {probability.ravel()[0]:.6g}")
+        rows = jnp.stack([kept, jnp.where(group < 0, kept, others[0])])
+        probed = np.asarray(jnp.asarray(predict(rows)), np.float64)
+    else:
+        fn = _MaskedTable(predict_fn, table, group, target, value)
+        probed = fn.outputs(np.stack([np.zeros_like(group), group >= 0]).astype(np.intp))
+    _check_outputs(probed, target, value, table)
     return ValueFunction(
         fn,
-        n,
+        int(group.max()) + 1,
         names=names,
         on_device=on_device,
-        details={"units": "column", "removal": removal, "value": value, "target": target, "background": len(others)},
+        details={"units": "column", "removal": removal, "value": value, "target": target, "background": size},
     )
+
+
+def _check_outputs(probed: np.ndarray, target: Any, value: str, table: Table) -> None:
+    """Checks what the model says of the row and of one without its columns, [2] or [2, classes]."""
+    if probed.ndim not in (1, 2) or (probed.ndim == 2) != (target is not None):
+        raise ValueError(
+            f"predict_fn gave shape {(1, *probed.shape[1:])} for one row: "
+            + ("target= must say which of its columns is watched" if probed.ndim > 1 else "leave target= out")
+        )
+    if target is not None:
+        masks_lib.check_whole("target", target, 0, probed.shape[1] - 1)
+    watched = probed if target is None else probed[:, target]
+    for place, found, what in zip((0, 1), watched, ("the row", "the row with its columns replaced"), strict=True):
+        if np.isnan(found):
+            values = [next(iter(column.values[place : place + 1])) for column in table.columns]
+            missing = next((j for j, one in enumerate(values) if is_missing(one)), None)
+            shown = "" if missing is None else f": it has no value in {table.name(missing)}; fill it in"
+            raise ValueError(f"predict_fn gave nan for {what}{shown}")
+    if value == "log_odds" and not 0 < watched[0] < 1:
+        raise ValueError(f"value 'log_odds' needs predictions between 0 and 1, got {watched[0]:.6g}")

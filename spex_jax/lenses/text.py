@@ -17,6 +17,7 @@ from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
+from spex_jax.masks import check_whole
 from spex_jax.models.decoder import Decoder
 
 __all__ = ["REMOVALS", "text"]
@@ -216,8 +217,7 @@ def _answer(
       ValueError: see `answer_of` and `own_answer`; an answer that does not fit into the context.
     """
     if given is None:
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be a whole number of at least 1, got {max_new_tokens!r}")
+        check_whole("max_new_tokens", max_new_tokens, 1)
         return own_answer(model, tokenizer, prompt, max_new_tokens, context)
     config = getattr(model, "config", None)
     vocabulary = getattr(config, "vocab_size", None) or len(tokenizer)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
 from spex_jax.interactions import check_names
 
@@ -122,7 +123,7 @@ class ValueFunction:
             values = np.empty((len(masks), *self.outputs))
             values[rows[rows >= 0]] = found[rows >= 0]
             return values
-        return masks_lib.check_values(self.fn(masks), masks, self.outputs)
+        return masks_lib.check_values(as_values(self.fn(masks), self.fn, masks, self.outputs), masks, self.outputs)
 
     def describe(self) -> str:
         """One line: 'n = 24 features, on the device, one value each: Her, acting, never, ...'."""

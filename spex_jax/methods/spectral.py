@@ -6,6 +6,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax import proxyspex, sampling, spex
+from spex_jax.ends import through_ends, with_spare_terms
 from spex_jax.methods.method import Method, Options, Tables
 from spex_jax.spectrum import Spectrum
 
@@ -59,10 +60,10 @@ class _ProxySPEX(Method):
             )
         masks_lib.check_whole("refits", options["refits"], 1)
         r2, width = options["target_r2"], options["target_width"]
-        if r2 is not None and not (isinstance(r2, int | float) and 0 < r2 <= 1):
-            raise ValueError(f"target_r2 must be a number above 0 and at most 1, got {r2!r}")
-        if width is not None and not (isinstance(width, int | float) and 0 < width < np.inf):
-            raise ValueError(f"target_width must be a positive number in units of the value, got {width!r}")
+        if r2 is not None:
+            masks_lib.check_positive("target_r2", r2, 1.0)
+        if width is not None:
+            masks_lib.check_positive("target_width, in units of the value,", width)
         if width is not None and options["proxy"] not in _WITH_VARIANCES:
             raise ValueError(
                 f"target_width needs a proxy with standard errors ({', '.join(_WITH_VARIANCES)}), got proxy="
@@ -91,6 +92,12 @@ class _ProxySPEX(Method):
         return list(proxyspex.cross_fit_many(masks, values, seed=seed, **_of_fit(options)))
 
 
+def _through_ends(found: Spectrum, masks: np.ndarray, values: np.ndarray, made: Any) -> Spectrum:
+    """Returns a spectrum decoded from a design that takes the values at the full and the empty mask."""
+    known = (masks, values, float(values.std()))
+    return through_ends(with_spare_terms(found, found, *known, max_degree=made.plan.t), *known)
+
+
 class _SPEX(Method):
     """The masks of a design, which hold the empty one, and the full one."""
 
@@ -111,11 +118,12 @@ class _SPEX(Method):
         return (made.masks if made.masks.all(axis=1).any() else np.concatenate([made.masks, full])), made
 
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
-        del masks  # those of the design come first
-        values = values[: len(made.masks)]
+        answers = values[: len(made.masks)]  # those of the design come first
         if options["residual_of"] is None:
-            return spex.decode(made, values)
-        return proxyspex.fit_and_decode(made, values, proxy=options["residual_of"], seed=seed)
+            found = spex.decode(made, answers)
+        else:
+            found = proxyspex.fit_and_decode(made, answers, proxy=options["residual_of"], seed=seed)
+        return _through_ends(found, masks, values, made)
 
     def cross_fit_many(
         self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
@@ -123,7 +131,8 @@ class _SPEX(Method):
         if options["residual_of"] is not None:
             return super().cross_fit_many(masks, values, made, seed, options)
         answers = [given[: len(one.masks)] for given, one in zip(values, made, strict=True)]
-        return [(found, None) for found in spex.decode_many(made, answers)]
+        found = zip(spex.decode_many(made, answers), masks, values, made, strict=True)
+        return [(_through_ends(*one), None) for one in found]
 
     def settings(self, made: Any) -> dict[str, Any]:
         return {"bins": 2**made.plan.b, "degree": made.plan.t}

@@ -11,7 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.baselines.lasso import check_sklearn
 from spex_jax.baselines.leave_one_out import one_left_out
 from spex_jax.baselines.permutations import draw_permutations
-from spex_jax.baselines.regression import check_positive, coefficients_up_to
+from spex_jax.baselines.regression import coefficients_up_to
 from spex_jax.baselines.semivalues import ESTIMATORS
 from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
@@ -50,11 +50,18 @@ class _OfOwnMasks(_Surrogate):
 
 
 class _LeaveOneOut(_OfOwnMasks):
-    """The full mask and every one that removes one unit, however large the budget; its fit sees no others."""
+    """The full mask and every one that removes one unit, however large the budget; its fit sees no others. The empty
+    mask comes last, for the report.
+    """
+
+    def least(self, n: int, options: dict[str, Any]) -> int:
+        del options
+        return min(n + 2, 2 ** min(n, 63))
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         del count, seed, options
-        return one_left_out(n), None
+        masks = np.concatenate([one_left_out(n), np.zeros((1, n), np.bool_)])
+        return masks[masks_lib.deduplicate(masks)[0]], None
 
     def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
         del made, seed, options
@@ -96,7 +103,7 @@ class _Regression(_Surrogate):
             masks_lib.check_whole("order", options["order"], 1)
         for name in ("alpha", "kernel_width"):
             if name in options:
-                check_positive(name, options[name])
+                masks_lib.check_positive(name, options[name])
 
     def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
         return sampling.draw(self._sampling(options), n, count, seed), None

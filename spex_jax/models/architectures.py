@@ -10,7 +10,7 @@ from spex_jax.models.config_keys import Config, read_config
 from spex_jax.models.parameters import Parameters
 from spex_jax.models.weights import Checkpoint
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "BARE", "Architecture"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +75,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **_encoder("Camembert", "camembert", encoders.roberta),
     **_encoder("DistilBert", "distilbert", encoders.distilbert),
 }
+# By model_type, what a config.json without architectures is of: an encoder; a language model may have any head.
+BARE = {known.model_type: name for name, known in ARCHITECTURES.items() if known.encoder and name.endswith("Model")}

@@ -194,7 +194,7 @@ _HARMLESS = {
 }
 _HARMLESS_NAMES = re.compile(
     r"token_ids?$|token_index$|token_list$|dropout|pdrop|drop_path|layerdrop|initializer|init_|loss|^summary_|^unsloth|"
-    r"version|name_or_path|attn_implementation|flash_attn|flash_attention"
+    r"version|name_or_path|^is_llama_config$|^transformers.js|attn_implementation|flash_attn|flash_attention"
 )
 _MATHEMATICS = re.compile(
     "attn|attention|rope|rotary|rotat|alibi|posi|norm|scal|multipl|softcap|capping|clip|window|sliding|chunk|causal|"

@@ -331,11 +331,16 @@ def generate(model: Decoder, tokens: Any, *, most: int, stops: tuple[int, ...] =
       stops: ids that end it; they are not part of the answer.
 
     Raises:
-      ValueError: an empty prompt, or one with no room for an answer in the model's context.
+      ValueError: an empty prompt, an id that the model does not embed, or no room for an answer in the model's context.
     """
     ids = np.asarray(tokens, np.int32)
     if not len(ids):
         raise ValueError("the prompt has no tokens; begin it with the tokenizer's BOS token")
+    if ids.min() < 0 or ids.max() >= model.config.vocab_size:
+        wrong = ids.min() if ids.min() < 0 else ids.max()
+        raise ValueError(
+            f"the prompt has the id {wrong}, and the model embeds ids from 0 to {model.config.vocab_size - 1}"
+        )
     if len(ids) >= model.max_length:
         raise ValueError(f"the prompt has {len(ids)} tokens, which leaves no room in a context of {model.max_length}")
     most = min(most, model.max_length - len(ids))

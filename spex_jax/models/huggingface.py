@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models.architectures import ARCHITECTURES
+from spex_jax.models.architectures import ARCHITECTURES, BARE
 from spex_jax.models.config_keys import refuse_quantised, text_config
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
@@ -46,7 +46,8 @@ def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
         config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold settings by their names, got {config!r:.60}")
-    names = config.get("architectures") or [f"none (model_type {config.get('model_type')!r})"]
+    kind = config.get("model_type")
+    names = config.get("architectures") or [BARE.get(str(kind), f"none (model_type {kind!r})")]
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise ValueError(f"architectures of {path} must be a list of names, got {names!r:.60}")
     if names[0] not in ARCHITECTURES:

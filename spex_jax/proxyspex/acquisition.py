@@ -87,7 +87,7 @@ def most_informative(
     """The `count` candidates that say most about the function, given what was asked: greedy information gain under a
     Gaussian process whose scales are learned from the values.
 
-    Past 8,192 ablations the last so many condition the choice.
+    Past 8,192 ablations so many of them, drawn at random, condition the choice.
 
     Args:
       masks: bool [M, n], asked.
@@ -119,7 +119,9 @@ def most_informative(
 
 
 def _last_rows(table: Table) -> tuple[jax.Array, jax.Array]:
-    """Signs [N, n] of the last rows of a table, as many as are solved at once, and which are no padding."""
+    """Signs [N, n] of the last rows of a table, whose order is as good as random, as many as are solved at once, and
+    which are no padding.
+    """
     first = max(0, table.count - walsh_gp.SOLVE_ROWS)
     rows = table.signs[first : first + row_bucket(table.count - first)]
     return rows, jnp.arange(len(rows)) < table.count - first

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from spex_jax.ends import through_ends, with_spare_terms
 from spex_jax.masks import check_whole
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
@@ -177,16 +178,24 @@ class Fit(NamedTuple):
 
     def out_of_fold(self, table: Table) -> np.ndarray:
         """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
-        return table.mean + table.scale * self.share * self.fitted.held_out()
+        return table.as_given(table.mean + table.scale * self.share * self.fitted.held_out())
 
-    def with_covariance(self, table: Table) -> "Fit":
-        """The same with what the posterior says of the terms."""
-        factor = self.fitted.covariance_factor
-        if factor is None or not 1e-150 < table.scale < 1e150:  # the square of the scale is no number
-            return self
-        found = table.scale * factor(self.spectrum.support)
-        variances = (found**2).sum(axis=1)
-        return self._replace(spectrum=dataclasses.replace(self.spectrum, variances=variances, covariance_factor=found))
+    def finished(self, table: Table, max_terms: int | None) -> "Fit":
+        """Returns the same with what the posterior says of the terms, through the known values at the full and the
+        empty mask.
+        """
+        factor, spectrum = self.fitted.covariance_factor, self.spectrum
+        if factor is not None and 1e-150 < table.scale < 1e150:  # else the square of the scale is no number
+            found = table.scale * factor(spectrum.support)
+            variances = (found**2).sum(axis=1)
+            spectrum = dataclasses.replace(spectrum, variances=variances, covariance_factor=found)
+        known = (table.masks, _given_values(table), table.scale)
+        return self._replace(spectrum=through_ends(spectrum, *known, limited=max_terms is not None))
+
+
+def _given_values(table: Table) -> np.ndarray:
+    """Returns the values of a table in the units in which they were given, float64 [N]."""
+    return table.mean + table.scale * table.values
 
 
 def fit_table(
@@ -197,12 +206,20 @@ def fit_table(
     small = len(table.targets) <= SMALL_ROWS
     with one_blas_thread() if small else contextlib.nullcontext():
         fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed, **extra)
-        return cut(table, fitted, proxy, max_terms).with_covariance(table)
+        return cut(table, fitted, proxy, max_degree, max_terms).finished(table, max_terms)
 
 
-def cut(table: Table, fitted: Fitted, proxy: str, max_terms: int | None) -> Fit:
-    """The largest terms as far as they are to be believed, in units of the values that were given."""
+def cut(table: Table, fitted: Fitted, proxy: str, max_degree: int, max_terms: int | None) -> Fit:
+    """Returns the largest terms as far as they are to be believed, in units of the values that were given, and those
+    that it takes to go through the values at the full and the empty mask.
+    """
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
     share = trust(fitted.held_out, table.values, table.n) if honest else 1.0
-    return Fit(in_units(fitted.spectrum * share, table.mean, table.scale, max_terms), fitted, share)
+    believed = fitted.spectrum * share
+    terms, spare = (
+        in_units(believed, table.mean, table.scale, most) for most in (max_terms, max(len(believed), max_terms or 1))
+    )
+    known = (table.masks, _given_values(table), table.scale)
+    found = with_spare_terms(terms, spare, *known, max_terms=max_terms, max_degree=max_degree)
+    return Fit(found, fitted, share)

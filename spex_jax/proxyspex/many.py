@@ -202,6 +202,6 @@ def _chunk(
     if proxy == "auto":
         pairs = zip(tables, fits, strict=True)
         fits = [stack.complete(table, smooth, max_degree=degree, seed=seed) for table, smooth in pairs]
-    found = [cut(table, fitted, proxy, max_terms) for table, fitted in zip(tables, fits, strict=True)]
+    found = [cut(table, fitted, proxy, degree, max_terms) for table, fitted in zip(tables, fits, strict=True)]
     draw([one.spectrum.support for one in found])
-    return [one.with_covariance(table) for table, one in zip(tables, found, strict=True)]
+    return [one.finished(table, max_terms) for table, one in zip(tables, found, strict=True)]

@@ -35,7 +35,7 @@ def fit_and_decode(
     if isinstance(table, float):
         return smooth(answers)
     fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
-    predicted = fitted.held_out()
+    predicted = table.as_given(fitted.held_out())
     predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
     found = spex.decode(design, answers - (table.mean + table.scale * predicted))
     rest = Spectrum(found.support[1:], found.coefficients[1:])

@@ -46,6 +46,7 @@ class Table:
       count: N.
       fold: int32 [N'], the fold of each row, 0 to FOLDS - 1 in equal parts at random; -1 on padding.
       used: bool [n'], True for the n real features; on the device.
+      order: int [N], the row of the table given that each of these is, where all of them were distinct.
     """
 
     masks: np.ndarray
@@ -57,11 +58,18 @@ class Table:
     count: int
     fold: np.ndarray
     used: jax.Array
+    order: np.ndarray
 
     @property
     def n(self) -> int:
         """The number of features."""
         return self.masks.shape[1]
+
+    def as_given(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns numbers [N] of the rows in the order in which these were given."""
+        found = np.empty_like(numbers)
+        found[self.order] = numbers
+        return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +99,14 @@ def row_bucket(rows: int) -> int:
     return next((size for size in _ROW_BUCKETS if size >= rows), -(-rows // 2048) * 2048)
 
 
+def _scattered(masks: np.ndarray) -> np.ndarray:
+    """Returns uint64 [M], numbers of the masks bool [M, n] whose order follows no feature."""
+    mixed = masks_lib.hashes(masks_lib.pack(masks))
+    for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the finalizer of SplitMix64
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
 def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distinct masks and the mean of the values that each was given; different values are reported as a warning."""
     first, inverse = masks_lib.deduplicate(masks)
@@ -102,7 +118,8 @@ def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarra
     spread = values - mean[inverse]
     noisy = len(np.unique(inverse[spread != 0]))
     if noisy:
-        deviation = np.sqrt((spread**2).sum() / (len(masks) - len(first)))
+        largest = np.abs(spread).max()  # whose square may be no number
+        deviation = largest * np.sqrt(np.square(spread / largest).sum() / (len(masks) - len(first)))
         warnings.warn(
             f"{noisy} masks were given several times with different values "
             f"(noise: standard deviation {deviation:.3g}); averaged",
@@ -154,7 +171,10 @@ def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> flo
 
 
 def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
-    """Checks, deduplicates, scales and pads a table of ablations.
+    """Checks, deduplicates, orders, scales and pads a table of ablations.
+
+    The rows are put in an order that their masks alone decide, and no other than at random: the folds, sums and ties of
+    a fit are then the same however the rows were given.
 
     Args:
       masks: bool [M, n].
@@ -167,10 +187,13 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     Raises:
       ValueError: no rows, or what `check_masks` and `check_values` refuse.
     """
+    masks_lib.check_not_traced("a fit")
     masks = masks_lib.check_masks(masks)
     if not len(masks):
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
+    order = np.lexsort((values, _scattered(masks)))
+    masks, values = masks[order], values[order]
     masks, values = average_duplicates(masks, values)
     standardised = masks_lib.standardise(limit_outliers(values))
     if isinstance(standardised, float):
@@ -192,4 +215,5 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         count=rows,
         fold=fold,
         used=jnp.arange(width) < n,
+        order=order,
     )

@@ -14,6 +14,8 @@ from spex_jax.report.view import (
     counted,
     escape,
     failures,
+    low_score,
+    missed_ends,
     noise_warning,
     seed_noise,
 )
@@ -46,7 +48,8 @@ def show_score(view: View) -> str:
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
     if note := correction_note(e):
         seeds += f'<p class="sx-note">{escape(note)}.</p>'
-    warnings = [warning for warning in (failures(e), noise_warning(e, view.ranked[:ROWS])) if warning]
+    found = (failures(e), low_score(e), missed_ends(e), noise_warning(e, view.ranked[:ROWS]))
+    warnings = [warning for warning in found if warning]
     shown = "".join(f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' for warning in warnings)
     return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{seeds}{shown}'
 

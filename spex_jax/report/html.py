@@ -312,10 +312,14 @@ def _nothing(view: View) -> str:
 
 
 def _embedded_terms(spectrum: Any) -> Any:
-    """The spectrum's largest terms, as many as the page may carry."""
+    """Returns the spectrum's largest terms, as many as the page may carry, with its values at the full and the empty
+    mask.
+    """
     largest = spectrum.truncate(_TERMS)
     sizes = np.cumsum([len(_json(term)) for term in _terms(largest)])
-    return largest.truncate(max(1, int((sizes <= _TERM_CHARACTERS).sum())))
+    kept = largest.truncate(max(1, int((sizes <= _TERM_CHARACTERS).sum())))
+    ends = np.stack([np.ones(spectrum.n, np.bool_), np.zeros(spectrum.n, np.bool_)])
+    return kept if len(kept) in (1, len(spectrum)) else kept.through(ends, spectrum(ends))
 
 
 def _terms(spectrum: Any) -> list[list[float]]:

@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from spex_jax.report.view import correction_note, counted, failures, noise_warning, seed_noise
+from spex_jax.report.view import (
+    correction_note,
+    counted,
+    failures,
+    low_score,
+    missed_ends,
+    noise_warning,
+    seed_noise,
+)
 
 __all__ = ["to_text"]
 
@@ -52,10 +60,13 @@ def to_text(explanation: Any, top: int = 10) -> str:
         lines.append(corrected)
     if noise := seed_noise(explanation):
         lines.append(noise)
-    if failed := failures(explanation):
-        lines.append(f"warning: {failed}")
-    if warning := noise_warning(explanation, interactions.top(top)):
-        lines.append(f"warning: {warning[0].lower()}{warning[1:]}")
+    warnings = (
+        failures(explanation),
+        low_score(explanation),
+        missed_ends(explanation),
+        noise_warning(explanation, interactions.top(top)),
+    )
+    lines.extend(f"warning: {warning}" for warning in warnings if warning)
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
     parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
     how = "every mask" if explanation.exact else ", ".join(parts)

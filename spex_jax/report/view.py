@@ -24,6 +24,8 @@ __all__ = [
     "escape",
     "failures",
     "look",
+    "low_score",
+    "missed_ends",
     "noise_warning",
     "percent",
     "rounded",
@@ -34,6 +36,8 @@ __all__ = [
 ROWS = 20  # of the ranking: so many overall, and so many of each order
 
 _NAME_WIDTH = 48
+_LOW = 0.5  # of R2: from here on down the answer needs advice
+_MISSED = 0.05  # of the deviation of the values: how far a spectrum may be from a value that is known
 _ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
 
 Ranked = list[tuple[tuple[int, ...], float]]
@@ -157,6 +161,39 @@ def noise_warning(explanation: Any, shown: Ranked) -> str:
         f"Values changed by up to {explanation.noise:.3g} when they were asked again in another batch, more than a "
         f"tenth of the smallest effect shown ({smallest:.3g}): see spex_jax.check_batch_invariance."
     )
+
+
+def low_score(explanation: Any) -> str:
+    """Returns a sentence that says what to do where the spectrum may explain less than half of the values, else ''."""
+    score, settings, details = explanation.faithfulness, explanation.settings, explanation.details
+    if explanation.exact or math.isnan(score.r2) or score.low > _LOW:
+        return ""
+    count = f"R2 {score.r2:.2f} is low" if score.r2 < _LOW else f"the interval of R2 includes {_LOW}"
+    method, n, budget = settings.get("method"), explanation.n, len(explanation.masks)
+    advice = [] if method in (None, "proxyspex", "spex") else ["method='proxyspex', which is no surrogate"]
+    everything = n < 63 and 2**n <= 8 * budget
+    advice.append(f"budget={2**n if everything else 4 * budget}" + (", every mask that there is" if everything else ""))
+    advice.append(f"fewer and larger units than {n} {plural(str(details.get('units', 'feature')))}")
+    if details.get("removal") is not None:
+        advice.append(f"another removal than {details['removal']!r}")
+    return (
+        f"{count[:1].upper()}{count[1:]}: the spectrum may explain less than half of the variance of the values, and "
+        f"its interactions with it. Try {'; '.join(advice[:-1])}; or {advice[-1]}."
+    )
+
+
+def missed_ends(explanation: Any) -> str:
+    """Returns a sentence where the spectrum does not go through the values at the full and the empty mask, else ''."""
+    masks, values, missed = explanation.masks, explanation.values, []
+    for kept, words in ((True, "kept"), (False, "removed")):
+        rows = np.flatnonzero((masks == kept).all(axis=1))
+        if len(rows):
+            value, predicted = float(values[rows[0]]), float(explanation.spectrum(masks[rows[:1]])[0])
+            if abs(value - predicted) > _MISSED * float(np.std(values)):
+                missed.append(
+                    f"with everything {words} the value is {value:.4g}, and the spectrum predicts {predicted:.4g}"
+                )
+    return f"{missed[0][:1].upper()}{'; '.join(missed)[1:]}." if missed else ""
 
 
 def correction_note(explanation: Any) -> str:

@@ -181,4 +181,5 @@ def check_design(design: Any, values: Any) -> np.ndarray:
     """
     if not isinstance(design, Design):
         raise ValueError(f"expected a Design of spex_jax.spex.design, got {type(design).__name__}")
+    masks_lib.check_not_traced("decoding")
     return masks_lib.check_values(values, design.masks)

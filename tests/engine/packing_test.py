@@ -96,5 +96,5 @@ def test_a_store_keeps_packed_values(rng, tmp_path):
 
 def test_a_packed_function_of_the_wrong_shape():
     value_fn = spex_jax.ValueFunction(lambda masks, used: masks[:, 0, 0] * 1.0, N, on_device=True, packing=packing())
-    with pytest.raises(ValueError, match=r"returned shape \(1,\) for masks \(1, 6, 14\); expected \(1, 6\)"):
+    with pytest.raises(ValueError, match=r"returned shape \(1,\) for masks \(1, 6, 14\); expected shape \(1, 6\)"):
         evaluate(value_fn, np.ones((1, N), bool))

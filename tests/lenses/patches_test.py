@@ -98,10 +98,10 @@ def test_segments(model, image, rng):
     np.testing.assert_allclose(spex_jax.evaluate(value_fn, masks), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("grid", [1, 5, (6, 9), (4, 2)])
+@pytest.mark.parametrize("grid", [1, 5, (6, 9), (4, 2), np.int64(3), np.array([2, 3]), [2, np.int32(4)]])
 def test_grids_of_any_size_hold_every_pixel(grid, model, image):
     value_fn = patches(model, image, grid=grid)
-    rows, columns = (grid, grid) if isinstance(grid, int) else grid
+    rows, columns = (grid, grid) if np.ndim(grid) == 0 else grid
     counts = np.bincount(np.asarray(value_fn.fn.segment).ravel())
     assert value_fn.n == len(counts) == rows * columns
     assert counts.sum() == 54
@@ -133,6 +133,10 @@ def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, ima
     [
         ({"grid": (7, 3)}, "grid must be rows and columns"),
         ({"grid": 0}, "grid must be rows and columns"),
+        ({"grid": True}, "grid must be rows and columns"),
+        ({"grid": (2.0, 3)}, "grid must be rows and columns"),
+        ({"grid": (2, 3, 1)}, "grid must be rows and columns"),
+        ({"grid": "2"}, "grid must be rows and columns"),
         ({"segments": np.zeros((3, 3), int)}, "segments must be whole numbers of shape"),
         ({"segments": np.zeros((6, 9))}, "segments must be whole numbers"),
         ({"segments": np.full((6, 9), -1)}, "all pixels would always be kept"),
@@ -156,11 +160,13 @@ def test_wrong_options(given, message, model, image):
         (np.zeros((6, 9), np.float32), r"shape \[H, W, C\]"),
         (np.zeros((6, 9, 3), np.uint8), "must be floats"),
         (np.full((6, 9, 3), np.nan, np.float32), "not finite"),
+        (np.zeros((3, 6, 9), np.float32), r"channels first \[C, H, W\]; give image.transpose\(1, 2, 0\)"),
+        (np.zeros((1, 28, 28), np.float32), "really 1 pixels high give segments="),
     ],
 )
 def test_wrong_pictures(image, message, model):
     with pytest.raises(ValueError, match=message):
-        patches(model, image)
+        patches(model, image, grid=1)
     with pytest.raises(ValueError, match="must be callable"):
         patches("model", image)
     with pytest.raises(ValueError, match=r"logits of shape \[B, classes\]"):

@@ -71,7 +71,7 @@ def test_the_fewest_masks_determine_all_coefficients(name, order, sampling):
         ("faith_shapley", {}, 2 * 191),
         ("faith_shapley", {"order": 3}, 2 * 1160),
         ("faith_shapley", {"order": 3, "sampling": "pairs"}, 1 + 20 + 190 + 1140),
-        ("leave_one_out", {}, 21),
+        ("leave_one_out", {}, 22),
         ("permutation_shapley", {}, 21),
         ("lime", {}, 12),
         ("lasso", {}, 12),

@@ -159,6 +159,10 @@ def test_relatives_of_roberta(family, golden, tmp_path):
     check(model, "roberta", golden)
 
 
+def test_an_encoder_without_architectures(golden, tmp_path):
+    check(models.load(edit(write_model(tmp_path, "bert"), remove=["architectures"]))[0], "bert", golden)
+
+
 def test_the_number_of_classes_without_names(tmp_path):
     folder = edit(write_model(tmp_path, "bert_classifier"), remove=["id2label"], num_labels=3)
     assert models.load(folder)[0](np.array([[2, 7, 3]]), np.ones((1, 3), bool)).shape == (1, 3)
@@ -219,6 +223,7 @@ def test_settings_that_change_nothing(golden, folders):
         "use_qk_norm": False,
         "image_token_id": 7,
         "unsloth_version": "1",
+        "is_llama_config": True,
         "torch_dtype": "x",
     }
     folder = edit(folders["llama2"], **{**MODELS["llama2"]["config"], **neutral})
@@ -405,6 +410,8 @@ def test_ids_past_the_embedding_in_a_direct_call(with_pictures):
     for array in (np.array, jax.numpy.array):
         with pytest.raises(ValueError, match="has the id 40, and the model embeds ids from 0 to 39"):
             model(array([[1, 40, 3]]), np.ones((1, 3), bool))
+    with pytest.raises(ValueError, match="the prompt has the id 40, and the model embeds ids from 0 to 39"):
+        models.generate(model, [1, 40], most=1)
     assert np.isfinite(model(np.array([[1, -1]]), np.array([[1, 0]]))[0, 0]).all()  # padding may be anything
     with pytest.raises(ValueError, match="the token 40; the model's vocabulary is 0 to 39"):
         lenses.components(model, np.array([[1, 40, 3]]), value="logit", target=2)

@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import oracle
 import pytest
@@ -50,6 +52,55 @@ def test_a_shift_and_a_scale_pass_through(proxy, rng):
     plain = proxyspex.fit(masks, values, proxy=proxy)(held_out)
     moved = proxyspex.fit(masks, -1e6 * values + 3e7, proxy=proxy)(held_out)
     np.testing.assert_allclose((moved - 3e7) / -1e6, plain, atol=0.02 * plain.std())
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("rounded", [False, True])  # to values that stand many times, and ties
+def test_the_order_of_the_rows_changes_nothing(proxy, rounded, rng):
+    masks, values, _, _ = planted(8, 60, rng, noise=0.3)
+    masks, values = np.concatenate([masks, masks[:2]]), np.concatenate([values, values[:2]])
+    values = np.round(values, 1) if rounded else values
+    order = rng.permutation(len(masks))
+    plain, permuted = proxyspex.fit(masks, values, proxy=proxy), proxyspex.fit(masks[order], values[order], proxy=proxy)
+    np.testing.assert_array_equal(plain.support, permuted.support)
+    np.testing.assert_array_equal(plain.coefficients, permuted.coefficients)
+
+
+def test_cross_fitted_predictions_keep_the_order_of_the_rows(rng):
+    masks, values, _, _ = planted(8, 60, rng, noise=0.0)
+    order = rng.permutation(len(masks))
+    _, plain = proxyspex.cross_fit(masks, values, proxy="walsh_gp")
+    _, permuted = proxyspex.cross_fit(masks[order], values[order], proxy="walsh_gp")
+    np.testing.assert_array_equal(plain[order], permuted)
+    assert oracle.r2(values, plain) > 0.5
+
+
+@pytest.mark.parametrize("factor", [1e308, np.longdouble("1e400")])
+def test_values_whose_sums_would_overflow_are_refused(factor, rng):
+    masks, values, _, _ = planted(8, 60, rng)
+    with pytest.raises(ValueError, match=r"scale them down first|are not finite"):
+        proxyspex.fit(masks, values.astype(type(factor)) * factor / np.abs(values).max())
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("case", ["spread", "steps", "equal masks", "rounding", "denormal"])
+def test_tables_of_extreme_spread(proxy, case, rng):
+    """None of them ends in a warning or an error that speaks of the inside."""
+    masks, values, held_out, _ = planted(8, 60, rng)
+    tables = {
+        "spread": (masks, np.concatenate([[1e300, -1e300], values[2:]])),
+        "steps": (masks, 10.0 ** np.linspace(-300, 300, 60)),
+        "equal masks": (np.repeat(masks[:1], 60, axis=0), 1e300 * values),
+        "rounding": (masks, 1e16 + values),
+        "denormal": (masks, 1e-310 * values),
+    }
+    expected = {"spread": "interquartile", "equal masks": "averaged", "steps": "."}
+    with contextlib.ExitStack() as stack:
+        if case in expected:
+            stack.enter_context(pytest.warns(UserWarning, match=expected[case]))
+        spectrum = proxyspex.fit(*tables[case], proxy=proxy)
+        assert np.isfinite(spectrum(held_out)).all()
+        assert np.isfinite(list(spectrum.interactions("FSII", 2).values())).all()
 
 
 @pytest.mark.parametrize("proxy", PROXIES)

@@ -1,0 +1,89 @@
+"""What a value function probably is that gives no values of the expected shape, and how to make one of it that does."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+__all__ = ["as_values", "one_mask_hint", "shape_hint"]
+
+_ONE_MASK = "; it takes one mask and not several: give {} in its place"
+
+
+def one_mask_hint(fn: Callable[..., Any], n: int, outputs: tuple[int, ...], *, on_device: bool) -> str:
+    """Returns advice where a function takes one mask bool [n] and gives one value, else ''.
+
+    Args:
+      fn: a value function that did not answer a batch as it should.
+      n: columns of its masks.
+      outputs: the shape of one value.
+      on_device: whether it is a JAX function; it is traced then, and not run.
+    """
+    try:
+        if on_device:
+            found = jax.eval_shape(fn, jax.ShapeDtypeStruct((n,), np.bool_))
+        else:
+            found = np.asarray(fn(np.ones(n, np.bool_)))
+    except Exception:  # whatever goes wrong, it is no function of one mask
+        return ""
+    if getattr(found, "shape", None) != outputs or found.dtype.kind not in "fiub":
+        return ""
+    core = "()" if not outputs else f"({','.join('abcdefgh'[: len(outputs)])})"
+    mapped = f"np.vectorize(f, signature='(n)->{core}')"
+    return _ONE_MASK.format("jax.vmap(f)" if on_device else f"{mapped}, or jax.vmap(f) where it is JAX code,")
+
+
+def shape_hint(found: Any, count: int, outputs: tuple[int, ...]) -> str:
+    """Returns advice for something that is no array of `count` values of shape `outputs`, else ''."""
+    if inspect.isawaitable(found):
+        return "; it is asynchronous: give lambda masks: asyncio.run(f(masks)) in its place"
+    if isinstance(found, Mapping):
+        keys = ", ".join(map(repr, list(found)[:5]))
+        return f"; choose the values out of what it returns, which has the keys {keys}: lambda masks: f(masks)[...]"
+    if isinstance(found, tuple | list) and len(found) and all(np.ndim(part) for part in found[:1]):
+        return "; where the values are the first part of what it returns, give lambda masks: f(masks)[0] in its place"
+    if found is None:
+        return "; it returned nothing"
+    shape = np.shape(found)
+    if outputs == () and len(shape) > 1 and shape[0] == count:
+        first, several = ", ".join("0" * (len(shape) - 1)), ", ".join(map(str, shape[1:]))
+        return (
+            f"; of several values for each mask choose one, lambda masks: f(masks)[:, {first}], or explain each: "
+            f"spex_jax.explain_many(spex_jax.ValueFunction(f, n, outputs=({several},)))"
+        )
+    return ""
+
+
+def as_values(found: Any, fn: Callable[..., Any], masks: np.ndarray, outputs: tuple[int, ...]) -> np.ndarray:
+    """Returns what a host function returned for masks bool [M, n] as an array [M, *outputs].
+
+    Raises:
+      ValueError: another shape; the message says what the function probably is.
+    """
+    if isinstance(found, jax.core.Tracer):
+        raise ValueError(
+            "the value function returned a traced value: it uses an argument of a function that jit, vmap or grad "
+            "traces; evaluate it outside"
+        )
+    expected, shape = (len(masks), *outputs), None
+    if not inspect.isawaitable(found):
+        try:
+            array = np.asarray(found)
+        except ValueError:  # parts of different shapes
+            pass
+        else:
+            if array.shape == expected:
+                return array
+            shape = array.shape if array.dtype != np.object_ else None
+    hint = shape_hint(found, len(masks), outputs) if math.prod(expected) or found is None else ""
+    hint = hint or one_mask_hint(fn, masks.shape[1], outputs, on_device=False)
+    if inspect.iscoroutine(found):
+        found.close()  # or Python warns that nobody waited for it
+    given = f"shape {shape}" if shape is not None else f"a {type(found).__name__}"
+    raise ValueError(
+        f"the value function returned {given} for masks {masks.shape}; expected shape {expected}, one value for each "
+        f"mask{hint}"
+    )
