@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
@@ -126,6 +126,18 @@ def _fit(waiting: list[_Waiting], found: list[Explanation | None], shown: Progre
     waiting.clear()
 
 
+def _saved(folder: pathlib.Path, value_fn: ValueFunction) -> Explanation:
+    """The explanation of a value function that was saved.
+
+    Raises:
+      ValueError: it is damaged, or of another value function.
+    """
+    found = Explanation.load(folder)
+    if found.n != value_fn.n:
+        raise ValueError(f"{str(folder)!r} holds an explanation of {found.n} features, not {value_fn.n}")
+    return found
+
+
 def _answers(
     value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any], progress: bool
 ) -> Iterator[Explanation | _Waiting]:
@@ -147,12 +159,13 @@ def _answers(
     alone = jax.process_count() == 1  # several processes would have to agree on what is there
     found: dict[int, Explanation] = {}
     for output in outputs if alone else ():
-        if saved[output].exists():
+        if os.path.lexists(saved[output]):
             try:
-                found[output] = Explanation.load(saved[output])
+                found[output] = _saved(saved[output], value_fn)
             except ValueError as error:
-                warnings.warn(f"{error}; it is made again", stacklevel=3)
-                shutil.rmtree(saved[output])
+                aside = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=f"{saved[output].name}.damaged-"))
+                os.replace(saved[output], aside / saved[output].name)
+                warnings.warn(f"{error}; it is made again, and what was there is now in {aside.name}", stacklevel=3)
     missing = [output for output in outputs if output not in found]
     readings = read_outputs(value_fn, which=missing, progress=progress, store=folder, **options) if missing else []
     answers = iter(readings)

@@ -12,7 +12,6 @@ one feature, or all but one, were asked, these are the largest weights of a Shap
 """
 
 import dataclasses
-from collections.abc import Mapping
 from itertools import combinations
 
 import numpy as np
@@ -23,6 +22,7 @@ from spex_jax.contexts import contexts_of
 from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.interactions import Interactions
 from spex_jax.spectrum import Spectrum
+from spex_jax.untrusted import Archive
 
 __all__ = ["Correction", "correction_of", "point_weights", "residual_effects"]
 
@@ -90,14 +90,19 @@ class Correction:
         return {"correction_effects": self.effects, "correction_masks": masks, "correction_errors": self.errors}
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray], n: int) -> "Correction | None":
-        """The correction of n features that a file holds, or None."""
+    def from_arrays(cls, arrays: Archive, n: int) -> "Correction | None":
+        """The correction of n features that a file holds, or None.
+
+        Raises:
+          ValueError: it is not of this form.
+        """
         if "correction_effects" not in arrays:
             return None
+        masks = arrays.masks("correction_masks", n)
         return cls(
-            effects=arrays["correction_effects"],
-            masks=masks_lib.unpack(arrays["correction_masks"], n),
-            errors=arrays["correction_errors"],
+            effects=arrays.floats("correction_effects", (n,)),
+            masks=masks,
+            errors=arrays.floats("correction_errors", (len(masks),)),
         )
 
     def _at_empty(self, index: str) -> float:

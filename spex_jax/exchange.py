@@ -1,18 +1,22 @@
-"""Interaction values to and from the forms of other libraries: what the methods of `Interactions` are made of.
+"""Interaction values from files, and to and from the forms of other libraries: what methods of `Interactions` are made
+of.
 
 shapiq (https://github.com/mmschlk/shapiq) and pandas are imported only when asked for.
 """
 
+import itertools
 import math
 import operator
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from spex_jax.indices import INDICES
+from spex_jax.untrusted import Allowance, Record, read_json
 
-__all__ = ["from_shapiq", "to_dataframe", "to_shapiq"]
+__all__ = ["from_json", "from_shapiq", "to_dataframe", "to_shapiq"]
 
 # shapiq calls an index of order 1 SV or BV. For these two that would not be true: their empty set is another number.
 _KEPT_NAMES = ("SII", "FBII")
@@ -92,6 +96,43 @@ def from_shapiq(values: Any) -> dict[str, Any]:
         "estimated": bool(getattr(values, "estimated", True)),
         "budget": None if budget is None else int(budget),
     }
+
+
+def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, Any]:
+    """Reads a file of `Interactions.save`.
+
+    Returns:
+      The arguments of `Interactions`.
+
+    Raises:
+      ValueError: the file is not of this form; see `spex_jax.untrusted.refusing` for other errors.
+    """
+    content = Record(read_json(path, allowance))
+    members = content.take("members")
+    if not isinstance(members, list) or set(map(type, members)) - {list}:
+        raise ValueError("'members' must be a list of lists")
+    count = len(members)
+    allowance.take(24 * sum(map(len, members)), "its sets")
+    if set(map(type, itertools.chain.from_iterable(members))) - {int}:
+        raise ValueError("'members' must hold numbers of features")
+    for position, key in enumerate(members):  # in their places, so that there are never two of all
+        members[position] = tuple(key)
+    found = {
+        "members": members,
+        "values": content.reals("values", count),
+        "index": content.text("index", INDICES),
+        "n": (n := content.whole("n", 1)),
+        "max_order": content.whole("max_order", 0),
+        "names": content.texts("names", n),
+        "std_errors": None if content.null("std_errors") else content.reals("std_errors", count),
+        # Older files lack these.
+        "min_order": content.whole("min_order", default=None),
+        "baseline": content.real("baseline", default=None),
+        "estimated": content.flag("estimated", default=True),
+        "budget": content.whole("budget", default=None),
+    }
+    content.end()
+    return found
 
 
 def _members(key: Any, n: int) -> tuple[int, ...]:

@@ -16,10 +16,14 @@ from spex_jax import masks as masks_lib
 from spex_jax import report
 from spex_jax.asking import Asker
 from spex_jax.correction import Correction
+from spex_jax.details import check_details
 from spex_jax.evaluate import features_of
+from spex_jax.files import temporary_prefix
+from spex_jax.indices import INDICES
 from spex_jax.interactions import Interactions
 from spex_jax.metrics import Faithfulness, varies
-from spex_jax.spectrum import Spectrum
+from spex_jax.spectrum import Spectrum, read_spectrum
+from spex_jax.untrusted import Allowance, Archive, Record, read_json, refusing, savez
 from spex_jax.validation import Validation, validate
 
 __all__ = ["Explanation"]
@@ -177,7 +181,7 @@ class Explanation:
         if target.exists() and not (target / "explanation.json").is_file():
             raise ValueError(f"{str(target)!r} exists and is not a folder of Explanation.save; give another path")
         target.parent.mkdir(parents=True, exist_ok=True)
-        new = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        new = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=temporary_prefix(target)))
         try:
             new.chmod(0o755)
             self.spectrum.save(new / "spectrum.npz")
@@ -186,7 +190,7 @@ class Explanation:
                 arrays["failed"] = masks_lib.pack(self.failed)
             if self.correction is not None:
                 arrays |= self.correction.to_arrays()
-            np.savez_compressed(new / "ablations.npz", **arrays)
+            savez(new / "ablations.npz", arrays)
             content = {
                 "format": _FORMAT,
                 **{
@@ -196,13 +200,11 @@ class Explanation:
                 "noise": None if math.isnan(self.noise) else self.noise,
                 "validation": None if self.validation is None else self.validation.to_json(),
                 "names": list(self.names),
-                "faithfulness": {
-                    k: None if math.isnan(v) else v for k, v in dataclasses.asdict(self.faithfulness).items()
-                },
+                "faithfulness": self.faithfulness.to_json(),
             }
             (new / "explanation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             if target.exists():
-                old = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+                old = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=temporary_prefix(target)))
                 os.replace(target, old)
                 os.replace(new, target)
                 shutil.rmtree(old)
@@ -213,36 +215,76 @@ class Explanation:
             raise
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str]) -> "Explanation":
+    def load(cls, directory: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Explanation":
         """Reads what `save` wrote.
 
+        Args:
+          directory: of `save`.
+          max_bytes: of memory that this may take; None is 10 times the size of the files and 50 MiB, which is enough
+            for all that this version writes.
+
         Raises:
-          ValueError: the folder is not complete, or of a newer format.
+          ValueError: the folder is not complete, damaged or of a newer format, or would take more memory.
         """
-        folder = pathlib.Path(directory)
-        try:
-            content = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
-            if content.pop("format") > _FORMAT:
-                raise ValueError("written by a newer version; update spex_jax")
-            spectrum = Spectrum.load(folder / "spectrum.npz")
-            with np.load(folder / "ablations.npz", allow_pickle=False) as ablations:
-                masks, values = masks_lib.unpack(ablations["masks"], spectrum.n), ablations["values"]
-                failed = masks_lib.unpack(ablations["failed"], spectrum.n) if "failed" in ablations else None
-                correction = Correction.from_arrays(ablations, spectrum.n)
-            score = {name: np.nan if value is None else value for name, value in content.pop("faithfulness").items()}
-            names, noise = tuple(content.pop("names")), content.pop("noise", None)
-            validation = content.pop("validation", None)
-            return cls(
-                spectrum=spectrum,
-                masks=masks,
-                values=values,
-                names=names,
-                faithfulness=Faithfulness(**score),
-                noise=math.nan if noise is None else noise,
-                failed=failed,
-                correction=correction,
-                validation=None if validation is None else Validation.from_json(validation, names),
-                **content,
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{str(folder)!r} is not a folder of Explanation.save: {error}") from error
+        with refusing(directory, "a folder of Explanation.save"):
+            return _read(pathlib.Path(directory), max_bytes)
+
+
+def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
+    """What `Explanation.save` wrote, every part checked."""
+    files = [folder / name for name in ("explanation.json", "spectrum.npz", "ablations.npz")]
+    allowance = Allowance(files, max_bytes)
+    content = Record(read_json(files[0], allowance), "explanation.json")
+    if (format_ := content.whole("format", 1)) > _FORMAT:
+        raise ValueError(f"written by a newer version (format {format_}); update spex_jax")
+    spectrum = read_spectrum(files[1], allowance)
+    n = spectrum.n
+    with Archive(files[2], allowance) as ablations:
+        masks = ablations.masks("masks", n)
+        values = masks_lib.check_values(ablations.floats("values", (len(masks),)), masks)
+        failed = ablations.masks("failed", n) if "failed" in ablations else None
+        correction = Correction.from_arrays(ablations, n)
+    allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")
+    if not len(masks) or len(masks_lib.deduplicate(masks)[0]) < len(masks):
+        raise ValueError(f"its {len(masks)} masks must be distinct, and one or more")
+    names, settings, details = content.texts("names", n), content.plain("settings"), content.plain("details")
+    check_details(details, n)
+    _check_settings(settings)
+    found = Explanation(
+        spectrum=spectrum,
+        correction=correction,
+        masks=masks,
+        values=values,
+        held_out=content.whole("held_out", 0, len(masks)),
+        faithfulness=Faithfulness.from_json(content.take("faithfulness")),
+        exact=content.flag("exact"),
+        names=names,
+        index=content.text("index", INDICES),
+        max_order=content.whole("max_order", 1),
+        timings=_timings(content.plain("timings")),
+        settings=settings,
+        details=details,
+        noise=content.real("noise", none=math.nan, default=math.nan),
+        stored=content.whole("stored", default=0),
+        failed=failed,
+        validation=None if content.null("validation") else Validation.from_json(content.take("validation"), names),
+    )
+    content.end()
+    if found.exact and (n >= 63 or len(masks) != 2**n or found.held_out):
+        raise ValueError(f"an exact answer of {n} features needs all 2^{n} masks and holds none out")
+    return found
+
+
+def _timings(content: dict[str, Any]) -> dict[str, float]:
+    given = Record(content, "the timings")
+    return {name: given.real(name) for name in content}
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    """Raises ValueError where a setting that reports read is not what they expect."""
+    given = Record(settings, "the settings")
+    given.text("method")
+    given.whole("budget", default=None)
+    versions = given.take("versions", {})
+    if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
+        raise ValueError("'versions' of the settings must be names and strings")

@@ -7,7 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO, Any
 
-__all__ = ["replacing"]
+__all__ = ["replacing", "temporary_prefix"]
+
+
+def temporary_prefix(target: pathlib.Path) -> str:
+    """How temporary files beside `target` begin: short, since a name that is as long as a name may be has to grow."""
+    return f".{target.name[:40]}."
 
 
 @contextlib.contextmanager
@@ -20,7 +25,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         )
     if target.is_dir():
         raise ValueError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=temporary_prefix(target))
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file

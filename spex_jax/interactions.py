@@ -19,6 +19,7 @@ from spex_jax import exchange
 from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
 from spex_jax.indices import INDICES, gain
+from spex_jax.untrusted import Allowance, refusing
 
 __all__ = ["Interactions", "check_names", "convert"]
 
@@ -59,16 +60,21 @@ class Interactions(Mapping[tuple[int, ...], float]):
         estimated: bool = True,
         budget: int | None = None,
     ):
-        """Takes sorted tuples `members`, their `values` [T] and, where known, `std_errors` [T]; min_order None is the
-        size of the smallest.
+        """Takes sorted tuples `members`, each once, their `values` [T] and, where known, `std_errors` [T]; min_order
+        None is the size of the smallest. Raises ValueError where one of them is not of that form.
         """
+        masks_lib.check_whole("n", n, 1)
+        masks_lib.check_whole("max_order", max_order, 0)
         self.index, self.n, self.max_order = index, int(n), int(max_order)
         self.names = check_names(names, self.n)
         self._members = list(members)
+        masks_lib.check_sets(self._members, self.n)
+        if min_order is not None:
+            masks_lib.check_whole("min_order", min_order, 0)
         self.min_order = min(map(len, self._members), default=0) if min_order is None else int(min_order)
         self.baseline, self.estimated, self.budget = baseline, estimated, budget
-        self._values = np.asarray(values, np.float64)
-        self._errors = None if std_errors is None else np.asarray(std_errors, np.float64)
+        self._values = masks_lib.check_reals("values", values)
+        self._errors = None if std_errors is None else masks_lib.check_reals("std_errors", std_errors)
         for name, array in (("values", self._values), ("std_errors", self._errors)):
             if array is not None and array.shape != (len(self._members),):
                 raise ValueError(f"{name} must be {len(self._members)} numbers, one for each set, got {array.shape}")
@@ -210,7 +216,14 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return f"<Interactions {self.index} n={self.n} max_order={self.max_order} sets={len(self)}>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes JSON: members, values, standard errors and the attributes."""
+        """Writes JSON: members, values, standard errors and the attributes.
+
+        Raises:
+          ValueError: the folder does not exist, or a value is not finite, for which JSON has no number.
+        """
+        for name, array in (("values", self._values), ("std_errors", self._errors)):
+            if array is not None and len(wrong := np.flatnonzero(~np.isfinite(array))):
+                raise ValueError(f"{name} must be finite to be saved; that of {self._members[wrong[0]]} is not")
         content = {
             **self._attributes,
             "members": self._members,
@@ -221,19 +234,18 @@ class Interactions(Mapping[tuple[int, ...], float]):
             json.dump(content, file)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Interactions":
+    def load(cls, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Interactions":
         """Reads what `save` wrote.
 
+        Args:
+          path: of the file.
+          max_bytes: of memory that this may take; None is 10 times the size of the file and 50 MiB.
+
         Raises:
-          ValueError: the file is not JSON of this form.
+          ValueError: the file is not JSON of this form, or would take more memory.
         """
-        try:
-            with open(path, encoding="utf-8") as file:
-                content = json.load(file)
-            members = [tuple(key) for key in content.pop("members")]
-            return cls(members, content.pop("values"), **content)
-        except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a file of Interactions.save: {error!r}") from error
+        with refusing(path, "a file of Interactions.save"):
+            return cls(**exchange.from_json(path, Allowance([path], max_bytes)))
 
     def to_shapiq(self, *, estimated: bool | None = None, budget: int | None = None) -> Any:
         """The same values, bit for bit, as `shapiq.InteractionValues`.
@@ -320,21 +332,6 @@ def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return np.concatenate(rows), np.concatenate(sizes), np.concatenate(members)
 
 
-def _group(members: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of sorted members int [P, t], in lexicographic order, and the group of each row."""
-    t = members.shape[1]
-    if t == 0:
-        return members[:1], np.zeros(len(members), np.int64)
-    if n**t < 2**62:
-        code = np.zeros(len(members), np.int64)
-        for column in members.T:
-            code = code * n + column
-        _, first, group = np.unique(code, return_index=True, return_inverse=True)
-        return members[first], group
-    distinct, group = np.unique(members, axis=0, return_inverse=True)
-    return distinct, group.ravel()
-
-
 def convert(
     support: np.ndarray,
     coefficients: np.ndarray,
@@ -380,7 +377,7 @@ def convert(
             gains = table[sizes]
         used = gains != 0
         rows, gains = rows[used], gains[used]
-        distinct, group = _group(members[used], n)
+        distinct, group = masks_lib.group_sets(members[used], n)
         if t == 0 and not len(distinct):
             distinct = np.zeros((1, 0), np.int64)
         keys.extend(map(tuple, distinct.tolist()))

@@ -5,6 +5,8 @@ is a row of a bool [M, n] array; True keeps the feature.
 import itertools
 import math
 import numbers
+import operator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,12 +18,15 @@ __all__ = [
     "check_masks",
     "check_not_traced",
     "check_positive",
+    "check_reals",
+    "check_sets",
     "check_unicode",
     "check_values",
     "check_whole",
     "deduplicate",
     "describe_nonfinite",
     "finite_rows",
+    "group_sets",
     "hashes",
     "number_of_sets",
     "pack",
@@ -35,6 +40,7 @@ __all__ = [
 MUST_BE_FINITE = "; the value function must be finite at every mask"
 _LARGEST = 1e303  # a hundred thousandth of the largest float64, so that sums and differences stay finite
 _DRAWN = 1024  # masks are drawn in whole blocks of so many, whatever the count
+_HASHED = 2**22  # bytes of packed masks that are hashed or compared at a time
 
 
 def _concrete(name: str, given: Any) -> Any:
@@ -94,14 +100,7 @@ def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), 
             f"values must have shape {expected}, one of shape {outputs} for each of the {len(masks)} masks, "
             f"got {array.shape}"
         )
-    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_ or array.dtype.name == "bfloat16"):
-        raise ValueError(f"values must be real numbers, got dtype {array.dtype}")
-    if np.issubdtype(array.dtype, np.complexfloating):
-        raise ValueError(
-            f"values must be real numbers, got dtype {array.dtype}; take the real part or the magnitude first"
-        )
-    with np.errstate(over="ignore"):  # of wider floats, which become infinite
-        array = array.astype(np.float64)
+    array = check_reals("values", array)
     if (np.abs(array[np.isfinite(array)]) > _LARGEST).any():
         raise ValueError(
             f"values must be at most {_LARGEST:g}, or their sums overflow; the largest is {np.abs(array).max():.4g}: "
@@ -110,6 +109,24 @@ def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), 
     if finite and not finite_rows(array).all():
         raise ValueError(describe_nonfinite(array, masks) + MUST_BE_FINITE)
     return array
+
+
+def check_reals(name: str, given: Any) -> np.ndarray:
+    """Returns real numbers as a numpy float64 array of the same shape, a copy.
+
+    Args:
+      name: what the error calls them.
+      given: bools, integers or floats; numpy, JAX or nested lists.
+
+    Raises:
+      ValueError: they are complex, strings or objects.
+    """
+    array = np.asarray(given)
+    if array.dtype.kind not in "biuf" and "float" not in array.dtype.name:  # bfloat16 has a kind of its own
+        advice = "; take the real part or the magnitude first" if array.dtype.kind == "c" else ""
+        raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}{advice}")
+    with np.errstate(over="ignore"):  # of wider floats, which become infinite
+        return array.astype(np.float64)
 
 
 def finite_rows(values: np.ndarray) -> np.ndarray:
@@ -178,6 +195,42 @@ def check_positive(name: str, given: Any, most: float = math.inf) -> None:
         raise ValueError(f"{name} must be a positive finite number{bounds}, got {given!r}")
 
 
+def check_sets(members: Sequence[tuple[int, ...]], n: int) -> None:
+    """Raises ValueError where sets are not sorted tuples of distinct features below n, each there once."""
+    sizes = np.fromiter(map(len, members), np.int64, len(members))
+    try:
+        features = np.fromiter(map(operator.index, itertools.chain.from_iterable(members)), np.int64, int(sizes.sum()))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"members must be tuples of numbers of features: {error}") from None
+    ends = np.cumsum(sizes)
+    for size in np.unique(sizes[sizes > 0]):
+        rows = np.flatnonzero(sizes == size)
+        sets = features[(ends[rows] - size)[:, None] + np.arange(size)]
+        wrong = (sets[:, 0] < 0) | (sets[:, -1] >= n) | (np.diff(sets, axis=1) <= 0).any(axis=1)
+        if wrong.any():
+            first = members[int(rows[np.flatnonzero(wrong)[0]])]
+            raise ValueError(f"members must be sorted, of distinct features from 0 to {n - 1}, got {first!r:.80}")
+        if len(group_sets(sets, n)[0]) < len(sets):
+            raise ValueError(f"a set of {size} features is there twice; add up its values and give it once")
+    if (sizes == 0).sum() > 1:
+        raise ValueError("the empty set is there twice; add up its values and give it once")
+
+
+def group_sets(members: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct rows of sorted members int [P, t], in lexicographic order, and the group of each row."""
+    t = members.shape[1]
+    if t == 0:
+        return members[:1], np.zeros(len(members), np.int64)
+    if n**t < 2**62:
+        code = np.zeros(len(members), np.int64)
+        for column in members.T:
+            code = code * n + column
+        _, first, group = np.unique(code, return_index=True, return_inverse=True)
+        return members[first], group
+    distinct, group = np.unique(members, axis=0, return_inverse=True)
+    return distinct, group.ravel()
+
+
 def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
     """Values float64 [N] of mean 0 and variance 1, with the mean and the deviation that they had; or the one value of a
     constant.
@@ -228,14 +281,25 @@ def hashes(packed: np.ndarray) -> np.ndarray:
 
     The bytes, eight at a time, times fixed odd numbers, mixed and added up.
     """
-    padded = np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8)))
-    words = np.ascontiguousarray(padded).view(np.uint64)
-    if words.shape[1] == 1:
-        return words[:, 0]
+    width = -(-packed.shape[1] // 8)
     rng = np.random.default_rng(0)
-    factors = rng.integers(0, 2**63, (2, 1, words.shape[1]), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    mixed = words * factors[0]
-    return ((mixed ^ (mixed >> np.uint64(29))) * factors[1]).sum(axis=1, dtype=np.uint64)
+    factors = rng.integers(0, 2**63, (2, 1, width), dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    found = np.empty(len(packed), np.uint64)
+    for part in _parts(packed):
+        padded = np.pad(packed[part], ((0, 0), (0, -packed.shape[1] % 8)))
+        words = np.ascontiguousarray(padded).view(np.uint64)
+        if width == 1:
+            found[part] = words[:, 0]
+        else:
+            mixed = words * factors[0]
+            found[part] = ((mixed ^ (mixed >> np.uint64(29))) * factors[1]).sum(axis=1, dtype=np.uint64)
+    return found
+
+
+def _parts(packed: np.ndarray) -> Iterator[slice]:
+    """Rows of packed masks, a few megabytes at a time."""
+    step = max(1, _HASHED // max(1, packed.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(packed), step))
 
 
 def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,7 +315,7 @@ def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     packed = pack(masks)
     keys = hashes(packed)
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    if not np.array_equal(packed[first][inverse], packed):  # two masks with one hash
+    if any((packed[first[inverse[part]]] != packed[part]).any() for part in _parts(packed)):  # two masks with one hash
         _, first, inverse = np.unique(packed, axis=0, return_index=True, return_inverse=True)
         inverse = inverse.reshape(-1)
     rank = np.empty(len(first), np.int64)

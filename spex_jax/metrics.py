@@ -2,11 +2,13 @@
 
 import dataclasses
 import warnings
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from spex_jax.spectrum import Spectrum
+from spex_jax.untrusted import Record
 
 __all__ = [
     "DatamodellingScore",
@@ -29,6 +31,24 @@ class Faithfulness:
     r2: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """Plain numbers; null where one is not defined."""
+        return {name: None if np.isnan(value) else value for name, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, given: Any) -> "Faithfulness":
+        """What `to_json` gave.
+
+        Raises:
+          ValueError: it is not of this form.
+        """
+        content = Record(given, "the faithfulness")
+        found = cls(*(content.real(name, none=np.nan) for name in ("r2", "low", "high")))
+        content.end()
+        if found.r2 > 1 or found.low > found.high:
+            raise ValueError(f"R2 must be at most 1 and its interval in order, got {found!r}")
+        return found
 
     def __str__(self) -> str:
         """'R2 0.953 (95% interval 0.941 to 0.962)'."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.masks import check_whole
+from spex_jax.untrusted import map_array, refusing
 
 __all__ = ["PackedMasks"]
 
@@ -100,12 +101,8 @@ class PackedMasks:
         Raises:
           ValueError: the file is no such table.
         """
-        try:
-            bits = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(
-                f"cannot map {os.fspath(path)!r} as a .npy file: {error}; write one with np.save(path, table)"
-            ) from error
+        with refusing(path, "a .npy file that can be mapped; write one with np.save(path, table)"):
+            bits = map_array(path)
         try:
             return cls(bits, n)  # type: ignore[arg-type]
         except ValueError as error:

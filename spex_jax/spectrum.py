@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
 from spex_jax.interactions import Interactions, convert
+from spex_jax.untrusted import Allowance, Archive, refusing, savez
 from spex_jax.walsh import subset_characters, walsh_hadamard
 
-__all__ = ["Spectrum", "exact_spectrum"]
+__all__ = ["Spectrum", "exact_spectrum", "read_spectrum"]
 
 _CHUNK_BYTES = 2**25  # parities unpacked at a time when a spectrum is evaluated
 _FORMAT = 1
@@ -43,10 +43,11 @@ class Spectrum:
         terms = len(support)
         if len(masks_lib.deduplicate(support)[0]) != terms:
             raise ValueError("support has rows that are equal; add up their coefficients and give each set once")
-        arrays: dict[str, np.ndarray | None] = {"support": support.copy()}
+        own = support.flags.owndata and not support.flags.writeable  # nobody else's to change
+        arrays: dict[str, np.ndarray | None] = {"support": support if own else support.copy()}
         for name in ("coefficients", "variances", "covariance_factor"):
             given = getattr(self, name)
-            array = None if given is None else np.array(given, np.float64)
+            array = None if given is None else masks_lib.check_reals(name, given)
             shape = (terms, *array.shape[1:2]) if name == "covariance_factor" and array is not None else (terms,)
             if array is not None and (array.shape != shape or not np.isfinite(array).all()):
                 raise ValueError(
@@ -204,25 +205,37 @@ class Spectrum:
             "variances": self.variances,
             "covariance_factor": self.covariance_factor,
         }
-        known: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
         with replacing(path) as file:
-            np.savez_compressed(file, **known)
+            savez(file, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Spectrum":
+    def load(cls, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Spectrum":
         """Reads what `save` wrote.
 
+        Args:
+          path: of the file.
+          max_bytes: of memory that this may take; None is 10 times the size of the file and 50 MiB, which is enough
+            for all that this version writes.
+
         Raises:
-          ValueError: the file is damaged, of another kind or of a newer format.
+          ValueError: the file is damaged, of another kind or of a newer format, or would take more memory.
         """
-        try:
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                if int(file["format"]) > _FORMAT:
-                    raise ValueError(f"written by a newer version (format {int(file['format'])}); update spex_jax")
-                support = masks_lib.unpack(file["support"], int(file["n"]))
-                return cls(support, file["coefficients"], file.get("variances"), file.get("covariance_factor"))
-        except (OSError, KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a file of Spectrum.save: {error}") from error
+        with refusing(path, "a file of Spectrum.save"):
+            return read_spectrum(path, Allowance([path], max_bytes))
+
+
+def read_spectrum(path: str | os.PathLike[str], allowance: Allowance) -> Spectrum:
+    """Reads a file of `Spectrum.save` with the memory that is left; see `spex_jax.untrusted.refusing` for errors."""
+    with Archive(path, allowance) as file:
+        if (format_ := file.whole("format", 1)) > _FORMAT:
+            raise ValueError(f"written by a newer version (format {format_}); update spex_jax")
+        support = file.masks("support", file.whole("n", 1))
+        terms = len(support)
+        allowance.take(support.size // 8 + 64 * terms, "the comparison of its terms")
+        coefficients = file.floats("coefficients", (terms,))
+        variances = file.floats("variances", (terms,)) if "variances" in file else None
+        factor = file.floats("covariance_factor", (terms, None)) if "covariance_factor" in file else None
+    return Spectrum(support, coefficients, variances, factor)
 
 
 def exact_spectrum(masks: np.ndarray, values: np.ndarray) -> Spectrum:

@@ -16,8 +16,10 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.contexts import DRAWS, contexts_of
 from spex_jax.derivatives import Derivatives, Values, draw
+from spex_jax.indices import INDICES
 from spex_jax.interactions import Interactions
 from spex_jax.spectrum import Spectrum
+from spex_jax.untrusted import Record
 
 __all__ = ["VERDICTS", "Measured", "Validation", "validate"]
 
@@ -152,14 +154,48 @@ class Validation:
         return {**content, "rows": [dataclasses.asdict(row) for row in self.rows]}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any], names: Sequence[str]) -> "Validation":
+    def from_json(cls, given: Any, names: Sequence[str]) -> "Validation":
         """What `to_json` gave, with the names of the features.
 
         Raises:
-          KeyError, TypeError: it is not of this form.
+          ValueError: it is not of this form.
         """
-        rows = tuple(Measured(**{**row, "members": tuple(row["members"])}) for row in content["rows"])
-        return cls(**{**content, "rows": rows, "draws": tuple(content["draws"])}, names=tuple(names))
+        content = Record(given, "the validation")
+        rows, draws = content.take("rows"), content.texts("draws")
+        if not isinstance(rows, list) or set(draws) - set(DRAWS):
+            raise ValueError("'rows' of a validation must be a list, and 'draws' names of draws")
+        found = cls(
+            index=content.text("index", INDICES),
+            max_order=content.whole("max_order", 1),
+            rows=tuple(_measured(Record(row, "a row of a validation"), len(names)) for row in rows),
+            names=tuple(names),
+            draws=draws,
+            asked=content.whole("asked"),
+            known=content.whole("known"),
+            noise=content.real("noise"),
+        )
+        content.end()
+        return found
+
+
+def _measured(content: Record, n: int) -> Measured:
+    """One row of n features of what `Validation.to_json` gave."""
+    members = content.take("members")
+    if not isinstance(members, list) or set(map(type, members)) != {int} or sorted(set(members)) != members:
+        raise ValueError("'members' of a validation must be sorted numbers of features")
+    if not 0 <= members[0] <= members[-1] < n:
+        raise ValueError(f"'members' of a validation must be features from 0 to {n - 1}")
+    found = Measured(
+        members=tuple(members),
+        **{name: content.real(name) for name in ("predicted", "measured", "low", "high")},
+        contexts=content.whole("contexts", 1),
+        whole=content.flag("whole"),
+        verdict=content.text("verdict", tuple(VERDICTS)),
+    )
+    content.end()
+    if not found.predicted or found.low > found.high:
+        raise ValueError("a row of a validation must predict something, and its interval be in order")
+    return found
 
 
 def validate(

@@ -9,18 +9,18 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"files", "indices", "jax_settings", "memo", "threads", "timing", "version"}
+LEAVES = {"details", "files", "indices", "jax_settings", "memo", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
     "precision": {"jax_settings"},
     "walsh": set(),
     "masks": set(),
-    "packed": {"masks"},
-    "exchange": {"indices"},
+    "packed": {"masks", "untrusted"},
+    "exchange": {"indices", "untrusted"},
     "interactions": {"walsh", "masks", "exchange", *LEAVES},
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
-    "metrics": {"walsh", "masks", "interactions", "spectrum"},
+    "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "ends": {"masks", "spectrum"},
     "optimize": {"walsh", "masks", "spectrum"},
     "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "threads"},
@@ -41,20 +41,20 @@ ALLOWED = {
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
     "derivatives": {"masks", "contexts"},
-    "validation": {"masks", "contexts", "derivatives", "interactions", "spectrum"},
+    "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "evaluate"},
-    "correction": {"masks", "contexts", "indices", "interactions", "spectrum"},
+    "correction": {"masks", "contexts", "indices", "interactions", "spectrum", "untrusted"},
     "explanation": {
-        *{"masks", "interactions", "metrics", "spectrum", "correction"},
+        *{"masks", "details", "indices", "interactions", "metrics", "spectrum", "untrusted", "correction", "files"},
         *{"report", "validation", "asking", "evaluate"},
     },
-    "report": {"files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
+    "report": {"details", "files", "indices", "interactions", "spectrum", "metrics", "contexts", "validation"},
     "store": {"masks", "files", "version"},
     "engine": {"masks", "jax_settings", "memo", "identity"},
     "identity": {"jax_settings", "memo"},
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
-    "models": {"jax_settings"},
+    "models": {"jax_settings", "untrusted"},
     "lenses": {"masks", "interactions", "jax_settings", "engine", "evaluate", "identity", "models"},
     "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 
@@ -57,16 +59,38 @@ def test_it_continues_where_it_stopped(tmp_path):
     assert [scale for scale, _ in CALLS] == [3]
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn"])
-def test_a_damaged_explanation_is_made_again(damage, tmp_path):
+def damage_of(file, damage):
+    ablations = file.with_name("ablations.npz")
+    if damage == "missing":
+        file.unlink()
+    elif damage == "torn":
+        file.write_text(file.read_text()[:99])
+    elif damage == "flipped":
+        content = bytearray(ablations.read_bytes())
+        content[len(content) // 2] ^= 1
+        ablations.write_bytes(content)
+    elif damage == "no archive":
+        ablations.write_bytes(b"PK" + bytes(98))
+    elif damage == "nested":
+        file.write_text("[" * 100_000)
+    elif damage == "a file":
+        shutil.rmtree(file.parent)
+        file.parent.write_text("x")
+    elif damage == "another":
+        spex_jax.explain(lambda masks: masks.sum(axis=1), 3, progress=False).save(file.parent)
+
+
+@pytest.mark.parametrize("damage", ["missing", "torn", "flipped", "no archive", "nested", "a file", "another"])
+def test_a_damaged_explanation_is_made_again_and_kept_aside(damage, tmp_path):
     (first,) = explain_many(functions(1), store=tmp_path)
     (file,) = tmp_path.glob("*/explanation.json")
-    file.unlink() if damage == "missing" else file.write_text(file.read_text()[:99])
+    damage_of(file, damage)
     with pytest.warns(UserWarning, match="it is made again"):
         (again,) = explain_many(functions(1), store=tmp_path)
     np.testing.assert_array_equal(again.spectrum.coefficients, first.spectrum.coefficients)
     assert len(CALLS) == 1
     assert len(list(tmp_path.glob("*/explanation.json"))) == 1
+    assert len(list(tmp_path.glob(f"*.damaged-*/{file.parent.name}"))) == 1
 
 
 def test_texts(tiny, tmp_path):

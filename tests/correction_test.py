@@ -11,6 +11,7 @@ from spex_jax.correction import Correction, correction_of, point_weights, residu
 from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.sampling import draw
 from spex_jax.spectrum import exact_spectrum
+from spex_jax.untrusted import Allowance, Archive
 
 
 def first_order(n, rng):
@@ -119,9 +120,13 @@ def test_of_many_features_the_sets_that_are_there_are_corrected(rng):
     assert sum(sums.values()) == pytest.approx(values[0])
 
 
-def test_arrays_of_a_file(rng):
+def test_arrays_of_a_file(rng, tmp_path):
     masks, proxy = draw("mixed", 10, 100, 0), first_order(10, rng)
     correction = correction_of(proxy, masks, rng.normal(size=100), rng.normal(size=100))
-    again = Correction.from_arrays(correction.to_arrays(), 10)
+    np.savez(tmp_path / "some.npz", **correction.to_arrays())
+    np.savez(tmp_path / "none.npz")
+    with Archive(tmp_path / "some.npz", Allowance([tmp_path / "some.npz"])) as file:
+        again = Correction.from_arrays(file, 10)
     assert again(proxy.interactions("FSII", 2)) == correction(proxy.interactions("FSII", 2))
-    assert Correction.from_arrays({}, 10) is None
+    with Archive(tmp_path / "none.npz", Allowance([tmp_path / "none.npz"])) as file:
+        assert Correction.from_arrays(file, 10) is None

@@ -41,6 +41,12 @@ class Architecture:
           ValueError: see `read_config` and the builders.
         """
         known = read_config(config, self.model_type, name)
+        count = max(known.get(key) or 0 for key in ("num_hidden_layers", "n_layer", "n_layers"))
+        if count > len(checkpoint.names):  # before anything is made for each layer
+            raise ValueError(
+                f"config.json has {count:,} layers and the weights {len(checkpoint.names)} tensors; they do not belong "
+                "together"
+            )
         return self.build(checkpoint, known, model_axis, *((name,) if self.encoder else ()))
 
 

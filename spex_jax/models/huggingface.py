@@ -1,7 +1,7 @@
 """Models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, read without PyTorch."""
 
+import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
 from spex_jax.models.encoder_architectures import class_names
 from spex_jax.models.weights import Checkpoint, place_tree
+from spex_jax.untrusted import Record, read_json, refusing
 
 __all__ = ["load"]
 
@@ -40,16 +41,16 @@ def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
             f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json"
         )
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{folder} has no config.json; give the directory of a Hugging Face model") from None
-    except ValueError as error:
-        raise ValueError(f"cannot read {path}: {error}; the file is damaged: download it again") from error
+    if not path.exists():
+        raise ValueError(f"{folder} has no config.json; give the directory of a Hugging Face model")
+    with refusing(path, "a config.json", advice="; the file is damaged: download it again"):
+        config = read_json(path)
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold settings by their names, got {config!r:.60}")
     kind = config.get("model_type")
     names = config.get("architectures") or [BARE.get(str(kind), f"none (model_type {kind!r})")]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise ValueError(f"architectures of {path} must be a list of names, got {names!r:.60}")
     if names[0] not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {names[0]} in {path}; models.load knows {', '.join(ARCHITECTURES)}")
     refuse_quantised(config)
@@ -76,10 +77,9 @@ def _tokenizer(folder: pathlib.Path) -> Any:
     finally:
         if quiet:
             del os.environ[advice]
-    try:
-        return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
-    except Exception as error:  # transformers raises what its many readers raise
-        raise ValueError(f"cannot read the tokenizer of {folder}: {error}; it needs tokenizer.json") from error
+    with refusing(folder, "a directory with a tokenizer", advice="; it needs tokenizer.json"):
+        # Code in the directory is not run, whatever its files ask for.
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
 
 
 @own_settings()
@@ -111,20 +111,30 @@ def load(
     if mesh is not None and not {"model", "masks"} <= set(mesh.axis_names):
         raise ValueError(f"the mesh must have the axes 'masks' and 'model', got {mesh.axis_names}")
     folder = pathlib.Path(path).expanduser()
-    architecture, config = _config(folder)
-    with Checkpoint(folder) as checkpoint:
-        model_axis = 1 if mesh is None else mesh.shape["model"]
-        c, tree = ARCHITECTURES[architecture].parameters(checkpoint, config, architecture, model_axis)
-        tokenizer = _tokenizer(folder)
-        if dtype is None:
-            dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
+    with contextlib.ExitStack() as opened:
+        with refusing(folder, "a model that can be read", keep=(ValueError, ImportError)):
+            architecture, config = _config(folder)
+            checkpoint = opened.enter_context(Checkpoint(folder))
+            model_axis = 1 if mesh is None else mesh.shape["model"]
+            c, tree = ARCHITECTURES[architecture].parameters(checkpoint, config, architecture, model_axis)
+            names = class_names(config) if "head" in tree else ()
+            if not isinstance(c, DecoderConfig) and "head" not in tree:
+                c = dataclasses.replace(c, pooling=_pooling(folder) or c.pooling)
+            tokenizer = _tokenizer(folder)
+            if dtype is None:
+                dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
         params = place_tree(checkpoint, tree, dtype, mesh)
     if isinstance(c, DecoderConfig):
         return Decoder(params=params, config=c), tokenizer
-    pooling = folder / "1_Pooling" / "config.json"  # of a sentence encoder
-    if "head" not in params and pooling.is_file():
-        first = json.loads(pooling.read_text(encoding="utf-8")).get("pooling_mode_cls_token", False)
-        c = dataclasses.replace(c, pooling="first" if first else "mean")
     if "types" in params:  # every token is of the first type
         params["positions"] = jnp.asarray(params["positions"] + params.pop("types")[0])
-    return Encoder(params=params, config=c, class_names=class_names(config) if "head" in params else ()), tokenizer
+    return Encoder(params=params, config=c, class_names=names), tokenizer
+
+
+def _pooling(folder: pathlib.Path) -> str | None:
+    """How a sentence encoder makes one vector of a text, where its directory says it."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    with refusing(path, "a config.json of pooling", advice="; the file is damaged: download it again"):
+        return "first" if Record(read_json(path)).flag("pooling_mode_cls_token", default=False) else "mean"

@@ -8,7 +8,6 @@ https://arxiv.org/abs/1909.11942) and a learned bias per head and clipped distan
 """
 
 import dataclasses
-import json
 import pathlib
 import re
 import unicodedata
@@ -22,6 +21,7 @@ import numpy as np
 
 from spex_jax.jax_settings import own_settings
 from spex_jax.models.encoder import check_tokens, one_text_a_row, pooled
+from spex_jax.untrusted import Allowance, Archive, read_json
 
 DATA_FOLDER = pathlib.Path(__file__).parent / "tiny_data"
 
@@ -320,16 +320,17 @@ def tiny() -> tuple[TextClassifier, WordPieceTokenizer]:
     whole words at random replaced by [MASK], so that its values on ablated texts are meaningful.
     `tiny_data/provenance.json` has the recipe and the scores.
     """
-    provenance = json.loads((DATA_FOLDER / "provenance.json").read_text(encoding="utf-8"))
+    provenance = read_json(DATA_FOLDER / "provenance.json")
     config = TinyConfig(**provenance["config"])
     params: dict[str, Any] = {}
-    with np.load(DATA_FOLDER / "weights.npz") as arrays:
-        for name in arrays.files:
+    weights = DATA_FOLDER / "weights.npz"
+    with Archive(weights, Allowance([weights])) as arrays:
+        for name in arrays.names:
             *path, leaf = name.split("/")
             node = params
             for key in path:
                 node = node.setdefault(key, {})
-            node[leaf] = jnp.asarray(arrays[name].astype(np.float32))
+            node[leaf] = jnp.asarray(arrays.floats(name, None).astype(np.float32))
     vocab = (DATA_FOLDER / "vocab.txt").read_text(encoding="utf-8").split("\n")
     max_length = provenance["max_length"]
     model = TextClassifier(

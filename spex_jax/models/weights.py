@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
+
+from spex_jax.untrusted import Record, read_json, refusing
 
 __all__ = ["Checkpoint", "Stored", "place_tree"]
 
@@ -60,18 +61,15 @@ class Checkpoint:
           ImportError: safetensors is not installed.
         """
         try:
-            from safetensors import SafetensorError, safe_open
+            from safetensors import safe_open
         except ImportError as error:
             raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
         self._tensors: dict[str, tuple[Any, str]] = {}  # the file of each, and its name there
         with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
             for path in _files(folder):
-                try:
+                advice = "; the file is damaged or cut short: download it again"
+                with refusing(path, "a file of weights", advice=advice):
                     file = opening.enter_context(safe_open(path, framework="numpy"))
-                except (SafetensorError, OSError) as error:
-                    raise ValueError(
-                        f"cannot read {path}: {error}; the file is damaged or cut short: download it again"
-                    ) from error
                 for stored in file.keys():  # noqa: SIM118
                     name = _new_name(stored)
                     if name != stored and name in file.keys():  # noqa: SIM118
@@ -180,10 +178,10 @@ def _new_name(name: str) -> str:
 def _files(folder: pathlib.Path) -> list[pathlib.Path]:
     index = folder / _INDEX
     if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"cannot read {index}: {error!r}; the file is damaged: download it again") from error
+        with refusing(index, "an index of weights", advice="; the file is damaged: download it again"):
+            names = sorted(set(Record(read_json(index)).take("weight_map").values()))
+            if strange := [name for name in names if pathlib.PurePath(name).name != name]:
+                raise ValueError(f"it names {strange[0]!r}, which is no file beside it")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{index} names {', '.join(missing)}, which {folder} lacks; download the missing files")

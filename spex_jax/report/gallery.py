@@ -51,7 +51,7 @@ def gallery(view: View) -> str:
         label = "" if details.get("target") is None else f", class {escape(details['target'])}"
         test = (
             f'<div class="sx-pictures"><span class="sx-group">{_image(pictures["tests"][point], "test point")}'
-            f"<small>test point {point}{label}</small></span></div>"
+            f"<small>test point {escape(point)}{label}</small></span></div>"
         )
     return (
         f'<section class="sx-card"><h2>As pictures</h2>{test}<div class="sx-two">{"".join(blocks)}</div>'

@@ -1,11 +1,15 @@
 """One self-contained HTML page: the text coloured by effect, ranked interactions, and what they rest on.
 
 Nothing is fetched from anywhere. No string of the explanation reaches the page unescaped: text and attributes go
-through `escape`, the JSON for the script through `_json`, and the script itself writes text nodes only.
+through `escape`, the JSON for the script through `_json`, and the script itself writes text nodes only. Should one
+slip through all the same, the page's policy runs the one script whose hash it names and applies the two sheets of
+styles whose hashes it names, and nothing else.
 """
 
+import base64
 import collections
 import functools
+import hashlib
 import importlib.resources
 import json
 import math
@@ -39,6 +43,12 @@ __all__ = ["save_html", "to_html"]
 _PARTNERS = 4  # interactions shown for the unit in focus
 _CHIPS = 400  # units shown where there is no text, the strongest
 _TERMS, _TERM_CHARACTERS = 2000, 200_000  # of the spectrum that the page carries
+# Styles in attributes hold numbers alone, and are needed where no script runs (a notebook that is not trusted).
+_POLICY = (
+    "default-src 'none'; script-src {script}; style-src 'unsafe-inline'; style-src-elem {style} {body}; "
+    "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "require-trusted-types-for 'script'"
+)
 
 
 def to_html(explanation: Any, page: bool = True) -> str:
@@ -74,7 +84,13 @@ def to_html(explanation: Any, page: bool = True) -> str:
         energy=show_energy(view),
         settings=show_settings(view),
     )
-    return _template("page.html").substitute(headline=headline, fragment=fragment) if page else fragment
+    if not page:
+        return fragment
+    assets = {"script": "page.js", "style": "page.css", "body": "body.css"}
+    policy = _POLICY.format(**{name: _hash_source(_asset(file)) for name, file in assets.items()})
+    return _template("page.html").substitute(
+        headline=headline, fragment=fragment, body=_asset("body.css"), policy=policy
+    )
 
 
 def save_html(explanation: Any, path: str | os.PathLike[str]) -> None:
@@ -90,6 +106,11 @@ def save_html(explanation: Any, path: str | os.PathLike[str]) -> None:
 @functools.cache
 def _asset(name: str) -> str:
     return importlib.resources.files("spex_jax.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash_source(content: str) -> str:
+    """What a policy calls an element with this content."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _template(name: str) -> string.Template:

@@ -47,7 +47,7 @@ def layer_map(view: View, cell: Callable[[int, str], str]) -> str | None:
     pairs = [(key, value) for key, value in pairs if abs(value) > _WEAK * abs(pairs[0][1])]
     cells = []
     for row, layer in enumerate(rows):
-        cells.append(f'<span class="sx-layer">L{layer}</span>')
+        cells.append(f'<span class="sx-layer">L{escape(layer)}</span>')
         cells += [
             cell(at[row, column], name) if (row, column) in at else "<span></span>" for column, name in enumerate(names)
         ]
@@ -126,7 +126,7 @@ def _matrix(view: View, of: np.ndarray, pairs: Ranked) -> str:
         first, second = sorted(rows.index(of[unit]) for unit in key)
         sums[first, second] += abs(value)
     largest = sums.max()
-    head = "".join(f"<th>L{layer}</th>" for layer in rows)
+    head = "".join(f"<th>L{escape(layer)}</th>" for layer in rows)
     body = ""
     for first, layer in enumerate(rows):
         cells = "".join(
@@ -135,7 +135,7 @@ def _matrix(view: View, of: np.ndarray, pairs: Ranked) -> str:
             else f'<td style="--a:{sums[first, second] / largest:.3f}">{view.number(sums[first, second])}</td>'
             for second in range(len(rows))
         )
-        body += f"<tr><th>L{layer}</th>{cells}</tr>"
+        body += f"<tr><th>L{escape(layer)}</th>{cells}</tr>"
     index = escape(view.interactions.index)
     return (
         f'<p class="sx-note sx-below">Sum of |{index}| over the pairs of two layers (on the diagonal: of one).</p>'

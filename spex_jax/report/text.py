@@ -33,19 +33,19 @@ def to_text(explanation: Any, top: int = 10) -> str:
       top: rows of the table.
     """
     interactions, details, settings = explanation.interactions(), explanation.details, explanation.settings
-    lines = []
+    lines, units = [], details.get("units", "feature")
     if "text" in details:
         kept = explanation.values[explanation.masks.all(axis=1)]
         value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
         lines.append(
-            f"{details['value']} of {details['target']!r}{value}; "
-            f"{counted(explanation.n, details['units'])}, removal {details['removal']!r}"
+            f"{details.get('value', 'value')} of {details.get('target')!r}{value}; "
+            f"{counted(explanation.n, units)}, removal {details.get('removal')!r}"
         )
         lines += [f"left out by the chat template: {part}" for part in details.get("left_out", ())]
     if "test_point" in details:
         target = f" of class {details['target']}" if "target" in details else ""
-        units = counted(explanation.n, details["units"])
-        lines.append(f"{details['value']} of test point {details['test_point']}{target}; {units}")
+        of = f"{details.get('value', 'value')} of test point {details['test_point']}{target}"
+        lines.append(f"{of}; {counted(explanation.n, units)}")
     lines.append(interactions.table(top))
     if explanation.validation is not None:
         lines.append(str(explanation.validation))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.details import check_details
 from spex_jax.indices import SHAPLEY_TYPE
 from spex_jax.metrics import varies
 from spex_jax.report.wording import plural
@@ -137,7 +138,12 @@ def constant(explanation: Any) -> bool:
 
 
 def look(explanation: Any) -> View:
-    """Ranks the interactions of an explanation and chooses how its numbers are written."""
+    """Ranks the interactions of an explanation and chooses how its numbers are written.
+
+    Raises:
+      ValueError: details that reports cannot read.
+    """
+    check_details(explanation.details, explanation.n)
     interactions = explanation.interactions()
     ranked = [] if constant(explanation) else interactions.top(len(interactions))
     scale = abs(ranked[0][1]) if ranked else float(np.abs(explanation.values).max())

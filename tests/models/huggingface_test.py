@@ -207,18 +207,18 @@ def cut(folder):
 
 FAULTS = {
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
-    "no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot read .*config.json"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json.* is not a config.json"),
     "unknown architecture": (
         lambda f: edit(f, architectures=["MambaForCausalLM"]),
         "unknown architecture MambaForCausalLM .* knows LlamaForCausalLM, ",
     ),
     "no architecture": (lambda f: edit(f, architectures=None), r"unknown architecture none \(model_type 'llama'\)"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no weights, neither model.safetensors nor"),
-    "cut short": (cut, "cannot read .*model.safetensors: .* damaged or cut short"),
+    "cut short": (cut, "model.safetensors.* is not a file of weights: .* damaged or cut short"),
     "missing file": (lambda f: (split(f) / "two.safetensors").unlink(), "names two.safetensors, which .* lacks"),
     "bad index": (
         lambda f: (f / "model.safetensors.index.json").write_text("[]"),
-        "cannot read .*index.json",
+        "index.json.* is not an index of weights",
     ),
     "missing tensor": (
         lambda f: drop(f, "model.layers.1.mlp.up_proj.weight"),
@@ -243,7 +243,7 @@ FAULTS = {
         "rotary positions of type 'yarn'; models.load knows default, linear and llama3",
     ),
     "unknown activation": (lambda f: edit(f, hidden_act="xielu"), "unknown activation 'xielu'"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "cannot read the tokenizer"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "is not a directory with a tokenizer"),
 }
 
 

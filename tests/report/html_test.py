@@ -145,7 +145,7 @@ def test_units_that_share_a_span_keep_the_text_whole():
 def test_nothing_is_fetched():
     page = to_html(simple())
     read = Reader(page)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", page)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"'sha256-[^']*'", "", page))
     assert not [given for _, given in read.elements if {"src", "srcset", "action"} & set(given)]
     assert [given["href"] for _, given in read.elements if "href" in given] == ["data:,"]
     assert "default-src 'none'" in page
