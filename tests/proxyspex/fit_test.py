@@ -67,7 +67,7 @@ def test_the_order_of_the_rows_changes_nothing(proxy, rounded, rng):
 
 
 def test_cross_fitted_predictions_keep_the_order_of_the_rows(rng):
-    masks, values, _, _ = planted(8, 60, rng, noise=0.0)
+    masks, values, _, _ = planted(8, 180, rng, noise=0.0)
     order = rng.permutation(len(masks))
     _, plain = proxyspex.cross_fit(masks, values, proxy="walsh_gp")
     _, permuted = proxyspex.cross_fit(masks[order], values[order], proxy="walsh_gp")
@@ -79,7 +79,7 @@ def test_cross_fitted_predictions_keep_the_order_of_the_rows(rng):
 def test_values_whose_sums_would_overflow_are_refused(factor, rng):
     masks, values, _, _ = planted(8, 60, rng)
     with pytest.raises(ValueError, match=r"scale them down first|are not finite"):
-        proxyspex.fit(masks, values.astype(type(factor)) * factor / np.abs(values).max())
+        proxyspex.fit(masks, (values / np.abs(values).max()).astype(type(factor)) * factor)
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
@@ -94,13 +94,11 @@ def test_tables_of_extreme_spread(proxy, case, rng):
         "rounding": (masks, 1e16 + values),
         "denormal": (masks, 1e-310 * values),
     }
-    expected = {"spread": "interquartile", "equal masks": "averaged", "steps": "."}
-    with contextlib.ExitStack() as stack:
-        if case in expected:
-            stack.enter_context(pytest.warns(UserWarning, match=expected[case]))
+    averaged = pytest.warns(UserWarning, match="averaged") if case == "equal masks" else contextlib.nullcontext()
+    with averaged:
         spectrum = proxyspex.fit(*tables[case], proxy=proxy)
-        assert np.isfinite(spectrum(held_out)).all()
-        assert np.isfinite(list(spectrum.interactions("FSII", 2).values())).all()
+    assert np.isfinite(spectrum(held_out)).all()
+    assert np.isfinite(list(spectrum.interactions("FSII", 2).values())).all()
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
