@@ -59,6 +59,18 @@ def test_weights_of_one_mask_are_the_index_of_its_indicator(index):
             assert weights[masks[row, list(key)].sum(), masks[row].sum()] == pytest.approx(truth[key], abs=1e-12)
 
 
+def test_all_sizes_count_alike_in_the_effects():
+    """At all masks, effects that differ by size come out as their mean over the sizes: the weights of KernelSHAP."""
+    n, masks = 9, oracle.all_masks(9)
+    size, effects = masks.sum(axis=1), np.arange(9.0) - 4
+    for of_size in 1 + 3 * np.eye(n + 1)[[2, 4, 7]]:
+        residuals = (masks @ effects) * of_size[size]
+        found = residual_effects(masks, residuals)
+        expected = of_size[2:-2].mean()  # sizes 1 and n - 1 take no part
+        assert found @ effects / (effects @ effects) == pytest.approx(expected, rel=0.02)
+        np.testing.assert_allclose(found, effects * (found @ effects) / (effects @ effects), atol=1e-9)
+
+
 def test_other_indices_are_left_as_they_are(rng):
     masks = draw("mixed", 8, 60, 0)
     proxy = first_order(8, rng)

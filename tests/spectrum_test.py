@@ -56,6 +56,23 @@ def test_energy_by_degree_is_the_variance(rng):
     assert spectrum.energy_by_degree()[1:].sum() == pytest.approx(values.var())
 
 
+@pytest.mark.parametrize("factor", [3.0, -0.5, 0.0])
+def test_a_factor_scales_coefficients_variances_and_covariances(factor, rng):
+    spectrum, _ = planted(rng)
+    deviations = rng.normal(size=(len(spectrum), 3))
+    spectrum = Spectrum(spectrum.support, spectrum.coefficients, (deviations**2).sum(axis=1), deviations)
+    masks = oracle.all_masks(9)
+    for scaled in (factor * spectrum, spectrum * factor):
+        np.testing.assert_allclose(scaled(masks), factor * spectrum(masks), atol=1e-12)
+        np.testing.assert_allclose(scaled.variances, factor**2 * spectrum.variances)
+        np.testing.assert_allclose((scaled.covariance_factor**2).sum(axis=1), scaled.variances)
+        for key, error in spectrum.interactions("SV", 1).std_errors.items():
+            assert scaled.interactions("SV", 1).std_errors[key] == pytest.approx(abs(factor) * error, abs=1e-12)
+    without = Spectrum(spectrum.support, spectrum.coefficients, spectrum.variances) * factor
+    np.testing.assert_allclose(without.variances, factor**2 * spectrum.variances)
+    assert without.covariance_factor is None
+
+
 def test_truncation_keeps_the_largest_and_the_constant(rng):
     support = oracle.all_masks(3)
     spectrum = Spectrum(support, np.array([0.1, 5.0, -7.0, 1.0, 2.0, 3.0, 0.0, 4.0]), variances=np.arange(8.0))

@@ -87,6 +87,38 @@ def module_level(masks):
     return masks.sum(axis=1) * 1.0
 
 
+class Pending:
+    """A batch that is on its way, and fails when it is fetched, as on an accelerator."""
+
+    def __init__(self, values, most):
+        self.values, self.most = values, most
+
+    def __array__(self, dtype=None, copy=None):
+        if len(self.values) > self.most:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.")
+        return np.asarray(self.values)
+
+
+@pytest.mark.parametrize("count", [16, 64, 70, 200])
+def test_batches_in_flight_are_asked_again_after_a_lack_of_memory(count, rng, monkeypatch):
+    """The lack shows where the first batch is fetched, and the next ones have been dispatched already."""
+    most, sizes = 8, []
+    dispatch = DeviceFunction._dispatch
+
+    def dispatched(self, masks, members):
+        sizes.append(len(members))
+        return Pending(dispatch(self, masks, members), most)
+
+    monkeypatch.setattr(DeviceFunction, "_dispatch", dispatched)
+    masks = np.unique(rng.integers(0, 2, (4 * count, 12)).astype(bool), axis=0)[:count]
+    function = DeviceFunction(summed(12))
+    rows, values = zip(*function.answers(masks, 32), strict=True)
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(count))  # each once, and none left out
+    np.testing.assert_array_equal(np.concatenate(values), masks[np.concatenate(rows)].sum(axis=1))
+    assert max(sizes) == 32
+    assert sizes[-1] == 8
+
+
 def test_out_of_memory_halves_the_batch_and_is_remembered(rng, caplog):
     seen, masks = [], rng.integers(0, 2, (1000, 12)).astype(bool)
     value_fn = short_of_memory(16, seen)
