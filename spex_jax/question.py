@@ -135,7 +135,8 @@ def question(
     if unknown := sorted(set(options) - set(chosen.defaults)):
         raise ValueError(f"unknown options {', '.join(unknown)}; {method} takes {', '.join(chosen.defaults) or 'none'}")
     n = value_fn.n
-    options = chosen.complete({**chosen.defaults, **options}, index)
+    plain = {name: option.item() if isinstance(option, np.generic) else option for name, option in options.items()}
+    options = chosen.complete({**chosen.defaults, **plain}, index)  # plain, since a file keeps them
     chosen.check(seed, options)  # now, and not after the model has been paid for
     budget, seed = _check_budget(budget, n, method, options), int(seed)
     names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names

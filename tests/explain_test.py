@@ -35,6 +35,29 @@ def test_the_answer(answer):
     assert all(seconds >= 0 for seconds in answer.timings.values())
 
 
+def test_numpy_numbers_are_as_good_as_others(tmp_path):
+    """In every place of a number, and in what is saved."""
+    plain = explain(pairs, 12, budget=300, proxy="linear", max_degree=3, max_terms=50, batch_size=64, max_order=2)
+    found = explain(
+        pairs,
+        np.int64(12),
+        budget=np.int32(300),
+        seed=np.uint8(0),
+        proxy="linear",
+        max_degree=np.int8(3),
+        max_terms=np.int64(50),
+        batch_size=np.int16(64),
+        max_order=np.int64(2),
+    )
+    found.save(tmp_path / "saved")
+    assert Explanation.load(tmp_path / "saved").settings == plain.settings
+    np.testing.assert_array_equal(found.spectrum.coefficients, plain.spectrum.coefficients)
+    assert found.interactions("SV", np.int64(1)) == plain.interactions("SV", 1)
+    lime = explain(pairs, 12, budget=300, method="lime", alpha=np.float32(0.5))
+    lime.save(tmp_path / "lime")
+    assert Explanation.load(tmp_path / "lime").settings["alpha"] == 0.5
+
+
 def test_the_budget_is_kept_and_held_out_masks_are_not_fitted(answer):
     assert answer.masks.shape == (300, 12)
     assert len(np.unique(answer.masks, axis=0)) == 300

@@ -157,6 +157,7 @@ def text(
     shared = as_pytree(model)
     causal = _is_causal(shared)
     begin = getattr(tokenizer, "bos_token_id", None) if causal else None
+    units = units.tolist() if isinstance(units, np.ndarray) else units
     prompt = read_prompt(tokenizer, text_or_messages, units=units, within=within, protect=tuple(protect), begin=begin)
     context = min(getattr(model, "max_length", 10**9), getattr(tokenizer, "model_max_length", None) or 10**9)
     if len(prompt.ids) + causal > context:
