@@ -1,13 +1,17 @@
 """Where to ask next: greedy information gain against its definition, and corners of uncertain sets."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
 
 from spex_jax import Spectrum
+from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.acquisition import corners, greedy_information, most_informative, uncertain_sets
+from spex_jax.proxyspex.table import prepare
 from spex_jax.proxyspex.walsh_gp import Scales, kernel
+from spex_jax.walsh import signs
 
 N, WIDTH = 7, 16
 
@@ -52,6 +56,30 @@ def test_each_choice_is_the_one_of_the_largest_gain(scales):
         assert possible[row] >= possible.max() - 1e-3
         chosen.append(20 + int(row))
     assert (np.diff(gains) <= 1e-4).all()  # submodular: what comes later says less
+
+
+def test_no_mask_is_chosen_twice(scales):
+    """All of the pool, down to masks that say less than a second look at those before them would."""
+    masks = np.random.default_rng(6).permutation(oracle.all_masks(N))
+    rows, _ = greedy_information(
+        scales, *padded(masks[:20], 64), *padded(masks[20:], 108), jnp.arange(WIDTH) < N, count=108
+    )
+    assert sorted(np.asarray(rows).tolist()) == list(range(108))
+
+
+def test_padding_is_not_taken_for_what_was_asked():
+    """The choice is that of the same scales and rows without any padding."""
+    rng = np.random.default_rng(1)
+    masks = rng.permutation(oracle.all_masks(N))
+    asked, pool = masks[:40], masks[40:]
+    values = asked @ np.arange(N) + 3.0 * asked[:, 0] * asked[:, 1] + rng.normal(size=40)
+    table = prepare(asked, values, 0)
+    scales = walsh_gp.learn(jax.random.key(0), table, np.arange(len(table.targets)) < table.count)
+    width = table.signs.shape[1]
+    candidates = jnp.asarray(np.pad(signs(pool, np.float32), ((0, 0), (0, width - N))))
+    real, free = jnp.ones(40, bool), jnp.ones(len(pool), bool)
+    rows, _ = greedy_information(scales, table.signs[:40], real, candidates, free, table.used, count=12)
+    np.testing.assert_array_equal(most_informative(asked, values, pool, 12), pool[np.asarray(rows)])
 
 
 def test_candidates_and_their_number():
