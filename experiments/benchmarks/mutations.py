@@ -90,7 +90,9 @@ def failing(tests: tuple[str, ...], folder: pathlib.Path) -> str | None:
         return None
     if done.returncode < 0:
         return f"ended by signal {-done.returncode}"
-    failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    failed = [
+        line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))
+    ]
     if done.returncode != 1 or not failed:
         raise ValueError(f"{' '.join(command)} did not run its tests:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return failed[0].split(" ", 1)[1]

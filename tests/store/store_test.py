@@ -456,6 +456,16 @@ def test_an_interrupted_write_leaves_no_half_record(path, monkeypatch):
     assert len(read(path).values) == 40
 
 
+def test_what_is_appended_after_a_look_is_found(path):
+    masks, values = table(30)
+    with Store(path, **OPTIONS) as store:
+        for start in range(0, 30, 10):
+            store.append(masks[start : start + 10], values[start : start + 10])
+            known, found = store.lookup(masks)
+            np.testing.assert_array_equal(known, np.arange(30) < start + 10)
+            np.testing.assert_array_equal(found[known], values[known])
+
+
 def test_values_are_the_stores_own(path):
     masks, values = table(10)
     given = values.copy()
