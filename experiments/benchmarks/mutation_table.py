@@ -482,7 +482,7 @@ MUTATIONS = (
         "spex_jax/engine/device.py",
         "a batch takes all free memory",
         "taken <= _MEMORY_SHARE * free",
-        "taken <= 4 * free",
+        "taken <= free",
         _DEVICE,
     ),
     Mutation(
