@@ -179,6 +179,7 @@ def test_what_other_workers_were_asked_is_kept(masks, tmp_path):
             first_failed.set()
             raise RuntimeError("no mask at all")
         first_failed.wait(30)
+        time.sleep(0.2)  # so that the failure is seen before the answers, which must not hide it
         return batch.sum(axis=1)
 
     with pytest.raises(RuntimeError, match="no mask at all"):
