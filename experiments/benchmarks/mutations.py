@@ -7,7 +7,7 @@ in the checkout; it is killed where a test fails there (or does not end), and su
   python experiments/benchmarks/mutations.py --out=experiments/benchmarks/results/mutations.json
   python experiments/benchmarks/mutations.py --only=spex/peel,store --unchanged=false
 
-Expected: 20 minutes on one CPU core, of which the tests of the package without a change are 5.
+Expected: 12 minutes on one CPU core beside other programs, of which the tests without a change are 5.
 """
 
 import os
