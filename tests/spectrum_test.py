@@ -138,6 +138,14 @@ def test_the_arrays_are_read_only():
         spectrum.coefficients[0] = 2
 
 
+def test_the_arrays_are_no_ones_else():
+    support, coefficients = np.eye(3, dtype=bool), np.ones(3)
+    spectrum = Spectrum(support, coefficients)
+    support[0], coefficients[0] = True, 5.0  # still the caller's to change
+    np.testing.assert_array_equal(spectrum.support, np.eye(3, dtype=bool))
+    np.testing.assert_array_equal(spectrum.coefficients, np.ones(3))
+
+
 @pytest.mark.parametrize("masks", [np.ones((2, 4), bool), np.ones((2, 3)), np.ones(3, bool)])
 def test_wrong_masks(masks):
     with pytest.raises(ValueError, match="masks must"):

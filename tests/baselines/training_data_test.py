@@ -1,9 +1,12 @@
+import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.flatten_util import ravel_pytree
 from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
@@ -146,6 +149,37 @@ def test_gradient_methods_rank_retrainings_of_a_network(method, lens):
     spectra = method(value_fn)
     score = spex_jax.metrics.lds(values, np.stack([spectrum(masks) for spectrum in spectra], axis=1))
     assert score.mean > 0.3
+
+
+def test_trak_is_its_formula(lens):
+    """One projected gradient of a margin after another, of three networks, of which the lens has the first."""
+    size, fn = 5, lens(seeds=1).fn
+    further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in (1, 2)]
+    several = dataclasses.replace(fn, keys=jnp.concatenate([fn.keys, jnp.stack(further)]))
+    networks = jax.jit(lambda masks: several.trained(masks))(np.ones((1, GROUPS), bool))
+    kernels, weights = [], []
+    for number, key in enumerate(jax.random.split(jax.random.key(7), 3)):
+        flat, unravel = ravel_pytree(jax.tree.map(lambda leaf, number=number: leaf[number], networks))
+
+        def margins(vector, x, y, unravel=unravel):
+            logits = apply(unravel(vector), x)
+            others = jnp.where(jnp.arange(logits.shape[1]) == y[:, None], -jnp.inf, logits)
+            return jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0] - jax.nn.logsumexp(others, axis=1)
+
+        projection = np.asarray(jax.random.normal(key, (len(flat), size)), np.float64) / np.sqrt(size)
+        gradients = jax.jit(jax.jacrev(margins))
+        phi, tests = (
+            np.asarray(gradients(flat, x, y), np.float64) @ projection
+            for x, y in ((fn.x, fn.y), (fn.x_test, fn.y_test))
+        )
+        kernels.append(tests @ np.linalg.solve(phi.T @ phi, phi.T))
+        weights.append(1 - 1 / (1 + np.exp(-np.asarray(margins(flat, fn.x, fn.y), np.float64))))
+    effects = np.mean(kernels, axis=0) * np.mean(weights, axis=0)
+    expected = np.stack([effects[:, fn.group == group].sum(axis=1) for group in range(GROUPS)], axis=1)
+    found = baselines.trak(lens(seeds=1), size=size, models=3, seed=7)
+    np.testing.assert_allclose([-2 * s.coefficients[1:] for s in found], expected, atol=0.01 * np.abs(expected).max())
+    everything = np.ones((1, GROUPS), bool)
+    np.testing.assert_allclose([s(everything)[0] for s in found], lens(seeds=1)(everything)[0], rtol=1e-4)
 
 
 def test_gradients_of_the_mean_over_test_points_are_the_mean_of_those(lens):

@@ -61,6 +61,9 @@ def test_the_batch_fits_into_the_memory_that_is_free(monkeypatch):
     assert DeviceFunction(value_fn).batch_size(5000) == 64
     taken = DeviceFunction(value_fn)._memory(DeviceFunction(value_fn)._trace(64))
     assert taken > 64 * 4000
+    for free, expected in ((taken / 0.79, 64), (taken / 0.81, 32), (taken / 2, 16)):  # 0.8 of it may be taken
+        monkeypatch.setattr(device, "free_bytes", lambda mesh, free=free: free)
+        assert DeviceFunction(value_fn).batch_size(5000) == expected
     monkeypatch.setattr(device, "free_bytes", lambda mesh: taken / 10)
     chosen = DeviceFunction(value_fn)
     size = chosen.batch_size(5000)

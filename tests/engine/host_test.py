@@ -63,6 +63,25 @@ def test_calls_that_fail_are_tried_again(workers, masks, caplog):
     assert "attempt 2 of 3 failed (ConnectionError: the line was cut); the next in 0.002 s" in caplog.text
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_function_that_changes_its_masks_changes_its_own(workers, masks, tmp_path):
+    tried = set()
+
+    def fn(batch):
+        name, values = batch.tobytes(), batch @ np.arange(8.0)
+        batch[:] = ~batch
+        if name not in tried:
+            tried.add(name)
+            raise ConnectionError("the line was cut")
+        return values
+
+    value_fn = value_function(fn, retries=1, backoff=0.001, workers=workers, identity="f")
+    for _ in range(2):  # the second time from the store
+        found = evaluate(value_fn, masks, batch_size=64, store=tmp_path / "store")
+        np.testing.assert_array_equal(found, masks @ np.arange(8.0))
+    assert len(tried) == 4
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_mask_that_fails_is_named_and_costs_only_itself(workers, masks, tmp_path):
     bad = np.array([True, False, True, True, False, True, True, True])
@@ -160,6 +179,7 @@ def test_what_other_workers_were_asked_is_kept(masks, tmp_path):
             first_failed.set()
             raise RuntimeError("no mask at all")
         first_failed.wait(30)
+        time.sleep(0.2)  # so that the failure is seen before the answers, which must not hide it
         return batch.sum(axis=1)
 
     with pytest.raises(RuntimeError, match="no mask at all"):

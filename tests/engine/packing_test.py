@@ -56,6 +56,12 @@ def test_lengths_count_what_is_kept_and_what_stands_for_the_removed():
     assert packing().lengths(masks).tolist() == [2 + KEPT.sum(), 2 + REMOVED.sum()]
 
 
+def test_each_mask_goes_into_the_fullest_row_with_room():
+    """Any other order of the rows would take a third."""
+    pack = Packing(10, 3, 0, np.array([6, 5, 4, 3, 2]), np.zeros(5, int))
+    assert pack.rows(np.eye(5, dtype=bool)).tolist() == [[0, 2, -1], [1, 3, 4]]
+
+
 @pytest.mark.parametrize("batch_size", [None, 1, 5, 64, 1000])
 @pytest.mark.parametrize("count", [1, 3, 600])
 def test_values_come_back_in_their_places(count, batch_size, rng):

@@ -6,6 +6,7 @@ import oracle
 import pytest
 
 from spex_jax import Spectrum
+from spex_jax.proxyspex import acquisition
 from spex_jax.proxyspex.acquisition import corners, greedy_information, most_informative, uncertain_sets
 from spex_jax.proxyspex.walsh_gp import Scales, kernel
 
@@ -52,6 +53,34 @@ def test_each_choice_is_the_one_of_the_largest_gain(scales):
         assert possible[row] >= possible.max() - 1e-3
         chosen.append(20 + int(row))
     assert (np.diff(gains) <= 1e-4).all()  # submodular: what comes later says less
+
+
+def test_no_mask_is_chosen_twice(scales):
+    """Of two features, with one setting known well from ten others: a second look at the rest would say more."""
+    masks = oracle.all_masks(N)
+    setting = masks[:, 0] + 2 * masks[:, 1]
+    pool = np.stack([masks[setting == number][-1] for number in range(4)])
+    asked = masks[setting == 0][:10]
+    used = jnp.arange(WIDTH) < 2
+    rows, gains = greedy_information(scales, *padded(asked, 64), *padded(pool, 4), used, count=4)
+    assert sorted(np.asarray(rows).tolist()) == [0, 1, 2, 3]
+    assert rows[-1] == 0
+    assert gains[-1] < 0.1
+
+
+def test_padding_is_not_taken_for_what_was_asked(monkeypatch):
+    given = []
+
+    def spied(scales, asked, real, *rest, **options):
+        given.append(np.asarray(asked)[np.asarray(real), :N])
+        return greedy_information(scales, asked, real, *rest, **options)
+
+    monkeypatch.setattr(acquisition, "greedy_information", spied)
+    masks = np.random.default_rng(0).permutation(oracle.all_masks(N))
+    values = masks @ np.arange(N) + 3.0 * masks[:, 0] * masks[:, 1]
+    most_informative(masks[:60], values[:60], masks[60:], 12)
+    np.testing.assert_array_equal(np.unique(given[0], axis=0), np.unique(1.0 - 2 * masks[:60], axis=0))
+    assert len(given[0]) == 60
 
 
 def test_candidates_and_their_number():

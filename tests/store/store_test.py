@@ -456,6 +456,35 @@ def test_an_interrupted_write_leaves_no_half_record(path, monkeypatch):
     assert len(read(path).values) == 40
 
 
+def test_what_is_appended_after_a_look_is_found(path):
+    masks, values = table(30)
+    with Store(path, **OPTIONS) as store:
+        for start in range(0, 30, 10):
+            store.append(masks[start : start + 10], values[start : start + 10])
+            known, found = store.lookup(masks)
+            np.testing.assert_array_equal(known, np.arange(30) < start + 10)
+            np.testing.assert_array_equal(found[known], values[known])
+
+
+def test_values_are_the_stores_own(path):
+    masks, values = table(10)
+    given = values.copy()
+    with Store(path, **OPTIONS) as store:
+        store.append(masks, given)
+        given[:] = 0
+        np.testing.assert_array_equal(store.lookup(masks)[1], values)
+
+
+def test_the_bytes_of_a_record_are_the_format():
+    """Written out by hand: a checksum of something else would be read by this version and by no other."""
+    payload = records.ablations(np.array([[5], [1]], np.uint8), np.array([1.0, -2.0]))
+    assert payload == struct.pack("<I2B2d", 2, 5, 1, 1.0, -2.0)
+    length = struct.pack("<I", len(payload))
+    frame = b"\xabABL" + length + struct.pack("<I", zlib.crc32(length + payload))
+    assert records.record(payload) == frame + struct.pack("<I", zlib.crc32(frame)) + payload
+    assert records.record(payload, 1) == frame + payload
+
+
 def test_hashes_that_meet_are_told_apart(path, monkeypatch):
     masks, values = table(50)
     monkeypatch.setattr("spex_jax.masks.hashes", lambda packed: np.zeros(len(packed), np.uint64))

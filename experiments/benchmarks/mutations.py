@@ -1,0 +1,147 @@
+"""Whether the tests see faults: wrong changes of the mathematical files, one at a time, each with the tests that should
+fail.
+
+The changes stand in mutation_table.py. Each is made in a copy of the package and its tests in a temporary folder, never
+in the checkout; it is killed where a test fails there (or does not end), and survived where all of them pass.
+
+  python experiments/benchmarks/mutations.py --out=experiments/benchmarks/results/mutations.json
+  python experiments/benchmarks/mutations.py --only=spex/peel,store --unchanged=false
+
+Expected: 12 minutes on one CPU core beside other programs, of which the tests without a change are 5.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+from absl import flags
+from mutation_table import MUTATIONS, Mutation
+
+from spex_jax.runtime import run_program, save_result
+
+_ONLY = flags.DEFINE_list("only", [], "Only mutations whose file or number has one of these in it (none: all).")
+_UNCHANGED = flags.DEFINE_bool("unchanged", True, "Run the tests without a change first: they must pass.")
+_OUT = flags.DEFINE_string("out", "results/mutations.json", "File for the result.")
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
+_SECONDS = 240  # of the tests of one mutation; a loop that does not end is seen too
+
+
+def changed(mutation: Mutation, text: str) -> str:
+    """The text of a file with the change in it.
+
+    Raises:
+      ValueError: what is to be replaced does not stand there exactly once.
+    """
+    found = text.count(mutation.old)
+    if found != 1:
+        raise ValueError(
+            f"{mutation.file} has the text {mutation.old!r} {found} times, expected once; bring mutation_table.py up "
+            "to the code"
+        )
+    return text.replace(mutation.old, mutation.new)
+
+
+def chosen() -> list[tuple[int, Mutation]]:
+    """The mutations of --only with their numbers, from 1.
+
+    Raises:
+      ValueError: a mutation of the table, chosen or not, does not fit the code; or none is chosen.
+    """
+    for mutation in MUTATIONS:
+        changed(mutation, (_CHECKOUT / mutation.file).read_text())
+    wanted = [
+        (number, mutation)
+        for number, mutation in enumerate(MUTATIONS, 1)
+        if not _ONLY.value or any(part == str(number) or part in mutation.file for part in _ONLY.value)
+    ]
+    if not wanted:
+        raise ValueError(f"--only={','.join(_ONLY.value)} is in no file of the table; give a part of a file's path")
+    return wanted
+
+
+def copied(folder: pathlib.Path) -> None:
+    """Copies what the tests need of the checkout into a folder."""
+    for name in ("spex_jax", "tests"):
+        shutil.copytree(_CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(_CHECKOUT / "pyproject.toml", folder)
+
+
+def failing(tests: tuple[str, ...], folder: pathlib.Path) -> str | None:
+    """The first test that fails in a copy, or None where all pass.
+
+    Raises:
+      ValueError: pytest could not run them, because a file or a name of the table is gone, say.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end within {_SECONDS} s"
+    if done.returncode == 0:
+        return None
+    if done.returncode < 0:
+        return f"ended by signal {-done.returncode}"
+    failed = [
+        line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED tests/", "ERROR tests/"))
+    ]
+    if done.returncode != 1 or not failed:
+        raise ValueError(f"{' '.join(command)} did not run its tests:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[0].split(" ", 1)[1]
+
+
+def check_unchanged(mutations: list[tuple[int, Mutation]], folder: pathlib.Path) -> None:
+    """Raises ValueError where tests fail without a change: that they fail with one would say nothing."""
+    for tests in dict.fromkeys(mutation.tests for _, mutation in mutations):
+        if found := failing(tests, folder):
+            raise ValueError(f"{found} fails without any change; mend it first")
+        print("passes unchanged:", " ".join(tests), flush=True)
+
+
+def run_mutation(number: int, mutation: Mutation, folder: pathlib.Path) -> dict[str, Any]:
+    """Makes the change in the copy, runs its tests, and takes it back."""
+    path, start = folder / mutation.file, time.perf_counter()
+    text = path.read_text()
+    path.write_text(changed(mutation, text))
+    try:
+        found = failing(mutation.tests, folder)
+    finally:
+        path.write_text(text)
+    seconds = round(time.perf_counter() - start, 1)
+    print(f"{number} {mutation.file}, {mutation.what}: {found or 'SURVIVED'} ({seconds} s)", flush=True)
+    return {
+        "number": number,
+        "file": mutation.file,
+        "what": mutation.what,
+        "killed": found is not None,
+        "by": found,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Runs the mutations and writes which were killed, after each of them."""
+    wanted, rows = chosen(), []
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        copied(folder)
+        if _UNCHANGED.value:
+            check_unchanged(wanted, folder)
+        for number, mutation in wanted:
+            rows.append(run_mutation(number, mutation, folder))
+            survivors = [row["what"] for row in rows if not row["killed"]]
+            counts = {"mutations": len(rows), "killed": len(rows) - len(survivors)}
+            save_result(_OUT.value, {**counts, "survivors": survivors, "rows": rows})
+    print(f"{counts['killed']} of {counts['mutations']} killed; survivors: {survivors or 'none'}", flush=True)
+
+
+if __name__ == "__main__":
+    run_program(main)
