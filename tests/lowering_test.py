@@ -156,8 +156,8 @@ CASES = {
 WITH_A_MODEL = {
     "lenses.text._logits_of_full",
     "lenses.text._prefix",
-    "lenses.text._shape_of_logits",
-    "lenses.patches._logits_of_full",
+    "lenses.text._logits_of_model",
+    "lenses.patches._logits",
     "lenses.components._clean_logits",
     "lenses.training_data._first_look",
     "baselines.influence._by_conjugate_gradients",
@@ -235,7 +235,7 @@ def test_prompts_and_answers_lower_for_tpu_and_cuda(name, tmp_path):
     check_lowering(jax.jit(lambda fn, *batch: fn(*batch)), value_fn.fn, mask(2, slots, 16), mask(2, slots))
     lens = importlib.import_module("spex_jax.lenses.text")
     check_lowering(lens._prefix, model, whole(16))
-    check_lowering(lens._shape_of_logits, model, whole(1, 16), mask(1, 16))
+    check_lowering(lens._logits_of_model, model, whole(1, 16), mask(1, 16))
 
 
 @pytest.mark.parametrize("value", ["kl", "accuracy"])
@@ -274,7 +274,7 @@ def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):
     image = rng.normal(size=(5, 4, 3)).astype("float32")
     value_fn = spex_jax.lenses.patches(classify, image, grid=2)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
-    check_lowering(importlib.import_module("spex_jax.lenses.patches")._logits_of_full, value_fn.fn, mask(1, 4))
+    check_lowering(importlib.import_module("spex_jax.lenses.patches")._logits, value_fn.fn, mask(2, 4))
     rows = rng.normal(size=(3, 4))
     value_fn = spex_jax.lenses.tabular(lambda x: x.sum(axis=1), rows[0], rows, removal="marginal", on_device=True)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
