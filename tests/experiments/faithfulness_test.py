@@ -48,7 +48,8 @@ def test_games(program, folder, tmp_path, monkeypatch, capsys):
         "terms": None,
         "seconds": 3.0,
     }
-    assert rows["complete", 1, "linear"]["r2"] > 0.9
+    assert rows["complete", 1, "linear"]["r2"] > 0.8  # of 38 rows
+    assert rows["complete", 2, "linear"]["r2"] > 0.9
     assert rows["complete", 2, "kernel_shap"]["r2"] < rows["complete", 2, "linear"]["r2"]
     assert "choose" in rows["table", 1, "kernel_shap"]["unsuitable"]
     assert rows["complete", 1, "faith_banzhaf"]["unsuitable"] == "needs 67 masks"
