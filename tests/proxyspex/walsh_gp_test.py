@@ -137,7 +137,7 @@ def test_many_rows_are_solved_by_their_terms(rng, monkeypatch):
         jnp.asarray(prior, jnp.float32),
         0.3,
     )
-    x = subset_characters(masks, spectrum.support[1:]).astype(float)
+    x = subset_characters(table.masks, spectrum.support[1:]).astype(float)
     expected = np.linalg.solve(x.T @ x / 0.3 + np.diag(1 / prior), x.T @ table.values / 0.3)
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert oracle.r2(truth, spectrum(held_out)) > 0.9
