@@ -142,7 +142,7 @@ def _check_network(fn: Retraining, classes_matter: bool) -> None:
         raise ValueError(f"the optimiser cannot be used with gradients and parameters alone: {error}") from error
     flat = np.concatenate([np.reshape(leaf, (fn.examples, -1)) for leaf in jax.tree.leaves(fn.x)], axis=1)
     looks = _first_look(fn, jnp.int32(np.argmax((flat != flat[0]).any(axis=1))))
-    check_rows(looks[0], looks[1], "apply_fn", tolerance=0.01 if fn.dtype is None else 0.1)
+    check_rows(looks[0], looks[1], "apply_fn", tolerance=1e-3 if fn.dtype is None else 0.1)
 
 
 @own_settings()
