@@ -8,6 +8,7 @@ of e^2 / K of variance. A spectrum of few terms therefore gets further ones befo
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
 
 def with_spare_terms(
     terms: Spectrum,
-    spare: Spectrum,
+    largest: Callable[[int], Spectrum],
     masks: np.ndarray,
     values: np.ndarray,
     scale: float,
@@ -68,8 +69,8 @@ def with_spare_terms(
     """Returns the terms of a spectrum with as many more as `through_ends` needs to move them without harm.
 
     Args:
-      terms: the spectrum, the first rows of `spare`.
-      spare: the same with the terms that come next, in the order in which they should be taken; sets with the
+      terms: the spectrum.
+      largest: gives a spectrum of as many terms as there are up to a number, which begins with `terms`; sets with the
         coefficient 0 follow where there are too few.
       masks: bool [M, n], those fitted.
       values: float64 [M].
@@ -88,7 +89,7 @@ def with_spare_terms(
     count = min(max(count, len(terms)), _MOST_TERMS if max_terms is None else max_terms)
     if count <= len(terms):
         return terms
-    found = spare.take(np.arange(min(count, len(spare))))
+    found = largest(count)
     further = _fill(found, count - len(found), max_degree)
 
     def padded(array: np.ndarray | None) -> np.ndarray | None:

@@ -14,7 +14,7 @@ In shape descriptions n is the number of units, K of terms other than (), V of v
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,16 +23,18 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 from spex_jax.masks import all_masks, check_whole
 from spex_jax.spectrum import Spectrum
+from spex_jax.walsh import walsh_hadamard
 
 __all__ = ["Selection", "select"]
 
 _TOLERANCE = 1e-6  # what HiGHS calls equal, in units of the largest coefficient
 _LIFTED = 5  # the largest degree whose subsets all get a variable: 3^degree entries of the matrix for each term
-_FEW = 10  # units of which all masks are looked at
+_FEW = 18  # units of which all masks are looked at
 _SEARCHED = 3000  # the most units of which the local search holds a matrix [n, n]
 _MOVES = 1000  # of the local search at most, from each start
 _TRIANGLES = 200_000  # looked at
 _CUTS, _ROUNDS = 2000, 8  # triangle inequalities added in a round, and rounds
+_NONE_MEETS = "no set of the size asked for meets the constraints; loosen them or change keep or remove"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -120,7 +122,7 @@ def select(
     begin = time.perf_counter()
     if not isinstance(spectrum, Spectrum):
         raise ValueError(f"select needs a Spectrum, such as the one of an Explanation, got {type(spectrum).__name__}")
-    always_keep, always_remove = (np.ravel(units).tolist() for units in (always_keep, always_remove))
+    always_keep, always_remove = _units_of(always_keep), _units_of(always_remove)
     extra = [constraints] if isinstance(constraints, LinearConstraint) else list(constraints)
     if method not in ("exact", "greedy", "beam"):
         raise ValueError(f"method must be exact, greedy or beam, got {method!r}")
@@ -175,6 +177,13 @@ def select(
         method=method,
         seconds=time.perf_counter() - begin,
     )
+
+
+def _units_of(given: Any) -> list[Any]:
+    """What was given as one unit or several, in a list."""
+    if hasattr(given, "ndim"):
+        return np.ravel(given).tolist()
+    return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _walk(problem: _Problem, width: int, up: bool) -> np.ndarray:
@@ -362,13 +371,9 @@ def _triangles(program: _Program) -> LinearConstraint:
 
 def _exact(problem: _Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
     """The best mask found, and a bound on the value of any, in units of the largest coefficient."""
-    if problem.n <= _FEW and not problem.extra:
-        masks = all_masks(problem.n)
-        counts = masks.sum(axis=1)
-        fine = (counts >= problem.low) & (counts <= problem.high)
-        masks = masks[fine & masks[:, problem.always].all(axis=1) & ~masks[:, problem.never].any(axis=1)]
-        best = masks[problem.weighted(masks).sum(axis=1).argmax()]
-        return best, problem.value(best)
+    if problem.n <= _FEW:
+        first = _best_of_all(problem)
+        return first, problem.value(first)
     best = _better(problem, None, start)
     bound = float(np.abs(problem.weights).sum())
     program = _program(problem)
@@ -393,10 +398,27 @@ def _exact(problem: _Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray
         best = _better(problem, best, found.x)
         bound = min(bound, -found.mip_dual_bound)
     if best is None and found.status == 2:
-        raise ValueError("no set of the size asked for meets the constraints; loosen them or change keep or remove")
+        raise ValueError(_NONE_MEETS)
     if best is None:
         raise TimeoutError("no set that meets the constraints was found in time; raise time_limit or loosen them")
     return best, problem.value(best) if found.status == 0 and gap == 0 else bound
+
+
+def _best_of_all(problem: _Problem) -> np.ndarray:
+    """The best of all masks of few units, whatever the number of terms: a transform gives the values of all of them."""
+    table = np.zeros(2**problem.n)
+    np.add.at(table, (problem.members @ 2.0 ** np.arange(problem.n)).astype(np.int64), problem.weights)
+    masks = all_masks(problem.n)
+    counts = masks.sum(axis=1)
+    fine = (counts >= problem.low) & (counts <= problem.high)
+    fine &= masks[:, problem.always].all(axis=1) & ~masks[:, problem.never].any(axis=1)
+    for one in problem.extra:
+        sums = one.A @ masks.T.astype(np.float64)
+        low, high = (np.reshape(limit, (-1, 1)) for limit in (one.lb, one.ub))
+        fine &= ((sums >= low - _TOLERANCE) & (sums <= high + _TOLERANCE)).all(axis=0)
+    if not fine.any():
+        raise ValueError(_NONE_MEETS)
+    return masks[np.where(fine, walsh_hadamard(table), -np.inf).argmax()]
 
 
 def _better(problem: _Problem, best: np.ndarray | None, point: np.ndarray) -> np.ndarray | None:

@@ -424,8 +424,9 @@ def test_names_of_own_classes_are_their_own():
         *("spex_jax.AblatedAnswer", "spex_jax.AblatedClass", "spex_jax.AblatedComponents", "spex_jax.AblatedDecoder"),
         *("spex_jax.Ablation", "spex_jax.AskedAblated", "spex_jax.AskedRetrained", "spex_jax.Decoder"),
         *("spex_jax.DecoderConfig", "spex_jax.Encoder", "spex_jax.EncoderConfig", "spex_jax.KeyValues"),
-        *("spex_jax.MaskedImage", "spex_jax.MaskedRow", "spex_jax.Reading", "spex_jax.Retraining", "spex_jax.Rope"),
-        *("spex_jax.Template", "spex_jax.TextClassifier", "spex_jax.TinyConfig"),
+        *("spex_jax.MaskedImage", "spex_jax.MaskedRow", "spex_jax.Parameters", "spex_jax.Reading"),
+        *("spex_jax.Retraining", "spex_jax.Rope", "spex_jax.Template", "spex_jax.TextClassifier"),
+        *("spex_jax.TinyConfig", "spex_jax.WithCollections"),
     }
     assert len(found) == len(list(own_classes()))
 

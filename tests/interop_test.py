@@ -62,7 +62,8 @@ def test_top_order_and_a_single_player(shapiq):
     found = interop.ShapiqApproximator(6, 2, "STII", top_order=True).approximate(64, Game(6))
     assert (found.min_order, found.max_order, found.baseline_value) == (2, 2, 2.5)
     assert {len(members) for members in found.interactions} == {2}
-    single = interop.ShapiqApproximator(1, 1, "SV").approximate(10, lambda masks: 3.0 * masks[:, 0] + 1)
+    with pytest.warns(UserWarning, match="there is one feature"):
+        single = interop.ShapiqApproximator(1, 1, "SV").approximate(10, lambda masks: 3.0 * masks[:, 0] + 1)
     assert (single[(0,)], single[()], single.estimation_budget) == (3.0, 1.0, 2)
 
 

@@ -58,7 +58,7 @@ def test_an_explanation_says_so(fn, tmp_path):
     assert "warning" not in str(quiet)
     found = explain(small, 8, check_invariance=True, batch_size=16)
     assert 1e-4 < found.noise < 0.1
-    assert "warning: values changed by up to 0.0" in str(found)
+    assert "warning: Values changed by up to 0.0" in str(found)
     assert "more than a tenth of the smallest effect shown" in str(found)
     found.to_html(tmp_path / "page.html")
     assert "check_batch_invariance" in (tmp_path / "page.html").read_text()

@@ -4,11 +4,17 @@ from oracle import all_masks
 from scipy.optimize import LinearConstraint
 from scipy.sparse import csr_array
 
-from spex_jax import Spectrum
+from spex_jax import Spectrum, optimize
 from spex_jax.optimize import select
 
 N = 14
 MASKS = all_masks(N)
+
+
+@pytest.fixture
+def by_integer_program(monkeypatch):
+    """Few units too are left to the integer program, whose answers all masks can check."""
+    monkeypatch.setattr(optimize, "_FEW", 0)
 
 
 def spectrum_of(terms, n):
@@ -69,6 +75,13 @@ def test_few_units_are_all_looked_at(keep, rng):
     assert forced.mask.sum() == max(keep, 1)
 
 
+def test_few_units_may_have_all_their_terms(rng):
+    spectrum = Spectrum(MASKS, rng.normal(size=2**N) / 2**N)
+    found = select(spectrum, keep=5, time_limit=1e-9)
+    check_against_all(spectrum, MASKS.sum(axis=1) == 5, True, found)
+
+
+@pytest.mark.usefixtures("by_integer_program")
 @pytest.mark.parametrize("degree", [1, 2, 5, 7])
 @pytest.mark.parametrize("maximize", [True, False])
 @pytest.mark.parametrize("exactly", [True, False])
@@ -93,6 +106,7 @@ def test_no_set_is_better(side, exactly, maximize, degree):
         check_against_all(spectrum, allowed(sizes, count, exactly, kept, removed), maximize, result)
 
 
+@pytest.mark.usefixtures("by_integer_program")
 @pytest.mark.parametrize("count", range(0, N + 1, 2))
 def test_every_size(count, rng):
     spectrum = random_spectrum(rng, N, 40, 3, decay=0.6)
@@ -130,8 +144,10 @@ def test_nothing_to_choose(count, method, rng):
     assert result.mask.tolist() == [count == 6] * 6
 
 
+@pytest.mark.parametrize("few", [0, N])
 @pytest.mark.parametrize("sparse", [False, True])
-def test_further_constraints(sparse, rng):
+def test_further_constraints(sparse, few, rng, monkeypatch):
+    monkeypatch.setattr(optimize, "_FEW", few)
     spectrum = random_spectrum(rng, N, 40, 3)
     layers = np.arange(N) // 5 == np.arange(3)[:, None]  # at most two kept in each, at least one in the last
     matrix = csr_array(layers.astype(float)) if sparse else layers
@@ -141,7 +157,9 @@ def test_further_constraints(sparse, rng):
     check_against_all(spectrum, fine, True, result)
 
 
-def test_constraints_that_no_set_meets(rng):
+@pytest.mark.parametrize("few", [0, N])
+def test_constraints_that_no_set_meets(few, rng, monkeypatch):
+    monkeypatch.setattr(optimize, "_FEW", few)
     spectrum = random_spectrum(rng, N, 20, 3)
     with pytest.raises(ValueError, match="no set of the size asked for meets the constraints"):
         select(spectrum, keep=5, constraints=[LinearConstraint(np.ones((1, N)), 6, 7)])
@@ -182,6 +200,7 @@ def test_a_gap_that_is_good_enough():
     assert near.value <= exact.value + 1e-9 <= near.bound + 1e-6
 
 
+@pytest.mark.usefixtures("by_integer_program")
 @pytest.mark.parametrize("method", ["exact", "beam"])
 def test_the_same_again(method, rng):
     spectrum = random_spectrum(rng, N, 40, 4)
@@ -221,7 +240,7 @@ def test_wrong_arguments(arguments, message):
 
 def test_units_may_come_from_anywhere():
     spectrum = spectrum_of({(0,): 3.0, (1,): 2.0, (2,): 1.0, (3,): 0.5}, 4)
-    for given in ([0], (i for i in [0]), {0}, np.array([0]), 0):
+    for given in ([0], (i for i in [0]), {0}, np.array([0]), np.array(0), np.int8(0), 0):
         assert select(spectrum, keep=1, always_keep=given).mask.tolist() == [True, False, False, False]
     with pytest.raises(ValueError, match="needs a Spectrum"):
         select("spectrum", keep=1)

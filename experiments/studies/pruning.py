@@ -35,6 +35,7 @@ def run(setting: Setting, account: Account) -> None:
     e = found["two hops"]
     account.found(e, "Heads, whose output becomes its mean over the prompts; the share of right two-hop answers.")
     account.checked(e, top=6)
+    e.to_html(setting.out / "report.html")
     pair, effect = top_of(e)
     if pair:
         how = "each is worth more with the other" if effect > 0 else "each stands in for the other"
@@ -88,7 +89,6 @@ def run(setting: Setting, account: Account) -> None:
         ],
     )
     smaller = smaller_sets(setting, scored, size)
-    e.to_html(setting.out / "report.html")
     account.conclude(
         f"{', '.join(removed)} carry the second hop and little else",
         [

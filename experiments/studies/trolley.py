@@ -69,6 +69,7 @@ def run(setting: Setting, account: Account) -> None:
     e = setting.explain(value_fn, BUDGET)
     account.found(e, f"Words of the context, deleted; the question stays. Log-odds of {wrong!r} against {right!r}.")
     account.checked(e, top=8)
+    e.to_html(setting.out / "report.html")
     pairs = [(members, value) for members, value in e.interactions().top(50, order=2) if value > 0][:PAIRS]
     before = _whole(setting, value_fn)
     sizes = [len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in (wrong, right)]
@@ -106,7 +107,6 @@ def run(setting: Setting, account: Account) -> None:
         rows,
         random=random,
     )
-    e.to_html(setting.out / "report.html")
     account.conclude(
         "words that act together mislead the model",
         [

@@ -21,7 +21,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spex_jax import masks as masks_lib
-from spex_jax.engine.hints import one_mask_hint, shape_hint
+from spex_jax.engine.hints import failed_as_one_mask, naming_ended_iterators, one_mask_hint, shape_hint, wrong_shape
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.work import largest_product, matmul_flops
@@ -86,10 +86,6 @@ def _mesh_of(fn: Any) -> Any:
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
             return leaf.sharding.mesh
     return None
-
-
-def _described(found: Any) -> str:
-    return f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
 
 
 def _check_mesh(mesh: Any) -> jax.sharding.Mesh:
@@ -172,19 +168,17 @@ class DeviceFunction:
             shapes = [(size, self._packing.slots, width), (size, self._packing.slots)]
         batch = [jax.ShapeDtypeStruct(shape, np.bool_, sharding=sharding) for shape in shapes]
         try:
-            return self._run.trace(self._fn, *batch)
-        except (StopIteration, StopAsyncIteration) as error:  # would end the generators that it passes through
-            raise ValueError(
-                f"the value function raised {type(error).__name__}: an iterator that it reads has come to its end; "
-                "make it anew in each call"
-            ) from error
+            with naming_ended_iterators():
+                return self._run.trace(self._fn, *batch)
         except Exception as error:
-            if self._packing is None and (hint := self._one_mask_hint()):
-                raise ValueError(f"the value function failed ({type(error).__name__}: {error}){hint}") from error
+            if self._packing is None and (failure := self._as_one_mask(error)):
+                raise failure from error
             raise
 
-    def _one_mask_hint(self) -> str:
-        return one_mask_hint(self._value_fn.fn, self._value_fn.width, self._value_fn.outputs, on_device=True)
+    def _as_one_mask(self, error: Exception) -> ValueError | None:
+        """What to raise in the place of an error where the function takes one mask."""
+        value_fn = self._value_fn
+        return failed_as_one_mask(error, value_fn.fn, value_fn.width, value_fn.outputs, on_device=True)
 
     def _rows_by_work(self, traced: Any, rows: int) -> int:
         """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
@@ -247,21 +241,21 @@ class DeviceFunction:
         places = (size,) if self._packing is None else (size, self._packing.slots)
         width, outputs = self._value_fn.width, self._value_fn.outputs
         if self._packing is None and size == width:  # a function of one mask could give n numbers for n masks
-            places = (size + 1,)
+            more = jax.ShapeDtypeStruct((size + 1, width), np.bool_)
             try:
-                found = jax.eval_shape(self._value_fn.fn, jax.ShapeDtypeStruct((*places, width), np.bool_))
+                places, found = more.shape[:1], jax.eval_shape(self._value_fn.fn, more)
             except Exception as error:
-                raise ValueError(
-                    f"the value function failed at {size + 1} masks ({type(error).__name__}: {error})"
-                    f"{self._one_mask_hint()}"
-                ) from error
+                if failure := self._as_one_mask(error):
+                    raise failure from error
+                places = (size,)  # a function of batches of certain sizes
         expected = (*places, *outputs)
         if not hasattr(found, "shape") or tuple(found.shape) != expected:
-            hint = "" if self._packing is not None else shape_hint(found, places[0], outputs) or self._one_mask_hint()
-            raise ValueError(
-                f"the value function returned {_described(found)} for masks {(*places, width)}; expected shape "
-                f"{expected}, one value for each mask{hint}"
-            )
+            hint = ""
+            if self._packing is None:
+                hint = shape_hint(found, places[0], outputs)
+                hint = hint or one_mask_hint(self._value_fn.fn, width, outputs, on_device=True)
+            given = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+            raise wrong_shape(given, (*places, width), expected, hint)
 
     @own_settings()
     def _dispatch(self, masks: np.ndarray, members: np.ndarray) -> jax.Array:

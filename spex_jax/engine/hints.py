@@ -1,16 +1,31 @@
 """What a value function probably is that gives no values of the expected shape, and how to make one of it that does."""
 
+import contextlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["as_values", "one_mask_hint", "shape_hint"]
+__all__ = ["as_values", "failed_as_one_mask", "naming_ended_iterators", "one_mask_hint", "shape_hint", "wrong_shape"]
 
 _ONE_MASK = "; it takes one mask and not several: give {} in its place"
+
+
+@contextlib.contextmanager
+def naming_ended_iterators() -> Iterator[None]:
+    """Turns a StopIteration of a value function, which would end the generators that it passes through, into a
+    ValueError.
+    """
+    try:
+        yield
+    except (StopIteration, StopAsyncIteration) as error:
+        raise ValueError(
+            f"the value function raised {type(error).__name__}: an iterator that it reads has come to its end; make it "
+            "anew in each call"
+        ) from error
 
 
 def one_mask_hint(fn: Callable[..., Any], n: int, outputs: tuple[int, ...], *, on_device: bool) -> str:
@@ -34,6 +49,24 @@ def one_mask_hint(fn: Callable[..., Any], n: int, outputs: tuple[int, ...], *, o
     core = "()" if not outputs else f"({','.join('abcdefgh'[: len(outputs)])})"
     mapped = f"np.vectorize(f, signature='(n)->{core}')"
     return _ONE_MASK.format("jax.vmap(f)" if on_device else f"{mapped}, or jax.vmap(f) where it is JAX code,")
+
+
+def failed_as_one_mask(
+    error: Exception, fn: Callable[..., Any], n: int, outputs: tuple[int, ...], *, on_device: bool
+) -> ValueError | None:
+    """Returns the error to raise in the place of one with which a function of one mask failed, else None."""
+    hint = one_mask_hint(fn, n, outputs, on_device=on_device)
+    if not hint:
+        return None
+    return ValueError(f"the value function failed ({type(error).__name__}: {error}){hint}")
+
+
+def wrong_shape(given: str, masks: tuple[int, ...], expected: tuple[int, ...], hint: str) -> ValueError:
+    """Returns the error of a function that gave another shape for masks of a shape."""
+    return ValueError(
+        f"the value function returned {given} for masks {masks}; expected shape {expected}, one value for each "
+        f"mask{hint}"
+    )
 
 
 def shape_hint(found: Any, count: int, outputs: tuple[int, ...]) -> str:
@@ -83,7 +116,4 @@ def as_values(found: Any, fn: Callable[..., Any], masks: np.ndarray, outputs: tu
     if inspect.iscoroutine(found):
         found.close()  # or Python warns that nobody waited for it
     given = f"shape {shape}" if shape is not None else f"a {type(found).__name__}"
-    raise ValueError(
-        f"the value function returned {given} for masks {masks.shape}; expected shape {expected}, one value for each "
-        f"mask{hint}"
-    )
+    raise wrong_shape(given, masks.shape, expected, hint)

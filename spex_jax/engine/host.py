@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from spex_jax.engine.hints import as_values, one_mask_hint
+from spex_jax.engine.hints import as_values, failed_as_one_mask, naming_ended_iterators
 
 __all__ = ["HostFunction"]
 
@@ -63,15 +63,10 @@ class HostFunction:
         return given or max(1, min(_BATCH, share))
 
     def _call(self, batch: np.ndarray) -> Any:
-        try:
+        with naming_ended_iterators():
             found = self._fn(batch)
             # Here, where a failure of what a device still computes is one of this call.
             return np.asarray(found) if isinstance(found, jax.Array) and not isinstance(found, Tracer) else found
-        except (StopIteration, StopAsyncIteration) as error:  # would end the generators that it passes through
-            raise ValueError(
-                f"the value function raised {type(error).__name__}: an iterator that it reads has come to its end; "
-                "make it anew in each call"
-            ) from error
 
     def _attempt(self, batch: np.ndarray) -> Any:
         if self.timeout is None:
@@ -115,8 +110,7 @@ class HostFunction:
             if isinstance(error, _NoAnswer):
                 return [], error
             if count == 1:
-                if hint := one_mask_hint(self._fn, n, self._outputs, on_device=False):
-                    failure = ValueError(f"the value function failed ({type(error).__name__}: {error}){hint}")
+                if failure := failed_as_one_mask(error, self._fn, n, self._outputs, on_device=False):
                     failure.__cause__ = error
                     return [], failure
                 removed = np.flatnonzero(~masks[rows.start])

@@ -95,7 +95,7 @@ class _ProxySPEX(Method):
 def _through_ends(found: Spectrum, masks: np.ndarray, values: np.ndarray, made: Any) -> Spectrum:
     """Returns a spectrum decoded from a design that takes the values at the full and the empty mask."""
     known = (masks, values, float(values.std()))
-    return through_ends(with_spare_terms(found, found, *known, max_degree=made.plan.t), *known)
+    return through_ends(with_spare_terms(found, lambda _: found, *known, max_degree=made.plan.t), *known)
 
 
 class _SPEX(Method):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -220,10 +221,7 @@ def cut(table: Table, fitted: Fitted, proxy: str, max_degree: int, max_terms: in
     # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
     honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
     share = trust(fitted.held_out, table.values, table.n) if honest else 1.0
-    believed = fitted.spectrum * share
-    terms, spare = (
-        in_units(believed, table.mean, table.scale, most) for most in (max_terms, max(len(believed), max_terms or 1))
-    )
+    largest = functools.partial(in_units, fitted.spectrum * share, table.mean, table.scale)
     known = (table.masks, _given_values(table), table.scale)
-    found = with_spare_terms(terms, spare, *known, max_terms=max_terms, max_degree=max_degree)
+    found = with_spare_terms(largest(max_terms), largest, *known, max_terms=max_terms, max_degree=max_degree)
     return Fit(found, fitted, share)

@@ -56,6 +56,17 @@ def test_a_device_function_of_one_mask_is_recognised(fn, rows):
     np.testing.assert_allclose(values, [fn(mask) for mask in MASKS[:rows]])
 
 
+def test_a_device_function_of_even_batches_is_none_of_one_mask():
+    """Which is asked with as many masks as features, and could not answer one more."""
+
+    def fn(masks):
+        return (masks.reshape(-1, 2, 4) @ jnp.arange(4.0)).reshape(-1)
+
+    masks = np.eye(4, dtype=bool)
+    values = evaluate(ValueFunction(fn, 4, on_device=True), masks, batch_size=4, progress=False)
+    np.testing.assert_array_equal(values, np.arange(4.0))
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_as_many_masks_as_features_are_no_reason_to_refuse(workers):
     asked = []

@@ -281,7 +281,7 @@ def test_texts_of_similar_length_share_a_program(tiny):
     for text in ("not a bad film at all", "a film that never ends well"):
         value_fn = lenses.text(Counting(inner=tiny[0]), tiny[1], text)
         evaluate(value_fn, np.ones((1, value_fn.n), bool), batch_size=4)
-    assert len(traces) == 3  # what kind of model it is, the whole text, and the batches
+    assert len(traces) == 4  # what kind of model it is, whether texts act on each other, the whole text, the batches
 
 
 def test_values_of_the_real_minilm_are_those_recorded(data_folder):
