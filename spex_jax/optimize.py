@@ -1,13 +1,8 @@
 """The best set of k units to keep or to remove under a spectrum: which heads to prune, which words to leave out.
 
 `select` finds the mask of a given size at which a `Spectrum` is largest or smallest. That is NP-hard (max-cut is the
-case of degree 2), so there are three methods: greedy, a beam, and an integer program, which also bounds all other sets.
-
-The program has a variable z_U = prod_{i in U} x_i for every subset U of every term. A term of up to 5 units is
-described exactly: each of its 2^d patterns has a weight of at least 0 (Sherali and Adams, SIAM J. Discrete Math. 3,
-1990), and terms that overlap share variables. Triangle inequalities, for triples whose three pairs occur (Padberg,
-Math. Programming 45, 1989), are added where violated. This relaxation is far tighter than the usual z_U <= x_i,
-z_U >= sum x_i - |U| + 1. Longer terms get a parity bit. HiGHS, by way of scipy, branches from there.
+case of degree 2), so there are three methods: greedy, a beam, and an exact one, which also bounds all other sets. It
+looks at all masks of few units, and solves the integer program of `subset_program` where there are more.
 
 In shape descriptions n is the number of units, K of terms other than (), V of variables, R of rows, W of sets.
 """
@@ -19,20 +14,19 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import LinearConstraint
 
 from spex_jax.masks import all_masks, check_whole
 from spex_jax.spectrum import Spectrum
+from spex_jax.subset_program import Problem, program_of, stacked, triangles_of
 from spex_jax.walsh import walsh_hadamard
 
 __all__ = ["Selection", "select"]
 
 _TOLERANCE = 1e-6  # what HiGHS calls equal, in units of the largest coefficient
-_LIFTED = 5  # the largest degree whose subsets all get a variable: 3^degree entries of the matrix for each term
 _FEW = 18  # units of which all masks are looked at
 _SEARCHED = 3000  # the most units of which the local search holds a matrix [n, n]
 _MOVES = 1000  # of the local search at most, from each start
-_TRIANGLES = 200_000  # looked at
 _CUTS, _ROUNDS = 2000, 8  # triangle inequalities added in a round, and rounds
 _NONE_MEETS = "no set of the size asked for meets the constraints; loosen them or change keep or remove"
 
@@ -57,31 +51,6 @@ class Selection:
     gap: float
     method: str
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Problem:
-    """Maximise weights @ characters over masks with always <= mask <= ~never and low <= mask.sum() <= high."""
-
-    members: Any  # sparse float [K, n], the support
-    weights: np.ndarray  # [K], the largest of size 1
-    always: np.ndarray  # bool [n]
-    never: np.ndarray  # bool [n]
-    low: int
-    high: int
-    extra: list[LinearConstraint]  # for the integer program only
-    deadline: float  # time.perf_counter() at which it stops
-
-    @property
-    def n(self) -> int:
-        return len(self.always)
-
-    def weighted(self, masks: np.ndarray) -> np.ndarray:
-        """Weights times characters of masks bool [W, n], float64 [W, K]."""
-        return self.weights * (1.0 - 2.0 * ((self.members @ masks.T.astype(np.float64)).T % 2))
-
-    def value(self, mask: np.ndarray) -> float:
-        return float(self.weighted(mask[None]).sum())
 
 
 def select(
@@ -157,7 +126,7 @@ def select(
     scale = float(np.abs(spectrum.coefficients[rows]).max(initial=0)) or 1.0
     weights = spectrum.coefficients[rows] / (scale if maximize else -scale)
     members = sparse.csr_array(spectrum.support[rows].astype(np.float64))
-    problem = _Problem(members, weights, always, never, low, high, extra, begin + time_limit)
+    problem = Problem(members, weights, always, never, low, high, extra, begin + time_limit)
 
     best, bound = max((_walk(problem, 1, up) for up in (True, False)), key=problem.value), np.inf
     if method != "greedy":
@@ -186,7 +155,7 @@ def _units_of(given: Any) -> list[Any]:
     return list(given) if isinstance(given, Iterable) else [given]
 
 
-def _walk(problem: _Problem, width: int, up: bool) -> np.ndarray:
+def _walk(problem: Problem, width: int, up: bool) -> np.ndarray:
     """Beam search by single flips, from the fewest units up or from the most units down; the best mask allowed."""
     incidence = sparse.csr_array(problem.members.T)  # [n, K]
     keys = np.random.default_rng(0).integers(0, 2**63, problem.n)
@@ -217,7 +186,7 @@ def _walk(problem: _Problem, width: int, up: bool) -> np.ndarray:
     return best
 
 
-def _improve(problem: _Problem, mask: np.ndarray) -> np.ndarray:
+def _improve(problem: Problem, mask: np.ndarray) -> np.ndarray:
     """Tabu search by swaps (and by single flips where the size is free) from an allowed mask; the best mask seen.
 
     A swap of a and b changes the value by g_a + g_b + 4 Q_ab, where Q_ab sums the weighted characters of the terms with
@@ -261,123 +230,15 @@ def _improve(problem: _Problem, mask: np.ndarray) -> np.ndarray:
     return best
 
 
-@dataclasses.dataclass(frozen=True)
-class _Program:
-    """Maximise objective @ z over bounds and rows; the first n variables are the mask, the next is 1."""
-
-    n: int
-    sets: np.ndarray  # int [V, D], the units of each variable, filled up with n
-    long: Any  # sparse [B, n], terms that have a bit instead: after the V variables B bits, then B halves of counts
-    objective: np.ndarray
-    integral: np.ndarray
-    bounds: np.ndarray  # [2, ...], lower and upper
-    rows: LinearConstraint
-
-    def solve(self, deadline: float, *, near: np.ndarray | None = None, gap: float | None = None) -> Any:
-        """What scipy's milp says; the relaxation alone where `gap` is None.
-
-        Variables are counted from those of the mask `near`, so that the point 0, which HiGHS tries first, is that mask:
-        scipy has no other way to hand over a first solution.
-        """
-        start = np.zeros(len(self.objective))
-        if near is not None:
-            counts = self.long @ near.astype(np.float64)
-            start = np.concatenate([np.append(near, True)[self.sets].all(axis=1), counts % 2, counts // 2])
-        start[self.n] = 0  # stays 1 and carries the value at `near`: HiGHS takes its gap relative to the whole value
-        turn = np.where((start == 1) & (self.bounds[1] == 1), -1.0, 1.0)
-        objective, moved = self.objective * turn, self.rows.A @ start
-        objective[self.n] += self.objective @ start
-        ends = np.sort((self.bounds - start) * turn, axis=0)
-        rows = LinearConstraint(self.rows.A @ sparse.diags_array(turn), self.rows.lb - moved, self.rows.ub - moved)
-        options = {"time_limit": max(deadline - time.perf_counter(), 0.01), "mip_rel_gap": gap or 0.0}
-        integral = self.integral * (gap is not None)
-        found = milp(-objective, constraints=rows, bounds=Bounds(*ends), integrality=integral, options=options)
-        found.x = None if found.x is None else start + turn * found.x
-        return found
-
-
-def _program(problem: _Problem) -> _Program:
-    """The integer program of the module's docstring, before the triangle inequalities."""
-    n, members, weights = problem.n, problem.members, problem.weights
-    degrees = np.diff(members.indptr)
-    groups = [(np.flatnonzero(degrees == degree), all_masks(degree)) for degree in range(1, _LIFTED + 1)]
-    blocks = [np.arange(n + 1)[:, None]]
-    for terms, subsets in groups:
-        units = members[terms].indices.reshape(len(terms), 1, subsets.shape[1])
-        blocks.append(np.sort(np.where(subsets, units, n), axis=2).reshape(-1, subsets.shape[1]))
-    filled = [np.pad(block, ((0, 0), (0, _LIFTED - block.shape[1])), constant_values=n) for block in blocks]
-    sets, which = np.unique(np.concatenate(filled), axis=0, return_inverse=True)
-    order = np.append(which[: n + 1], np.setdiff1d(np.arange(len(sets)), which[: n + 1]))
-    sets, which = sets[order], np.argsort(order)[which]
-    tables = np.split(which, np.cumsum([len(block) for block in blocks])[:-1])[1:]
-
-    long = np.flatnonzero(degrees > _LIFTED)
-    bits, width = len(sets) + np.arange(len(long)), len(sets) + 2 * len(long)
-    objective, lower, upper, integral = np.zeros(width), np.zeros(width), np.ones(width), np.zeros(width)
-    lower[:n], upper[:n], lower[n], integral[:n] = problem.always, ~problem.never, 1, 1
-    upper[bits + len(long)], integral[bits + len(long)] = degrees[long] // 2, 1
-    objective[n], objective[bits] = weights[long].sum(), -2 * weights[long]
-    rows = [_rows(np.arange(n)[None], np.ones(n), problem.low, problem.high, width)]
-    covered = np.zeros(len(sets), np.bool_)
-    for (terms, subsets), flat in list(zip(groups, tables, strict=True))[::-1]:
-        table, sizes = flat.reshape(-1, len(subsets)), subsets.sum(axis=1)
-        np.add.at(objective, table, weights[terms][:, None] * (-2.0) ** sizes)  # prod (1 - 2 x_i), multiplied out
-        # The patterns of a term add up to those of a term inside it, which then needs no rows of its own.
-        table = table[~covered[table[:, -1]]]
-        covered[table] = True
-        for pattern, size in zip(subsets, sizes, strict=True):
-            larger = (subsets >= pattern).all(axis=1)
-            rows.append(_rows(table[:, larger], (-1.0) ** (sizes[larger] - size), 0, np.inf, width))
-    for bit, term in zip(bits, long, strict=True):  # count = bit + 2 half
-        columns = np.append(members[[term]].indices, [bit, bit + len(long)])[None]
-        rows.append(_rows(columns, np.append(np.ones(degrees[term]), [-1, -2]), 0, 0, width))
-    for one in problem.extra:
-        wide = sparse.hstack([one.A, sparse.csr_array((one.A.shape[0], width - n))], format="csr")
-        rows.append(LinearConstraint(wide, one.lb, one.ub))
-    return _Program(n, sets, members[long], objective, integral, np.stack([lower, upper]), _stacked(rows))
-
-
-def _rows(columns: np.ndarray, entries: Any, low: float, high: float, width: int) -> LinearConstraint:
-    """low <= sum_j entries[j] z[columns[r, j]] <= high for each row r of columns."""
-    data = np.tile(np.asarray(entries, np.float64), len(columns))
-    matrix = sparse.csr_array((data, (np.indices(columns.shape)[0].ravel(), columns.ravel())), (len(columns), width))
-    return LinearConstraint(matrix, np.full(len(columns), low), np.full(len(columns), high))
-
-
-def _stacked(rows: list[LinearConstraint]) -> LinearConstraint:
-    """All of these as one."""
-    low = [np.broadcast_to(one.lb, one.A.shape[0]) for one in rows]
-    high = [np.broadcast_to(one.ub, one.A.shape[0]) for one in rows]
-    return LinearConstraint(sparse.vstack([one.A for one in rows], format="csr"), np.hstack(low), np.hstack(high))
-
-
-def _triangles(program: _Program) -> LinearConstraint:
-    """The four inequalities of every triple of units of which every two have a variable."""
-    n, width = program.n, len(program.objective)
-    pairs = np.flatnonzero((program.sets < n).sum(axis=1) == 2)
-    index = sparse.csr_array((pairs, program.sets[pairs, :2].T), shape=(n, n))
-    found = [np.zeros((0, 6), np.int64)]  # variables of a, b, c, ab, ac, bc
-    for unit in range(n):
-        row = index[[unit]].toarray()[0]
-        near = np.flatnonzero(row)
-        inner = index[near][:, near].tocoo()
-        b, c = near[inner.row], near[inner.col]
-        found.append(np.stack([np.full_like(b, unit), b, c, row[b], row[c], inner.data], axis=1))
-    a, b, c, ab, ac, bc = np.concatenate(found)[:_TRIANGLES].T
-    whole = _rows(np.stack([a, b, c, ab, ac, bc], axis=1), [1, 1, 1, -1, -1, -1], -np.inf, 1, width)
-    sides = [np.stack(side, axis=1) for side in ((ab, ac, a, bc), (ab, bc, b, ac), (ac, bc, c, ab))]
-    return _stacked([whole, *(_rows(side, [1, 1, -1, -1], -np.inf, 0, width) for side in sides)])
-
-
-def _exact(problem: _Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
+def _exact(problem: Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
     """The best mask found, and a bound on the value of any, in units of the largest coefficient."""
     if problem.n <= _FEW:
         first = _best_of_all(problem)
         return first, problem.value(first)
     best = _better(problem, None, start)
     bound = float(np.abs(problem.weights).sum())
-    program = _program(problem)
-    triangles, relaxing = _triangles(program), 0.4 * problem.deadline + 0.6 * time.perf_counter()
+    program = program_of(problem)
+    triangles, relaxing = triangles_of(program), 0.4 * problem.deadline + 0.6 * time.perf_counter()
     for _ in range(_ROUNDS):
         found = program.solve(relaxing)
         if found.x is None:
@@ -392,7 +253,7 @@ def _exact(problem: _Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray
         if not len(worst) or before - bound < 1e-3 * (bound - value):
             break
         cuts = LinearConstraint(triangles.A[worst], triangles.lb[worst], triangles.ub[worst])
-        program = dataclasses.replace(program, rows=_stacked([program.rows, cuts]))
+        program = dataclasses.replace(program, rows=stacked([program.rows, cuts]))
     found = program.solve(problem.deadline, near=best, gap=gap)
     if found.x is not None:
         best = _better(problem, best, found.x)
@@ -404,7 +265,7 @@ def _exact(problem: _Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray
     return best, problem.value(best) if found.status == 0 and gap == 0 else bound
 
 
-def _best_of_all(problem: _Problem) -> np.ndarray:
+def _best_of_all(problem: Problem) -> np.ndarray:
     """The best of all masks of few units, whatever the number of terms: a transform gives the values of all of them."""
     table = np.zeros(2**problem.n)
     np.add.at(table, (problem.members @ 2.0 ** np.arange(problem.n)).astype(np.int64), problem.weights)
@@ -421,7 +282,7 @@ def _best_of_all(problem: _Problem) -> np.ndarray:
     return masks[np.where(fine, walsh_hadamard(table), -np.inf).argmax()]
 
 
-def _better(problem: _Problem, best: np.ndarray | None, point: np.ndarray) -> np.ndarray | None:
+def _better(problem: Problem, best: np.ndarray | None, point: np.ndarray) -> np.ndarray | None:
     """The better of the mask `best` and of one near `point` after local search; None where both break constraints."""
     order = np.where(problem.always, np.inf, np.where(problem.never, -np.inf, point[: problem.n]))
     count = int(np.clip((order > 0.5).sum(), problem.low, problem.high))

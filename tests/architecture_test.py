@@ -22,7 +22,8 @@ ALLOWED = {
     "spectrum": {"walsh", "masks", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "ends": {"masks", "spectrum"},
-    "optimize": {"walsh", "masks", "spectrum"},
+    "subset_program": {"masks"},
+    "optimize": {"walsh", "masks", "spectrum", "subset_program"},
     "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "threads"},
     "proxyspex": {
         "walsh",
