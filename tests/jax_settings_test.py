@@ -176,6 +176,13 @@ LONG = (
 IN_FLOAT32 = [name for name in RUNS if name.startswith(("fit", "packed", "train_", "spex", "adaptive", "explain"))]
 
 
+CASES = [
+    pytest.param(chosen, name, marks=pytest.mark.slow if name in LONG or (chosen, name) == ("x64", "decoder") else [])
+    for chosen in SETTINGS
+    for name in RUNS
+]
+
+
 @pytest.fixture(scope="module")
 def plain(tiny, tmp_path_factory):
     arguments = {"words": (tiny,), "decoder": (write_model(tmp_path_factory.mktemp("model"), "gemma3"),)}
@@ -184,8 +191,7 @@ def plain(tiny, tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore:conjugate gradients left")
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else []) for name in RUNS])
-@pytest.mark.parametrize("chosen", SETTINGS)
+@pytest.mark.parametrize(("chosen", "name"), CASES)
 def test_answers_are_the_same_under_settings(chosen, name, plain):
     calls, expected = plain
     expected = expected(name)
