@@ -10,7 +10,6 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
-from spex_jax.interactions import check_names
 from spex_jax.jax_settings import own_settings
 
 __all__ = ["ValueFunction", "as_pytree"]
@@ -96,7 +95,7 @@ class ValueFunction:
         for size in outputs:
             masks_lib.check_whole("each size of outputs", size, 0)
         self.fn, self.n, self.on_device = fn, int(n), on_device
-        self.names = check_names(names, self.n)
+        self.names = masks_lib.check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
         self.packing, self.details = packing, details or {}
         self.order_of, self.relaxed = order_of, relaxed
