@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.evaluate import Engine
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]

@@ -14,10 +14,10 @@ import numpy as np
 
 from spex_jax.adaptive import Asked, continue_asking
 from spex_jax.asking import Asker
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.evaluate import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.invariance import check_batch_invariance
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.question import question
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.timing import Stopwatch

@@ -1,4 +1,4 @@
-"""Lenses: what is kept or removed, and what is watched. Each returns a `ValueFunction`."""
+"""Lenses: what is kept or removed, and what is watched. Each returns a `spex_jax.ValueFunction`."""
 
 from spex_jax.lenses import groups
 from spex_jax.lenses.components import components
@@ -7,11 +7,9 @@ from spex_jax.lenses.patches import patches
 from spex_jax.lenses.tabular import tabular
 from spex_jax.lenses.text import text
 from spex_jax.lenses.training_data import SeedNoise, measure_seed_noise, training_data
-from spex_jax.lenses.value_function import ValueFunction
 
 __all__ = [
     "SeedNoise",
-    "ValueFunction",
     "components",
     "groups",
     "joint",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.identity import fingerprint
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
@@ -17,7 +18,6 @@ from spex_jax.lenses.ablated_components import AblatedComponents
 from spex_jax.lenses.layout import rounded
 from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.masks import deduplicate
 
 __all__ = ["joint"]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.evaluate import evaluate
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.groups import as_groups
@@ -16,7 +17,6 @@ from spex_jax.lenses.network_state import trained_parts
 from spex_jax.lenses.pictures import picture_details
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.retraining import Retraining, seed_keys
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.lenses.values import logit_and_margin
 from spex_jax.masks import check_whole, finite_rows, uniform
 
