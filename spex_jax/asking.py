@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from spex_jax.evaluate import evaluate
+from spex_jax.evaluation import evaluate
 from spex_jax.masks import check_whole
 
 __all__ = ["Asker"]

@@ -16,9 +16,9 @@ import jax
 
 from spex_jax.engine.progress import Progress
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.evaluate import identity_of
-from spex_jax.explain import read_outputs
+from spex_jax.evaluation import identity_of
 from spex_jax.explanation import Explanation
+from spex_jax.pipeline import read_outputs
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.store.store import as_path, naming
 from spex_jax.version import __version__

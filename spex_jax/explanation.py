@@ -17,7 +17,7 @@ from spex_jax import report
 from spex_jax.asking import Asker
 from spex_jax.correction import Correction
 from spex_jax.details import check_details
-from spex_jax.evaluate import features_of
+from spex_jax.evaluation import features_of
 from spex_jax.files import temporary_prefix
 from spex_jax.indices import INDICES
 from spex_jax.interactions import Interactions

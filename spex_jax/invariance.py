@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import evaluate, features_of
+from spex_jax.evaluation import evaluate, features_of
 
 __all__ = ["BatchInvariance", "check_batch_invariance"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.evaluate import features_of
+from spex_jax.evaluation import features_of
 from spex_jax.indices import INDICES
 from spex_jax.methods import METHODS, Method
 from spex_jax.packed import PackedMasks

@@ -31,7 +31,7 @@ from spex_jax import evaluate, lenses, models
 from spex_jax import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.work import matmul_flops
-from spex_jax.lenses.text import REMOVALS
+from spex_jax.lenses.text_lens import REMOVALS
 from spex_jax.models.blocks import Rope
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.runtime import run_parts, run_program

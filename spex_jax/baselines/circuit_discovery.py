@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.evaluate import Engine, features_of
+from spex_jax.evaluation import Engine, features_of
 
 __all__ = ["Circuits", "acdc"]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.engine.value_function import ValueFunction, as_pytree
-from spex_jax.evaluate import evaluate
+from spex_jax.evaluation import evaluate
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 

@@ -349,7 +349,7 @@ def test_states_of_few_layers_are_kept_where_memory_is_short(monkeypatch, load):
     masks = ~np.eye(model.config.num_layers, dtype=bool)
     lens = functools.partial(components, model, PROMPTS, units="layers", removal="zero", value="logit", target=3)
     whole = lens()
-    monkeypatch.setattr(importlib.import_module("spex_jax.lenses.components"), "_TRUNK", 1)
+    monkeypatch.setattr(importlib.import_module("spex_jax.lenses.component_lens"), "_TRUNK", 1)
     short = lens()
     assert len(whole.fn.entering) == len(masks) > len(short.fn.entering) == 1
     assert short.order_of(masks).tolist() == [0] * len(masks)

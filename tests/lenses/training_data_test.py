@@ -9,7 +9,7 @@ import pytest
 from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
-from spex_jax.evaluate import identity_of
+from spex_jax.evaluation import identity_of
 from spex_jax.lenses import groups, measure_seed_noise, training_data
 from spex_jax.masks import all_masks
 

@@ -19,7 +19,7 @@ from jax.scipy.sparse.linalg import cg
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.retraining import Retraining
-from spex_jax.lenses.training_data import WATCHED, are_classes
+from spex_jax.lenses.training_data_lens import WATCHED, are_classes
 from spex_jax.masks import check_whole
 from spex_jax.precision import compiled, precision_of_models
 from spex_jax.spectrum import Spectrum

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.evaluate import Engine
+from spex_jax.evaluation import Engine
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.evaluate import evaluate
+from spex_jax.evaluation import evaluate
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.groups import as_groups
 from spex_jax.lenses.network_state import trained_parts

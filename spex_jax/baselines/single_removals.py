@@ -7,7 +7,7 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
-from spex_jax.evaluate import evaluate, features_of
+from spex_jax.evaluation import evaluate, features_of
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["leave_one_out", "left_out", "one_left_out"]

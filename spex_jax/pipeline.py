@@ -15,7 +15,7 @@ import numpy as np
 from spex_jax.adaptive import Asked, continue_asking
 from spex_jax.asking import Asker
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.evaluate import Engine, check_nonfinite
+from spex_jax.evaluation import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.invariance import check_batch_invariance
 from spex_jax.question import question
