@@ -13,7 +13,7 @@ Masks in, values out, a sparse Walsh spectrum back:
 from spex_jax import baselines, interop, lenses, metrics, models, optimize, proxyspex, spex
 from spex_jax.corpus import explain_many
 from spex_jax.dry_run import Estimate, estimate
-from spex_jax.engine.value_function import ValueFunction
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.evaluation import evaluate
 from spex_jax.explanation import Explanation
 from spex_jax.interactions import Interactions
@@ -26,6 +26,7 @@ from spex_jax.version import __version__
 
 __all__ = [
     "BatchInvariance",
+    "DeviceOptions",
     "Estimate",
     "Explanation",
     "Faithfulness",

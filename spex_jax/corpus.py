@@ -148,7 +148,7 @@ def _answers(
         for reading in read_outputs(value_fn, progress=progress, **options):
             yield _Waiting(reading=reading, saved=None)
         return
-    identity = identity_of(value_fn, value_fn.n)
+    identity = identity_of(value_fn)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
     outputs = range(math.prod(value_fn.outputs))
     known = [__version__, of_answer, value_fn.names, value_fn.details]

@@ -147,7 +147,7 @@ def multilinear(values):
         signs = 1 - 2 * masks.astype(jnp.float32)
         return (jnp.where(MASKS, signs[:, None, :], 1.0).prod(axis=2) * coefficients).sum(axis=1)
 
-    return spex_jax.ValueFunction(fn, N, on_device=True, relaxed=True)
+    return spex_jax.ValueFunction(fn, N, on_device=True, device=spex_jax.DeviceOptions(relaxed=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -231,7 +231,7 @@ def test_prompts_and_answers_lower_for_tpu_and_cuda(name, tmp_path):
     check_lowering(generate, model, whole(16), whole(), whole(2), most=4)
     text = "a b c d e f g h i j k l m n o p q r s t u v"
     value_fn = spex_jax.lenses.text(model, tokenizer, text, within="s t u v", target="a b", removal="delete")
-    slots = value_fn.packing.slots
+    slots = value_fn.device.packing.slots
     check_lowering(jax.jit(lambda fn, *batch: fn(*batch)), value_fn.fn, mask(2, slots, 16), mask(2, slots))
     lens = importlib.import_module("spex_jax.lenses.text_lens")
     check_lowering(lens._prefix, model, whole(16))
@@ -260,7 +260,7 @@ def test_joint_lenses_lower_for_tpu_and_cuda(tmp_path):
     heads = lenses.components(model, x[:2], value="logit", target=y[:2])
     for asking in (heads, lenses.text(model, tokenizer, "a b c d", target="e", removal="delete")):
         both = lenses.joint(training, asking)
-        slots = both.packing.slots
+        slots = both.device.packing.slots
         lower = jax.jit(lambda fn, *batch: fn(*batch))
         check_lowering(lower, both.fn, mask(2, slots, both.width), mask(2, slots))
 

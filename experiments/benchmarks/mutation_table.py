@@ -509,8 +509,8 @@ MUTATIONS = (
     Mutation(
         "spex_jax/engine/host.py",
         "pauses do not grow",
-        "self.backoff * 2.0**attempt",
-        "self.backoff",
+        "self._options.backoff * 2.0**attempt",
+        "self._options.backoff",
         _HOST,
     ),
     Mutation(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
-from spex_jax.engine.value_function import ValueFunction, as_pytree
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction, as_pytree
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses import layout
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
@@ -196,8 +196,7 @@ def text(
         prompt.n,
         names=prompt.names,
         on_device=True,
-        width=_width(prompt.n),
-        packing=packing,
+        device=DeviceOptions(width=_width(prompt.n), packing=packing),
         details={
             "text": prompt.text,
             "spans": [list(span) for span in prompt.spans],
