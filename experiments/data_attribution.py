@@ -39,7 +39,7 @@ from retraining_tables import explain_tables
 from spex_jax import baselines, explain_many, lenses, proxyspex
 from spex_jax.explanation import Explanation
 from spex_jax.lenses import groups
-from spex_jax.lenses.training_data import VALUES
+from spex_jax.lenses.training_data_lens import VALUES
 from spex_jax.metrics import DatamodellingScore, lds
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import define_path, first_process, mesh, run_program, save_result, seed, without_nan

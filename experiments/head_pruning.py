@@ -33,7 +33,7 @@ from absl import flags
 from pruning_tasks import Task
 
 from spex_jax import baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
-from spex_jax.lenses.components import COMPONENT_REMOVALS
+from spex_jax.lenses.component_lens import COMPONENT_REMOVALS
 from spex_jax.question import default_budget
 from spex_jax.runtime import define_path, first_process, run_program, save_result
 

@@ -48,7 +48,7 @@ from absl import flags
 
 from spex_jax import runtime
 from spex_jax.models.encoder import one_text_a_row
-from spex_jax.models.tiny import DATA_FOLDER, TextClassifier, TinyConfig, TinyEncoder, WordPieceTokenizer
+from spex_jax.models.tiny_classifier import DATA_FOLDER, TextClassifier, TinyConfig, TinyEncoder, WordPieceTokenizer
 
 _DATA = flags.DEFINE_string("data", os.environ.get("SPEX_JAX_DATA"), "Folder with sst2/ and rt_polarity/.")
 _TEACHER = flags.DEFINE_string(

@@ -12,20 +12,21 @@ Masks in, values out, a sparse Walsh spectrum back:
 
 from spex_jax import baselines, interop, lenses, metrics, models, optimize, proxyspex, spex
 from spex_jax.corpus import explain_many
-from spex_jax.estimate import Estimate, estimate
-from spex_jax.evaluate import evaluate
-from spex_jax.explain import explain
+from spex_jax.dry_run import Estimate, estimate
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction
+from spex_jax.evaluation import evaluate
 from spex_jax.explanation import Explanation
 from spex_jax.interactions import Interactions
 from spex_jax.invariance import BatchInvariance, check_batch_invariance
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.metrics import Faithfulness
 from spex_jax.packed import PackedMasks
+from spex_jax.pipeline import explain
 from spex_jax.spectrum import Spectrum
 from spex_jax.version import __version__
 
 __all__ = [
     "BatchInvariance",
+    "DeviceOptions",
     "Estimate",
     "Explanation",
     "Faithfulness",
@@ -48,3 +49,7 @@ __all__ = [
     "proxyspex",
     "spex",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from spex_jax.evaluate import evaluate
+from spex_jax.engine.value_function import ValueFunction
+from spex_jax.evaluation import evaluate
 from spex_jax.masks import check_whole
 
 __all__ = ["Asker"]
@@ -25,7 +26,7 @@ class Asker:
       output: which of several outputs, counted over all axes of a value; 0 where there is one.
     """
 
-    value_fn: Any
+    value_fn: ValueFunction
     batch_size: int | None = None
     mesh: jax.sharding.Mesh | None = None
     store: str | os.PathLike[str] | None = None
@@ -33,7 +34,7 @@ class Asker:
     output: int = 0
 
     @classmethod
-    def checked(cls, value_fn: Any, **options: Any) -> "Asker":
+    def checked(cls, value_fn: ValueFunction, **options: Any) -> "Asker":
         """The same, with options of a user.
 
         Raises:
@@ -42,7 +43,7 @@ class Asker:
         known = [field.name for field in dataclasses.fields(cls) if field.name != "value_fn"]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"unknown options {', '.join(unknown)}; a value function is asked with {', '.join(known)}")
-        outputs = math.prod(getattr(value_fn, "outputs", ()))
+        outputs = math.prod(value_fn.outputs)
         check_whole("output", options.get("output", 0), 0, outputs - 1)
         return cls(value_fn=value_fn, **options)
 

@@ -15,10 +15,10 @@ from typing import Any
 import jax
 
 from spex_jax.engine.progress import Progress
-from spex_jax.evaluate import identity_of
-from spex_jax.explain import read_outputs
+from spex_jax.engine.value_function import ValueFunction
+from spex_jax.evaluation import identity_of
 from spex_jax.explanation import Explanation
-from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.pipeline import read_outputs
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.store.store import as_path, naming
 from spex_jax.version import __version__
@@ -148,7 +148,7 @@ def _answers(
         for reading in read_outputs(value_fn, progress=progress, **options):
             yield _Waiting(reading=reading, saved=None)
         return
-    identity = identity_of(value_fn, value_fn.n)
+    identity = identity_of(value_fn)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
     outputs = range(math.prod(value_fn.outputs))
     known = [__version__, of_answer, value_fn.names, value_fn.details]

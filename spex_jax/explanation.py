@@ -17,7 +17,7 @@ from spex_jax import report
 from spex_jax.asking import Asker
 from spex_jax.correction import Correction
 from spex_jax.details import check_details
-from spex_jax.evaluate import features_of
+from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.files import temporary_prefix
 from spex_jax.indices import INDICES
 from spex_jax.interactions import Interactions
@@ -99,7 +99,7 @@ class Explanation:
         index: str | None = None,
         max_order: int | None = None,
         seed: int = 0,
-        value_fn: Any = None,
+        value_fn: ValueFunction | Callable[[np.ndarray], Any] | None = None,
         **options: Any,
     ) -> Validation:
         """Measures the strongest interactions on the model itself, at masks of its own.
@@ -125,7 +125,7 @@ class Explanation:
         masks_lib.check_whole("contexts", contexts, 2)
         ask = self.ask
         if value_fn is not None:
-            features_of(value_fn, self.n, "validate", several="output" in options)
+            value_fn = as_value_function(value_fn, self.n, "validate", several="output" in options)
             ask = Asker.checked(value_fn, **options)
         elif options:
             raise ValueError(

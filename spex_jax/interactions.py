@@ -21,7 +21,7 @@ from spex_jax.files import replacing
 from spex_jax.indices import INDICES, gain
 from spex_jax.untrusted import Allowance, refusing
 
-__all__ = ["Interactions", "check_names", "convert"]
+__all__ = ["Interactions", "convert"]
 
 _LABEL_WIDTH = 60  # of a row of the table
 _HOLDS_EMPTY_VALUE = ("SV", "k-SII", "STII", "FSII", "Moebius")  # the empty set holds f(none)
@@ -66,7 +66,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
         masks_lib.check_whole("n", n, 1)
         masks_lib.check_whole("max_order", max_order, 0)
         self.index, self.n, self.max_order = index, int(n), int(max_order)
-        self.names = check_names(names, self.n)
+        self.names = masks_lib.check_names(names, self.n)
         self._members = list(members)
         masks_lib.check_sets(self._members, self.n)
         if min_order is not None:
@@ -295,20 +295,6 @@ class Interactions(Mapping[tuple[int, ...], float]):
         sets = [self._members[position] for position in ranked]
         errors = None if self._errors is None else self._errors[ranked]
         return exchange.to_dataframe(sets, [self.label(key) for key in sets], self._values[ranked], errors)
-
-
-def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
-    """One name per feature; numbers where none are given.
-
-    Raises:
-      ValueError: the number of names is not n, or one has a lone surrogate.
-    """
-    if names is None:
-        return tuple(map(str, range(n)))
-    given = (names,) if isinstance(names, str) else tuple(map(str, names))
-    if isinstance(names, str) or len(given) != n:
-        raise ValueError(f"names must be {n} strings, one for each feature, got {len(given)}: {given!r:.80}")
-    return tuple(masks_lib.check_unicode(name, f"name {number}") for number, name in enumerate(given))
 
 
 def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

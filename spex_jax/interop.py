@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.explain import explain
 from spex_jax.explanation import Explanation
 from spex_jax.indices import INDICES
 from spex_jax.methods import METHODS
+from spex_jax.pipeline import explain
 
 __all__ = ["ShapiqApproximator"]
 

@@ -1,13 +1,15 @@
 """Whether a value depends on what is asked beside it, which nothing that is ablated explains."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import evaluate, features_of
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.evaluation import evaluate
 
 __all__ = ["BatchInvariance", "check_batch_invariance"]
 
@@ -50,7 +52,7 @@ class BatchInvariance:
 
 
 def check_batch_invariance(
-    value_fn: Any,
+    value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
     *,
     masks: int = 32,
@@ -76,7 +78,8 @@ def check_batch_invariance(
     Raises:
       ValueError: no n, or values of the wrong shape.
     """
-    n = features_of(value_fn, n, "check_batch_invariance", several=True)
+    value_fn = as_value_function(value_fn, n, "check_batch_invariance", several=True)
+    n = value_fn.n
     masks_lib.check_whole("masks", masks, 4)
     rng = np.random.default_rng(seed)
     count = min(masks, 2**n) if n < 63 else masks

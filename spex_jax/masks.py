@@ -16,6 +16,7 @@ __all__ = [
     "MUST_BE_FINITE",
     "all_masks",
     "check_masks",
+    "check_names",
     "check_not_traced",
     "check_positive",
     "check_reals",
@@ -177,6 +178,20 @@ def check_unicode(text: str, what: str) -> str:
             "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
     return text
+
+
+def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
+    """One name per feature; numbers where none are given.
+
+    Raises:
+      ValueError: the number of names is not n, or one has a lone surrogate.
+    """
+    if names is None:
+        return tuple(map(str, range(n)))
+    given = (names,) if isinstance(names, str) else tuple(map(str, names))
+    if isinstance(names, str) or len(given) != n:
+        raise ValueError(f"names must be {n} strings, one for each feature, got {len(given)}: {given!r:.80}")
+    return tuple(check_unicode(name, f"name {number}") for number, name in enumerate(given))
 
 
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import features_of
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.indices import INDICES
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.methods import METHODS, Method
-from spex_jax.packed import PackedMasks
 
 __all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question", "too_few"]
 
@@ -96,8 +94,7 @@ class Question:
 
 
 def question(
-    value_fn: Any,
-    n: int | None,
+    value_fn: ValueFunction,
     *,
     budget: int | None = None,
     method: str = "proxyspex",
@@ -105,14 +102,12 @@ def question(
     max_order: int = 2,
     seed: int = 0,
     names: Sequence[str] | None = None,
-    several: bool = False,
     **options: Any,
-) -> tuple[ValueFunction, Question]:
+) -> Question:
     """Checks the arguments of `explain` and draws the masks; nothing is asked yet.
 
     Args:
-      value_fn, n, budget, method, index, max_order, seed, names: see `explain`.
-      several: whether a value may be more than one number.
+      value_fn, budget, method, index, max_order, seed, names: see `explain`.
       **options: of the method.
 
     Raises:
@@ -121,14 +116,6 @@ def question(
     if index not in INDICES:
         raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
     masks_lib.check_whole("max_order", max_order, 1)
-    if isinstance(value_fn, tuple | list | np.ndarray | PackedMasks):
-        raise ValueError(
-            "explain asks a value function, and was given a table, whose masks cannot be asked: "
-            "proxyspex.fit(masks, values) fits one"
-        )
-    n = features_of(value_fn, n, "explain", several=several)
-    if not isinstance(value_fn, ValueFunction):
-        value_fn = ValueFunction(value_fn, n)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
     chosen = METHODS[method]
@@ -139,7 +126,7 @@ def question(
     options = chosen.complete({**chosen.defaults, **plain}, index)  # plain, since a file keeps them
     chosen.check(seed, options)  # now, and not after the model has been paid for
     budget, seed = _check_budget(budget, n, method, options), int(seed)
-    names = value_fn.names if names is None else ValueFunction(value_fn.fn, n, names=names).names
+    names = value_fn.names if names is None else masks_lib.check_names(names, n)
 
     complete = n < 63 and 2**n <= budget
     held_out = 0 if complete else held_out_of(budget)
@@ -152,7 +139,7 @@ def question(
         count = 2**n if complete else len(fitted) + held_out
         masks = masks_lib.uniform(n, count, np.random.default_rng([seed, 1]), given=fitted)
         settings |= chosen.settings(made)
-    return value_fn, Question(
+    return Question(
         names=names,
         masks=masks,
         held_out=held_out,

@@ -1,7 +1,6 @@
 """Answers on a device that rounds factors, against those in float32: spectra, Shapley values, variances, verdicts."""
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,9 @@ from lenses.retraining_data import CLASSES, WIDTH, clouds
 import spex_jax
 import spex_jax.methods
 from spex_jax import baselines
+from spex_jax.baselines import influence_functions
 from spex_jax.masks import all_masks
 from spex_jax.walsh import walsh_hadamard
-
-influence = importlib.import_module("spex_jax.baselines.influence")  # the package has a function of this name
 
 N, BUDGET = 11, 300  # 250 masks to fit, more than the 128 up to which folds learn their own scales, and 50 held out
 MASKS = all_masks(N)
@@ -149,7 +147,7 @@ def multilinear(values):
         signs = 1 - 2 * masks.astype(jnp.float32)
         return (jnp.where(MASKS, signs[:, None, :], 1.0).prod(axis=2) * coefficients).sum(axis=1)
 
-    return spex_jax.ValueFunction(fn, N, on_device=True, relaxed=True)
+    return spex_jax.ValueFunction(fn, N, on_device=True, device=spex_jax.DeviceOptions(relaxed=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,7 +203,7 @@ TRAININGS = [
 @pytest.mark.parametrize(("seed", "kind"), TRAININGS)
 def test_influence_is_that_of_float32(seed, kind):
     value_fn, exact = least_squares(seed)
-    for solver in influence.SOLVERS:
+    for solver in influence_functions.SOLVERS:
         attribute = functools.partial(baselines.influence, value_fn, damping=0.1, solver=solver)
         plain = np.stack([effects(spectrum) for spectrum in attribute()])
         with accelerator(kind):
@@ -219,7 +217,7 @@ SIZE = 12  # of the projections of trak
 
 def trak_by_hand(value_fn):
     """Equation 13 of the paper at the networks of the method, in float64: [T, N]."""
-    fn, params = influence._networks(value_fn, "trak", 2)
+    fn, params = influence_functions._networks(value_fn, "trak", 2)
 
     def margins(x, y, weights):
         logits = np.asarray(x, float) @ weights

@@ -22,7 +22,7 @@ def on_device(n, **options):
 @pytest.mark.parametrize("width", [None, 16])
 def test_values_are_those_of_the_function_whatever_the_batch(batch_size, width, rng):
     masks = rng.integers(0, 2, (100, 9)).astype(bool)
-    found = evaluate(on_device(9, width=width), masks, batch_size=batch_size)
+    found = evaluate(on_device(9, device=spex_jax.DeviceOptions(width=width)), masks, batch_size=batch_size)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, weighted(masks), atol=1e-5)
     np.testing.assert_allclose(evaluate(weighted, masks, batch_size=batch_size), weighted(masks))

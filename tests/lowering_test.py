@@ -23,7 +23,7 @@ from spex_jax.spex.bch import bch
 
 # The engine compiles what others give it (its programs are the masked forwards below), so that its functions have no
 # example arguments of their own.
-ENGINE = {"evaluate", "engine"}
+ENGINE = {"evaluation", "engine"}
 
 # N rows, n features, B fits, R kernels, K terms, P candidates besides, D draws, C stops of a training.
 N, n, B, R, K, P, D, C = 64, 16, 2, 3, 8, 4, 5, 3
@@ -154,19 +154,19 @@ CASES = {
     ),
 }
 WITH_A_MODEL = {
-    "lenses.text._logits_of_full",
-    "lenses.text._prefix",
-    "lenses.text._logits_of_model",
-    "lenses.patches._logits",
-    "lenses.components._clean_logits",
-    "lenses.training_data._first_look",
-    "baselines.influence._by_conjugate_gradients",
-    "baselines.influence._gradients_of_values",
-    "baselines.influence._hessian",
-    "baselines.influence._kernel",
-    "baselines.influence._losses_along",
-    "baselines.influence._trained",
-    "baselines.influence._values",
+    "lenses.text_lens._logits_of_full",
+    "lenses.text_lens._prefix",
+    "lenses.text_lens._logits_of_model",
+    "lenses.patch_lens._logits",
+    "lenses.component_lens._clean_logits",
+    "lenses.training_data_lens._first_look",
+    "baselines.influence_functions._by_conjugate_gradients",
+    "baselines.influence_functions._gradients_of_values",
+    "baselines.influence_functions._hessian",
+    "baselines.influence_functions._kernel",
+    "baselines.influence_functions._losses_along",
+    "baselines.influence_functions._trained",
+    "baselines.influence_functions._values",
     "models.components.record",
     "models.decoder._continue",
 }
@@ -220,7 +220,7 @@ def test_masked_forward_lowers_for_tpu_and_cuda(value, tiny):
 
 def test_logits_of_the_whole_text_lower_for_tpu_and_cuda(tiny):
     value_fn = spex_jax.lenses.text(*tiny, "It never fails to impress .")
-    function = importlib.import_module("spex_jax.lenses.text")._logits_of_full
+    function = importlib.import_module("spex_jax.lenses.text_lens")._logits_of_full
     check_lowering(function, value_fn.fn, mask(1, value_fn.width))
 
 
@@ -231,9 +231,9 @@ def test_prompts_and_answers_lower_for_tpu_and_cuda(name, tmp_path):
     check_lowering(generate, model, whole(16), whole(), whole(2), most=4)
     text = "a b c d e f g h i j k l m n o p q r s t u v"
     value_fn = spex_jax.lenses.text(model, tokenizer, text, within="s t u v", target="a b", removal="delete")
-    slots = value_fn.packing.slots
+    slots = value_fn.device.packing.slots
     check_lowering(jax.jit(lambda fn, *batch: fn(*batch)), value_fn.fn, mask(2, slots, 16), mask(2, slots))
-    lens = importlib.import_module("spex_jax.lenses.text")
+    lens = importlib.import_module("spex_jax.lenses.text_lens")
     check_lowering(lens._prefix, model, whole(16))
     check_lowering(lens._logits_of_model, model, whole(1, 16), mask(1, 16))
 
@@ -243,7 +243,7 @@ def test_components_lower_for_tpu_and_cuda(value, tmp_path):
     model, _ = spex_jax.models.load(write_model(tmp_path, "llama3"))
     value_fn = spex_jax.lenses.components(model, [[1, 2, 3, 4], [5, 6, 7]], value=value)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.n))
-    lens, parts = (importlib.import_module(f"spex_jax.{name}.components") for name in ("lenses", "models"))
+    lens, parts = map(importlib.import_module, ("spex_jax.lenses.component_lens", "spex_jax.models.components"))
     check_lowering(lens._clean_logits, value_fn.fn, mask(1, value_fn.n))
     check_lowering(parts.record, model, whole(2, 8), whole(2, 8), layers=(0, 1), kinds=("heads",), mean="tokens")
 
@@ -260,7 +260,7 @@ def test_joint_lenses_lower_for_tpu_and_cuda(tmp_path):
     heads = lenses.components(model, x[:2], value="logit", target=y[:2])
     for asking in (heads, lenses.text(model, tokenizer, "a b c d", target="e", removal="delete")):
         both = lenses.joint(training, asking)
-        slots = both.packing.slots
+        slots = both.device.packing.slots
         lower = jax.jit(lambda fn, *batch: fn(*batch))
         check_lowering(lower, both.fn, mask(2, slots, both.width), mask(2, slots))
 
@@ -274,7 +274,7 @@ def test_pictures_and_rows_lower_for_tpu_and_cuda(rng):
     image = rng.normal(size=(5, 4, 3)).astype("float32")
     value_fn = spex_jax.lenses.patches(classify, image, grid=2)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
-    check_lowering(importlib.import_module("spex_jax.lenses.patches")._logits, value_fn.fn, mask(2, 4))
+    check_lowering(importlib.import_module("spex_jax.lenses.patch_lens")._logits, value_fn.fn, mask(2, 4))
     rows = rng.normal(size=(3, 4))
     value_fn = spex_jax.lenses.tabular(lambda x: x.sum(axis=1), rows[0], rows, removal="marginal", on_device=True)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, 4))
@@ -300,7 +300,7 @@ def test_trainings_lower_for_tpu_and_cuda(how):
     rng = np.random.default_rng(0)
     value_fn = spex_jax.lenses.training_data(init, apply, clouds(20, rng), clouds(4, rng), dtype=jnp.bfloat16, **how)
     check_lowering(jax.jit(lambda fn, masks: fn(masks)), value_fn.fn, mask(4, value_fn.n))
-    check_lowering(importlib.import_module("spex_jax.lenses.training_data")._first_look, value_fn.fn, whole())
+    check_lowering(importlib.import_module("spex_jax.lenses.training_data_lens")._first_look, value_fn.fn, whole())
 
 
 def test_gradients_of_trainings_lower_for_tpu_and_cuda():
@@ -308,7 +308,7 @@ def test_gradients_of_trainings_lower_for_tpu_and_cuda():
     fn = spex_jax.lenses.training_data(init, apply, clouds(20, rng), clouds(4, rng), steps=2).fn
     params = jax.eval_shape(init, KEY)
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    baseline = importlib.import_module("spex_jax.baselines.influence")
+    baseline = importlib.import_module("spex_jax.baselines.influence_functions")
     check_lowering(baseline._trained, fn, mask(1, 20))
     check_lowering(baseline._values, fn, together(params))
     check_lowering(baseline._gradients_of_values, fn, params)

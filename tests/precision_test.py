@@ -18,7 +18,7 @@ from spex_jax.precision import compiled, precision_of_models
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What runs models, whose precision is theirs or their user's, and what names functions of all kinds and runs none.
-OF_MODELS = {"engine", "evaluate.py", "identity", "lenses", "models"}
+OF_MODELS = {"engine", "evaluation.py", "identity", "lenses", "models"}
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -143,7 +143,7 @@ def test_influence_keeps_the_precision_of_the_model():
     fn = spex_jax.lenses.training_data(init, apply, clouds(12, rng), clouds(3, rng), steps=2).fn
     params = init(jax.random.key(0))
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    module = importlib.import_module("spex_jax.baselines.influence")
+    module = importlib.import_module("spex_jax.baselines.influence_functions")
     solve = functools.partial(module._by_conjugate_gradients, iterations=3)
     key = jax.random.key(0)
     for chosen, choice in ((None, None), ("tensorfloat32", (jax.lax.Precision.HIGH,) * 2)):

@@ -20,7 +20,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.identity import fingerprint
 from spex_jax.methods import METHODS
 from spex_jax.question import question
-from spex_jax.spex.design import least_budget
+from spex_jax.spex.designs import least_budget
 from spex_jax.store import read
 
 
@@ -107,7 +107,7 @@ def test_a_larger_budget_asks_what_it_has_more(path, monkeypatch):
 
 
 def drawn(n, budget, method, **options):
-    return question(Counting(), n, budget=budget, method=method, **options)[1].masks
+    return question(spex_jax.ValueFunction(Counting(), n), budget=budget, method=method, **options).masks
 
 
 @pytest.mark.parametrize("n", [7, 12, 20, 21, 40])
@@ -174,7 +174,7 @@ class Told(spex_jax.store.Store):
         for mask in masks:
             log.write(np.packbits(mask).tobytes().hex() + "\\n")  # acknowledged: it may never be asked again
 
-sys.modules["spex_jax.evaluate"].Store = Told
+sys.modules["spex_jax.evaluation"].Store = Told
 asked = open(sys.argv[3], "a", buffering=1)
 
 def told(masks):

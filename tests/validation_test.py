@@ -375,7 +375,7 @@ def test_what_asks_goes_through_the_engine_and_its_store(tmp_path, answer):
     assert ask(answer.masks[:5]) == pytest.approx(answer.values[:5])
     assert answer.validate(value_fn=ask.value_fn, store=tmp_path / "store").rows == first.rows
     assert sum(asked) == count + 5
-    assert pickle.loads(pickle.dumps(Asker(value_fn=len, output=2))).output == 2
+    assert pickle.loads(pickle.dumps(Asker(value_fn=spex_jax.ValueFunction(len, 3), output=2))).output == 2
 
 
 def test_explain_leaves_what_asks_the_model():

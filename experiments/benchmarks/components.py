@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from turns import in_turns
 
-from spex_jax import evaluate, lenses
+from spex_jax import ValueFunction, evaluate, lenses
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.runtime import run_parts, run_program
@@ -209,7 +209,7 @@ def late() -> dict[str, Any]:
             first = jnp.zeros_like(self.fn.first)
             return dataclasses.replace(self.fn, first=first)(whole)
 
-    anew = lenses.ValueFunction(FromTheStart(every.fn, offset), value_fn.n, on_device=True)
+    anew = ValueFunction(FromTheStart(every.fn, offset), value_fn.n, on_device=True)
     masks = np.random.default_rng(3).random((_MASKS.value, value_fn.n)) < 0.5
     calls = {
         "trunk shared": functools.partial(evaluate, value_fn, masks, progress=False),

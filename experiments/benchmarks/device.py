@@ -30,7 +30,7 @@ from spex_jax import Spectrum, ValueFunction, lenses, masks, models, proxyspex, 
 from spex_jax.engine.work import matmul_flops
 from spex_jax.metrics import r2_score
 from spex_jax.models.encoder import one_text_a_row
-from spex_jax.models.tiny import TextClassifier, TinyConfig, TinyEncoder
+from spex_jax.models.tiny_classifier import TextClassifier, TinyConfig, TinyEncoder
 from spex_jax.runtime import run_program, save_result, seed
 
 PARTS = ("ceilings", "forward", "fit", "decode")

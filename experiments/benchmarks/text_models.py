@@ -31,7 +31,7 @@ from spex_jax import evaluate, lenses, models
 from spex_jax import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.work import matmul_flops
-from spex_jax.lenses.text import REMOVALS
+from spex_jax.lenses.text_lens import REMOVALS
 from spex_jax.models.blocks import Rope
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.runtime import run_parts, run_program
@@ -153,7 +153,7 @@ def encoder() -> dict[str, Any]:
     rates = rates_in_turns(calls, len(masks))
     if loop is not None:
         result["against pytorch"] = {name: rate / rates["pytorch mask"] for name, rate in rates.items()}
-    packing = functions["delete"].packing
+    packing = functions["delete"].device.packing
     rows = packing.rows(masks)
     result["tokens of packed rows that are padding"] = 1 - packing.lengths(masks).sum() / len(rows) / packing.capacity
     return {**result, "masks": len(masks), "masks per second": rates}
@@ -359,7 +359,7 @@ def llama() -> dict[str, Any]:
         masks = masks_lib.uniform(value_fn.n, _MASKS.value, np.random.default_rng(0))
         calls[name] = functools.partial(evaluate, value_fn, masks, progress=False)
         shared = 0 if value_fn.fn.prefix is None else len(value_fn.fn.prefix_tokens)
-        mean = tokens - shared if value_fn.packing is None else value_fn.packing.lengths(masks).mean()
+        mean = tokens - shared if value_fn.device.packing is None else value_fn.device.packing.lengths(masks).mean()
         needed[name] = needed_flops(model.config, float(mean), shared)
     loop = transformers_loop(
         model, functions["mask"], masks_lib.uniform(functions["mask"].n, _MASKS.value, np.random.default_rng(0))

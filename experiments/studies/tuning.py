@@ -21,7 +21,7 @@ import tiny_negations
 
 from spex_jax import models
 from spex_jax.models.encoder import one_text_a_row
-from spex_jax.models.tiny import TextClassifier, TinyEncoder, WordPieceTokenizer
+from spex_jax.models.tiny_classifier import TextClassifier, TinyEncoder, WordPieceTokenizer
 
 from .account import Setting
 

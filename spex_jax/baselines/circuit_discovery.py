@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.evaluate import Engine, features_of
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.evaluation import Engine
 
 __all__ = ["Circuits", "acdc"]
 
@@ -31,7 +32,7 @@ class Circuits:
 
 
 def acdc(
-    value_fn: Any,
+    value_fn: ValueFunction,
     thresholds: float | Sequence[float],
     *,
     order: Sequence[int] | None = None,
@@ -49,15 +50,15 @@ def acdc(
         the value gets better by it.
       order: numbers of all units, first to be tried first; None is from the last to the first.
       low_is_good: whether low values are good; None: where the lens says that the value is "loss" or "kl".
-      progress, **options: of `spex_jax.Engine`.
+      progress, **options: of `spex_jax.evaluate`.
 
     Raises:
       ValueError: no `ValueFunction` of one value, thresholds that are no numbers, an order that is no permutation; see
         `spex_jax.evaluate`.
     """
-    if not hasattr(value_fn, "n"):
+    if not isinstance(value_fn, ValueFunction):
         raise ValueError("acdc needs a ValueFunction, which knows its units: acdc(ValueFunction(callable, n), ...)")
-    n = features_of(value_fn, None, "acdc")
+    n = as_value_function(value_fn, None, "acdc").n
     limits = np.atleast_1d(np.asarray(thresholds))
     if limits.dtype.kind not in "fiu" or limits.ndim != 1 or not len(limits) or not np.isfinite(limits).all():
         raise ValueError(f"thresholds must be finite numbers, got {thresholds!r}")
@@ -69,7 +70,7 @@ def acdc(
         low_is_good = value_fn.details.get("value") in _LOW_IS_GOOD
     sign = 1.0 if low_is_good else -1.0
     masks = np.ones((len(limits), n), np.bool_)
-    with Engine(value_fn, n, **options) as engine:
+    with Engine(value_fn, **options) as engine:
         first = engine.ask(masks[:1], progress=progress)
         values, asked = np.repeat(first.values, len(limits)), first.asked
         size = engine.batch_size(len(limits))  # one program, however many of the thresholds still agree

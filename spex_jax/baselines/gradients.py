@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.evaluate import evaluate
-from spex_jax.lenses.value_function import ValueFunction, as_pytree
+from spex_jax.engine.value_function import ValueFunction, as_pytree
+from spex_jax.evaluation import evaluate
 from spex_jax.masks import check_whole
 from spex_jax.spectrum import Spectrum
 
@@ -36,11 +36,11 @@ class _Gradient:
         return jax.lax.map(of, masks)
 
 
-def _effects(value_fn: Any, shares: np.ndarray, options: dict[str, Any]) -> Spectrum:
-    if not getattr(value_fn, "relaxed", False) or value_fn.outputs != ():
+def _effects(value_fn: ValueFunction, shares: np.ndarray, options: dict[str, Any]) -> Spectrum:
+    if not isinstance(value_fn, ValueFunction) or not value_fn.device.relaxed or value_fn.outputs != ():
         raise ValueError(
-            "gradients need a value function of one value that takes masks of floats (relaxed=True), as "
-            "lenses.components makes them; leave_one_out asks masks alone"
+            "gradients need a value function of one value that takes masks of floats, with "
+            "device=DeviceOptions(relaxed=True), as lenses.components makes them; leave_one_out asks masks alone"
         )
     value = value_fn.details.get("value")
     if value == "kl" and shares.min() == 1:
@@ -62,7 +62,7 @@ def attribution_patching(value_fn: ValueFunction, **options: Any) -> Spectrum:
     one forward and one backward pass (Nanda 2023; Syed et al. 2023, https://arxiv.org/abs/2310.10348).
 
     Args:
-      value_fn: with `relaxed`, as `lenses.components` makes them.
+      value_fn: with `device.relaxed`, as `lenses.components` makes them.
       **options: of `spex_jax.evaluate`.
 
     Raises:
@@ -76,7 +76,7 @@ def integrated_gradients(value_fn: ValueFunction, *, steps: int = 32, **options:
     2017, https://arxiv.org/abs/1703.01365): effects that sum to f(all) - f(none) up to the error of `steps` midpoints.
 
     Args:
-      value_fn: with `relaxed`, as `lenses.components` makes them.
+      value_fn: with `device.relaxed`, as `lenses.components` makes them.
       steps: forward and backward passes.
       **options: of `spex_jax.evaluate`.
 

@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 from spex_jax import masks as masks_lib
 from spex_jax.engine.hints import failed_as_one_mask, naming_ended_iterators, one_mask_hint, shape_hint, wrong_shape
 from spex_jax.engine.memory import free_bytes, out_of_memory
-from spex_jax.engine.packing import Packing
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.engine.work import largest_product, matmul_flops
 from spex_jax.identity import static_content
 from spex_jax.jax_settings import own_settings
@@ -109,7 +109,7 @@ class DeviceFunction:
     """
 
     @own_settings()
-    def __init__(self, value_fn: Any, mesh: jax.sharding.Mesh | None = None):
+    def __init__(self, value_fn: ValueFunction, mesh: jax.sharding.Mesh | None = None):
         """Places the function.
 
         A function that is a pytree (as the lenses make them) is an argument of one shared program, so that texts of
@@ -117,7 +117,7 @@ class DeviceFunction:
         a model's own rules say. Any other function gets a program of its own that lives as long as the value function.
 
         Args:
-          value_fn: a `spex_jax.ValueFunction` with `on_device`.
+          value_fn: one with `on_device`.
           mesh: None is the mesh on which the arrays are, or all devices.
 
         Raises:
@@ -130,7 +130,7 @@ class DeviceFunction:
         self.devices = 1 if self.mesh is None else self.mesh.shape[AXIS]
         self.noise = math.nan
         self._value_fn = value_fn
-        self._packing: Packing | None = getattr(value_fn, "packing", None)
+        self._packing = value_fn.device.packing
         self._per_row = 1 if self._packing is None else self._packing.per_row
         if jax.tree_util.all_leaves([value_fn.fn]):
             fn, programs = value_fn.fn, _own_programs.setdefault(value_fn, {})
@@ -285,7 +285,7 @@ class DeviceFunction:
           size: of a batch, from `batch_size`.
         """
         if self._packing is None:
-            order_of = getattr(self._value_fn, "order_of", None)
+            order_of = self._value_fn.device.order_of
             order = np.arange(len(masks)) if order_of is None else np.argsort(order_of(masks), kind="stable")
             table = order[:, None]
         else:

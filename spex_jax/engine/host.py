@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from spex_jax.engine.hints import as_values, failed_as_one_mask, naming_ended_iterators
+from spex_jax.engine.value_function import ValueFunction
 
 __all__ = ["HostFunction"]
 
@@ -41,25 +42,17 @@ class _NoAnswer(TimeoutError):
 
 
 class HostFunction:
-    """A host value function with what is known of its calls.
+    """A host value function with what is known of its calls."""
 
-    Attributes:
-      workers, timeout, retries, backoff: see `spex_jax.ValueFunction`.
-    """
-
-    def __init__(self, value_fn: Any):
-        """Takes a `spex_jax.ValueFunction`, or a bare callable with the defaults of one."""
-        self._fn = getattr(value_fn, "fn", value_fn)
-        self._outputs = getattr(value_fn, "outputs", ())
+    def __init__(self, value_fn: ValueFunction):
+        """Takes a value function that is host code."""
+        self._fn, self._outputs, self._options = value_fn.fn, value_fn.outputs, value_fn.host
         self._takes_several = False  # whether it has answered a batch of another size than n
-        self.workers: int = getattr(value_fn, "workers", 1)
-        self.timeout: float | None = getattr(value_fn, "timeout", None)
-        self.retries: int = getattr(value_fn, "retries", 0)
-        self.backoff: float = getattr(value_fn, "backoff", 1.0)
 
     def batch_size(self, count: int, given: int | None = None) -> int:
         """Masks of one call: `given`, or 256, or fewer so that each worker has four calls."""
-        share = count if self.workers == 1 else -(-count // (4 * self.workers))
+        workers = self._options.workers
+        share = count if workers == 1 else -(-count // (4 * workers))
         return given or max(1, min(_BATCH, share))
 
     def _call(self, batch: np.ndarray) -> Any:
@@ -69,30 +62,32 @@ class HostFunction:
             return np.asarray(found) if isinstance(found, jax.Array) and not isinstance(found, Tracer) else found
 
     def _attempt(self, batch: np.ndarray) -> Any:
-        if self.timeout is None:
+        timeout = self._options.timeout
+        if timeout is None:
             return self._call(batch)
         future = _in_thread(lambda: self._call(batch))
         try:
-            return future.result(self.timeout)
+            return future.result(timeout)
         except concurrent.futures.TimeoutError as error:
             if future.done():  # with an answer at the last moment, or an error of this kind of its own
                 return future.result()
             raise _NoAnswer(
-                f"the value function gave no answer to {len(batch)} masks within timeout = {self.timeout} s; "
+                f"the value function gave no answer to {len(batch)} masks within timeout = {timeout} s; "
                 "allow more time, or ask fewer masks at once with batch_size"
             ) from error
 
     def _attempts(self, batch: np.ndarray) -> Any:
-        for attempt in range(self.retries + 1):
+        retries = self._options.retries
+        for attempt in range(retries + 1):
             try:
                 return self._attempt(batch.copy())
             except Exception as error:
-                if attempt == self.retries:
+                if attempt == retries:
                     raise
-                pause = min(self.backoff * 2.0**attempt, _LONGEST_PAUSE)
+                pause = min(self._options.backoff * 2.0**attempt, _LONGEST_PAUSE)
                 logging.getLogger("spex_jax").warning(
                     "attempt %d of %d failed (%s: %s); the next in %.3g s",
-                    *(attempt + 1, self.retries + 1, type(error).__name__, error, pause),
+                    *(attempt + 1, retries + 1, type(error).__name__, error, pause),
                 )
                 time.sleep(pause)
         raise AssertionError("unreachable")
@@ -155,7 +150,7 @@ class HostFunction:
         """
         self._stopped = False
         todo = [slice(start, min(start + size, len(masks))) for start in range(0, len(masks), size)][::-1]
-        if self.workers == 1:
+        if self._options.workers == 1:
             while todo and not self._stopped:
                 found, failure = self._ask(masks, todo.pop())
                 yield from found
@@ -165,7 +160,7 @@ class HostFunction:
         running: set[concurrent.futures.Future] = set()
         first_failure: Exception | None = None
         while True:
-            while first_failure is None and not self._stopped and len(running) < self.workers and todo:
+            while first_failure is None and not self._stopped and len(running) < self._options.workers and todo:
                 running.add(_in_thread(functools.partial(self._ask, masks, todo.pop())))
             if not running:
                 break

@@ -4,6 +4,6 @@ Nothing is hashed by how it prints. A value is walked into until only numbers, s
 what cannot be walked into, and so might hold anything, is refused.
 """
 
-from spex_jax.identity.fingerprint import fingerprint, static_content
+from spex_jax.identity.fingerprints import fingerprint, static_content
 
 __all__ = ["fingerprint", "static_content"]

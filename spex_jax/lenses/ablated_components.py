@@ -169,7 +169,7 @@ class AblatedComponents:
     def states(self, masks: jax.Array) -> jax.Array:
         """States [B, P, K, D] at the places that are read."""
         differentiable = jnp.issubdtype(masks.dtype, jnp.floating)
-        # Masks of one batch begin where the first of them removes something; see `ValueFunction.order_of`.
+        # Masks of one batch begin where the first of them removes something; see `DeviceOptions.order_of`.
         slot = jnp.zeros((), jnp.int32)
         if not differentiable:
             slot = jnp.where(masks, len(self.starts) - 1, self.first).min()

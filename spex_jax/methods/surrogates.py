@@ -8,11 +8,11 @@ import numpy as np
 
 from spex_jax import baselines, sampling
 from spex_jax import masks as masks_lib
-from spex_jax.baselines.lasso import check_sklearn
-from spex_jax.baselines.leave_one_out import one_left_out
+from spex_jax.baselines.lasso_regression import check_sklearn
 from spex_jax.baselines.permutations import draw_permutations
 from spex_jax.baselines.regression import coefficients_up_to
 from spex_jax.baselines.semivalues import ESTIMATORS
+from spex_jax.baselines.single_removals import one_left_out
 from spex_jax.methods.method import Method
 from spex_jax.spectrum import Spectrum
 

@@ -3,7 +3,7 @@
 from spex_jax.models.decoder import Decoder, DecoderConfig, generate
 from spex_jax.models.encoder import Encoder, EncoderConfig
 from spex_jax.models.huggingface import load
-from spex_jax.models.tiny import TextClassifier, WordPieceTokenizer, tiny
+from spex_jax.models.tiny_classifier import TextClassifier, WordPieceTokenizer, tiny
 
 __all__ = [
     "Decoder",

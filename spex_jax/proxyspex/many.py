@@ -9,7 +9,7 @@ import numpy as np
 from spex_jax.jax_settings import in_float32
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import stack, walsh_gp
-from spex_jax.proxyspex.fit import SMALL_ROWS, Fit, check_distinct, checked_options, constant, cut, fit_table
+from spex_jax.proxyspex.fitting import SMALL_ROWS, Fit, check_distinct, checked_options, constant, cut, fit_table
 from spex_jax.proxyspex.table import Table, prepare
 from spex_jax.spectrum import Spectrum
 from spex_jax.threads import cores, each

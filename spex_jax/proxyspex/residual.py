@@ -6,7 +6,7 @@ import numpy as np
 
 from spex_jax import spex
 from spex_jax.jax_settings import in_float32
-from spex_jax.proxyspex.fit import FITS, check_options, fit
+from spex_jax.proxyspex.fitting import FITS, check_options, fit
 from spex_jax.proxyspex.table import prepare
 from spex_jax.spectrum import Spectrum
 

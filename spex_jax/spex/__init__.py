@@ -1,7 +1,7 @@
 """SPEX: coded ablations and their decoder."""
 
-from spex_jax.spex.decode import decode, search
-from spex_jax.spex.design import MOST_DEGREE, Design, Plan, check_design, design, least_budget, plan
+from spex_jax.spex.decoder import decode, search
+from spex_jax.spex.designs import MOST_DEGREE, Design, Plan, check_design, design, least_budget, plan
 from spex_jax.spex.many import decode_many
 
 __all__ = [

@@ -8,8 +8,8 @@ import numpy as np
 
 from spex_jax.jax_settings import in_float32
 from spex_jax.spectrum import Spectrum
-from spex_jax.spex.decode import Peeling, decode, finish, in_order, peeling, standardise, tried
-from spex_jax.spex.design import Design, check_design
+from spex_jax.spex.decoder import Peeling, decode, finish, in_order, peeling, standardise, tried
+from spex_jax.spex.designs import Design, check_design
 from spex_jax.spex.peel import peel_together
 from spex_jax.threads import cores, each
 

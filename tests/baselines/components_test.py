@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from oracle import all_masks
 
-from spex_jax import ValueFunction, baselines, evaluate, explain, lenses
+from spex_jax import DeviceOptions, ValueFunction, baselines, evaluate, explain, lenses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -39,7 +39,7 @@ def quadratic(rng, n=6):
         m = masks.astype(jnp.float32)
         return m @ weights + jnp.einsum("bi,ij,bj->b", m, matrix, m)
 
-    return ValueFunction(fn, n, on_device=True, relaxed=True), weights, matrix
+    return ValueFunction(fn, n, on_device=True, device=DeviceOptions(relaxed=True)), weights, matrix
 
 
 def test_additive_spectrum_is_the_sum_of_its_effects(rng):

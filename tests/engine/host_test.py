@@ -8,7 +8,7 @@ import pytest
 import spex_jax
 from spex_jax import evaluate
 from spex_jax import masks as masks_lib
-from spex_jax.evaluate import identity_of
+from spex_jax.evaluation import identity_of
 from spex_jax.store import Store, read
 
 
@@ -99,7 +99,7 @@ def test_a_mask_that_fails_is_named_and_costs_only_itself(workers, masks, tmp_pa
     notes = "\n".join(raised.value.__notes__)
     assert "failed at a mask that removes 2 of 8 features (1, 4)" in notes
     assert "are in the store" in notes
-    with Store(path, identity=identity_of(value_function(fn, identity="f"), 8), n=8) as kept:
+    with Store(path, identity=identity_of(value_function(fn, identity="f")), n=8) as kept:
         known, values = kept.lookup(masks)
         assert not kept.lookup(bad[None])[0].any()
     assert 0 < known.sum() < 256

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import spex_jax
-from spex_jax import evaluate
+from spex_jax import DeviceOptions, evaluate
 from spex_jax import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.packing import Packing
@@ -28,7 +28,7 @@ def packed_function(seen=None, **options):
             seen.append(masks.shape)
         return jnp.where(used, masks[..., :N] @ weights, jnp.nan)
 
-    return spex_jax.ValueFunction(fn, N, on_device=True, packing=packing(**options), width=16)
+    return spex_jax.ValueFunction(fn, N, on_device=True, device=DeviceOptions(packing=packing(**options), width=16))
 
 
 def expected(masks):
@@ -74,7 +74,7 @@ def test_one_mask_at_a_time_is_alone_in_its_row(rng):
     def fn(masks, used):
         return masks[..., 0] + 10.0 * used.sum(axis=-1, keepdims=True)
 
-    value_fn = spex_jax.ValueFunction(fn, N, on_device=True, packing=packing())
+    value_fn = spex_jax.ValueFunction(fn, N, on_device=True, device=DeviceOptions(packing=packing()))
     masks = masks_lib.uniform(N, 50, rng)
     np.testing.assert_array_equal(evaluate(value_fn, masks, batch_size=1), masks[:, 0] + 10.0)
     assert evaluate(value_fn, masks).max() > 11
@@ -101,6 +101,8 @@ def test_a_store_keeps_packed_values(rng, tmp_path):
 
 
 def test_a_packed_function_of_the_wrong_shape():
-    value_fn = spex_jax.ValueFunction(lambda masks, used: masks[:, 0, 0] * 1.0, N, on_device=True, packing=packing())
+    value_fn = spex_jax.ValueFunction(
+        lambda masks, used: masks[:, 0, 0] * 1.0, N, on_device=True, device=DeviceOptions(packing=packing())
+    )
     with pytest.raises(ValueError, match=r"returned shape \(1,\) for masks \(1, 6, 14\); expected shape \(1, 6\)"):
         evaluate(value_fn, np.ones((1, N), bool))

@@ -117,7 +117,7 @@ def test_values_are_those_of_prompts_edited_by_hand(name, removal, share_prefix,
     )
     assert value_fn.names == ("u", "v", "w ,", "x", "y .")
     assert (value_fn.fn.prefix is not None) == share_prefix
-    assert (value_fn.packing is None) == (removal == "mask")
+    assert (value_fn.device.packing is None) == (removal == "mask")
     masks = some_masks(value_fn.n, rng)
     answer = tokenizer("c d a", add_special_tokens=False)["input_ids"]
     stand_in = tokenizer("a b", add_special_tokens=False)["input_ids"]

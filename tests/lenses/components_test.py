@@ -334,7 +334,7 @@ def test_values_do_not_depend_on_the_batch(llama):
 def test_gradients_are_those_of_finite_differences(case, load):
     """A number between is a part that is replaced in part."""
     value_fn, expected, _ = both(load(CASES[case][0]), *CASES[case][1:])
-    assert value_fn.relaxed
+    assert value_fn.device.relaxed
     whole = jnp.ones((1, value_fn.n), jnp.float32)
     gradient = jax.jit(jax.grad(lambda masks: value_fn.fn(masks)[0]))(whole)[0]
     assert np.abs(gradient).max() > 1e-2
@@ -349,10 +349,10 @@ def test_states_of_few_layers_are_kept_where_memory_is_short(monkeypatch, load):
     masks = ~np.eye(model.config.num_layers, dtype=bool)
     lens = functools.partial(components, model, PROMPTS, units="layers", removal="zero", value="logit", target=3)
     whole = lens()
-    monkeypatch.setattr(importlib.import_module("spex_jax.lenses.components"), "_TRUNK", 1)
+    monkeypatch.setattr(importlib.import_module("spex_jax.lenses.component_lens"), "_TRUNK", 1)
     short = lens()
     assert len(whole.fn.entering) == len(masks) > len(short.fn.entering) == 1
-    assert short.order_of(masks).tolist() == [0] * len(masks)
+    assert short.device.order_of(masks).tolist() == [0] * len(masks)
     np.testing.assert_allclose(short(masks), whole(masks), atol=1e-5)
 
 

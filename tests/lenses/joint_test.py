@@ -79,7 +79,7 @@ def test_words_of_networks_without_heads(name, removal, load):
     words = text(model, tokenizer, TEXT, **options)
     heads = components(model, [[1, 2, 3]], removal="zero", value="logit", target=3)
     both = joint(words, heads)
-    assert (both.n, both.outputs, both.on_device, both.packing) == (WORDS + 12, (), True, None)
+    assert (both.n, both.outputs, both.on_device, both.device.packing) == (WORDS + 12, (), True, None)
     assert both.names == (*words.names, *heads.names)
     assert words.fn.prefix is not None
     masks = some_masks(both.n, WORDS)
@@ -248,7 +248,7 @@ def test_values_do_not_depend_on_the_batch(kind, load, data):
     else:
         base = model_of(trained_decoder.init(jax.random.key(5)))
         both = joint(components(base, PROMPTS, value="logit", target=NEXT), data())
-        assert both.packing.slots == 16
+        assert both.device.packing.slots == 16
     masks = np.random.default_rng(2).integers(0, 2, (21, both.n)).astype(bool)
     expected = spex_jax.evaluate(both, masks, batch_size=32, progress=False)
     order = np.random.default_rng(1).permutation(len(masks))
@@ -262,7 +262,7 @@ def test_masks_that_agree_in_what_is_trained_on_share_rows(data):
     masks = np.random.default_rng(0).permutation(all_masks(8))
     for both, part in ((joint(training, heads), slice(0, 4)), (joint(heads, training), slice(4, 8))):
         for most in (None, 5):
-            rows = both.packing.rows(masks, most)
+            rows = both.device.packing.rows(masks, most)
             assert sorted(rows[rows >= 0]) == list(range(256))
             assert (rows[:, 0] >= 0).all()
             sizes = [masks[row[row >= 0]][:, part] for row in rows]
@@ -271,10 +271,10 @@ def test_masks_that_agree_in_what_is_trained_on_share_rows(data):
             # Trainings that take long stand together.
             assert (np.diff([of[0].sum() for of in sizes]) >= 0).all()
     many = data(groups=None)
-    assert joint(many, heads).packing.slots == 1
+    assert joint(many, heads).device.packing.slots == 1
     x, y = trained_decoder.sequences(7, 1100)
     thousand = training_data(trained_decoder.init, trained_decoder.apply, (x, y), (x[:1], y[:1]), steps=1)
-    assert joint(thousand, heads).packing.slots == 1
+    assert joint(thousand, heads).device.packing.slots == 1
 
 
 def test_names_that_both_lenses_have(data, tokenizer):

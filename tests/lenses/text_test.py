@@ -161,7 +161,7 @@ def test_replacements_of_the_same_length_stay_in_place(tiny, rng):
     words = ["Her", "acting", "never", "fails"]
     others = ["His", "play", "always", "wins"]
     value_fn = lenses.text(*tiny, " ".join(words), removal="replace", replacement=others, value="logit", target=0)
-    assert value_fn.packing is None
+    assert value_fn.device.packing is None
     for mask in np.eye(4, dtype=bool):
         chosen = [word if keep else other for word, other, keep in zip(words, others, mask, strict=True)]
         ids = np.array([tiny[1](" ".join(chosen))["input_ids"]])

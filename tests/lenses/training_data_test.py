@@ -9,7 +9,7 @@ import pytest
 from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
-from spex_jax.evaluate import identity_of
+from spex_jax.evaluation import identity_of
 from spex_jax.lenses import groups, measure_seed_noise, training_data
 from spex_jax.masks import all_masks
 
@@ -308,7 +308,7 @@ def test_regression_targets_need_a_loss(data):
 
 def test_stores_know_a_training_by_its_functions_and_data(lens, data, tmp_path):
     one = [lens(steps=2), lens(steps=2), lens(steps=3), lens(steps=2, optimizer=optax.sgd(0.1)), lens(steps=2, seed=1)]
-    found = [identity_of(each, each.n) for each in one]
+    found = [identity_of(each) for each in one]
     assert found[0] == found[1]
     assert len(set(found)) == 4
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from spex_jax.models import TextClassifier, WordPieceTokenizer, tiny
-from spex_jax.models.tiny import DATA_FOLDER
+from spex_jax.models.tiny_classifier import DATA_FOLDER
 
 NEGATIONS = json.loads((pathlib.Path(__file__).parent / "negation_sentences.json").read_text(encoding="utf-8"))
 

@@ -1,15 +1,12 @@
-import importlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from spex_jax import Spectrum, spex
+from spex_jax.spex import decoder
 from spex_jax.spex.lattice import bins
 from spex_jax.spex.peel import peel
 from spex_jax.walsh import subset_characters
-
-decoding = importlib.import_module("spex_jax.spex.decode")  # `spex.decode` is its function
 
 
 def planted(n, terms, degree, rng):
@@ -66,15 +63,15 @@ def test_trying_every_set_finds_what_the_bins_tell(monkeypatch, rng):
     truth, made = planted(11, 15, 5, rng), design("n11")
     values = truth(made.masks)
     found = spex.decode(made, values)
-    monkeypatch.setattr(decoding, "tried", lambda n, degree: np.zeros((0, n), bool))
+    monkeypatch.setattr(decoder, "tried", lambda n, degree: np.zeros((0, n), bool))
     assert sets(spex.decode(made, values)) == sets(found) == sets(truth)
 
 
 def test_the_search_ends_when_there_is_no_more_room(rng):
     truth, made = planted(11, 15, 5, rng), design("n11")
     values = truth(made.masks)
-    given = decoding.peeling(made, (values - values.mean()) / values.std())
-    found, coefficients = decoding.in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=8))
+    given = decoder.peeling(made, (values - values.mean()) / values.std())
+    found, coefficients = decoder.in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=8))
     assert len(found) == 8
     assert {tuple(np.flatnonzero(row)) for row in found[1:]} < sets(truth)
     assert np.abs(coefficients[1:]).min() > 0

@@ -1,13 +1,10 @@
 """What the parts of the peeling are there for: weak sets are dropped, and pairs are searched by themselves."""
 
-import importlib
-
 import numpy as np
 
 from spex_jax import Spectrum, spex
+from spex_jax.spex import decoder
 from spex_jax.spex.peel import peel
-
-decoding = importlib.import_module("spex_jax.spex.decode")
 
 
 def hidden(n, terms, rng):
@@ -24,8 +21,8 @@ def peeled(n, budget, degree, terms, noise, seed):
     rng = np.random.default_rng(seed)
     made, truth = spex.design(n, budget, max_degree=degree, seed=seed), hidden(n, terms, rng)
     values = truth(made.masks) + noise * rng.normal(size=len(made.masks))
-    given = decoding.peeling(made, (values - values.mean()) / values.std())
-    found, _ = decoding.in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=given.most_terms))
+    given = decoder.peeling(made, (values - values.mean()) / values.std())
+    found, _ = decoder.in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=given.most_terms))
     there, names = ({tuple(np.flatnonzero(row)) for row in rows} for rows in (truth.support, np.asarray(found)))
     return there, names - {()}, len(given.every)
 

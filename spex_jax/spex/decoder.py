@@ -11,7 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.jax_settings import in_float32
 from spex_jax.spectrum import Spectrum
 from spex_jax.spex.bch import BCH
-from spex_jax.spex.design import Design, check_design
+from spex_jax.spex.designs import Design, check_design
 from spex_jax.spex.peel import KEPT, peel
 from spex_jax.walsh import subset_characters
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction, as_pytree
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses import layout
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
@@ -17,7 +18,6 @@ from spex_jax.lenses.layout import BUCKET, Template, rounded
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
-from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
 from spex_jax.masks import check_unicode, check_whole
 from spex_jax.models.decoder import Decoder
@@ -196,8 +196,7 @@ def text(
         prompt.n,
         names=prompt.names,
         on_device=True,
-        width=_width(prompt.n),
-        packing=packing,
+        device=DeviceOptions(width=_width(prompt.n), packing=packing),
         details={
             "text": prompt.text,
             "spans": [list(span) for span in prompt.spans],

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from spex_jax.evaluate import Engine
-from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.engine.device import DeviceFunction
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.evaluation import Engine
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]
@@ -81,24 +82,23 @@ def estimate(
       ValueError: as `explain`.
     """
     del progress, check_invariance
-    value_fn, asked = question(
+    value_fn = as_value_function(value_fn, n, "estimate", several=True)
+    asked = question(
         value_fn,
-        n,
         budget=budget,
         method=method,
         index=index,
         max_order=max_order,
         seed=seed,
         names=names,
-        several=True,
         **options,
     )
     masks = asked.masks
     count = asked.budget if asked.adaptive else len(masks)
-    engine = Engine(value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
+    engine = Engine(value_fn, batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:
         todo = masks[~engine.lookup(masks)[0]]
-        size, calls, devices = 0, [0.0], getattr(engine.function, "devices", 0)
+        size, calls, devices = 0, [0.0], engine.function.devices if isinstance(engine.function, DeviceFunction) else 0
         start = time.perf_counter()
         if len(todo):
             size = engine.batch_size(len(todo))
@@ -109,7 +109,6 @@ def estimate(
             engine.ask(todo[first : first + size], progress=False, size=size, nonfinite=nonfinite)
             calls.append(time.perf_counter() - start)
     one = calls[-1]
-    at_once = getattr(engine.function, "workers", 1)
     return Estimate(
         masks=count,
         stored=len(masks) - len(todo),
@@ -117,6 +116,6 @@ def estimate(
         devices=devices,
         compile_seconds=compiling + calls[0] - one,
         batch_seconds=one,
-        seconds=one * -(-(count - len(masks) + len(todo)) // (size * at_once)) if size else 0.0,
+        seconds=one * -(-(count - len(masks) + len(todo)) // (size * value_fn.host.workers)) if size else 0.0,
         store_bytes=count * (-(-masks.shape[1] // 8) + 8 * math.prod(value_fn.outputs)),
     )

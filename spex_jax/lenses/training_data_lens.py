@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spex_jax.evaluate import evaluate
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction
+from spex_jax.evaluation import evaluate
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.groups import as_groups
 from spex_jax.lenses.network_state import trained_parts
 from spex_jax.lenses.pictures import picture_details
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.retraining import Retraining, seed_keys
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.lenses.values import logit_and_margin
 from spex_jax.masks import check_whole, finite_rows, uniform
 
@@ -291,7 +291,7 @@ def training_data(
         identity=identity,
         outputs=() if average else (points,),
         # Trainings of one batch wait for the longest of them.
-        order_of=None if epochs is None else lambda masks: masks @ sizes,
+        device=DeviceOptions(order_of=None if epochs is None else lambda masks: masks @ sizes),
         details=details,
     )
 
@@ -332,13 +332,13 @@ def measure_seed_noise(
     Raises:
       ValueError: another value function, fewer than 2 masks or repeats; see `spex_jax.evaluate`.
     """
-    if not isinstance(getattr(value_fn, "fn", None), Retraining):
+    if not isinstance(value_fn, ValueFunction) or not isinstance(value_fn.fn, Retraining):
         raise ValueError("seed noise is of value functions that lenses.training_data made; others have no seeds here")
     if unknown := sorted(set(options) - {"batch_size", "mesh", "nonfinite", "progress"}):
         raise ValueError(f"measure_seed_noise takes no {', '.join(unknown)}: other seeds are no values of this lens")
     check_whole("masks", masks, 2)
     check_whole("repeats", repeats, 2)
-    fn: Any = value_fn.fn
+    fn = value_fn.fn
     count = min(masks, 2**value_fn.n) if value_fn.n < 63 else masks
     asked, seeds = uniform(value_fn.n, count, np.random.default_rng([seed, 2])), len(fn.keys)
     values = []
@@ -349,7 +349,7 @@ def measure_seed_noise(
             value_fn.n,
             on_device=True,
             outputs=value_fn.outputs,
-            order_of=value_fn.order_of,
+            device=value_fn.device,
         )
         values.append(evaluate(other, asked, **{"progress": False, **options}))
     table = np.stack(values)  # [repeats, masks, *outputs]

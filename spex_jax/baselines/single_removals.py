@@ -1,5 +1,6 @@
 """Leave-one-out: every unit removed alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,8 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
-from spex_jax.evaluate import evaluate, features_of
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.evaluation import evaluate
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["leave_one_out", "left_out", "one_left_out"]
@@ -35,7 +37,9 @@ def left_out(masks: Any, values: Any) -> Spectrum:
     return additive_spectrum(found[0] - found[1:], float(found[0]))
 
 
-def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectrum | list[Spectrum]:
+def leave_one_out(
+    value_fn: ValueFunction | Callable[[np.ndarray], Any], n: int | None = None, **options: Any
+) -> Spectrum | list[Spectrum]:
     """Effects f(all) - f(all but i), in n + 1 ablations; of a network's parts this is activation patching (Vig et al.
     2020, https://arxiv.org/abs/2004.12265).
 
@@ -52,9 +56,8 @@ def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectr
     Raises:
       ValueError: see `spex_jax.evaluate`; no n, or a wrong one.
     """
-    n = features_of(value_fn, n, "leave_one_out", several=True)
-    masks_lib.check_whole("n", n, 1)
-    masks = one_left_out(n)
+    value_fn = as_value_function(value_fn, n, "leave_one_out", several=True)
+    masks = one_left_out(value_fn.n)
     values = evaluate(value_fn, masks, **options)
     if values.ndim == 1:
         return left_out(masks, values)

@@ -14,10 +14,10 @@ import numpy as np
 
 from spex_jax.adaptive import Asked, continue_asking
 from spex_jax.asking import Asker
-from spex_jax.evaluate import Engine, check_nonfinite
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.evaluation import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.invariance import check_batch_invariance
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.question import question
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.timing import Stopwatch
@@ -98,9 +98,7 @@ def explain(
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
     (reading,) = read_outputs(
-        value_fn,
-        n,
-        several=False,
+        as_value_function(value_fn, n, "explain"),
         budget=budget,
         method=method,
         index=index,
@@ -120,10 +118,8 @@ def explain(
 
 
 def read_outputs(
-    value_fn: ValueFunction | Callable[[np.ndarray], Any],
-    n: int | None = None,
+    value_fn: ValueFunction,
     *,
-    several: bool = True,
     which: Sequence[int] | None = None,
     store: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
@@ -137,12 +133,11 @@ def read_outputs(
     """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
 
     Args:
-      several: whether a value may be more than one number.
       which: numbers of the outputs; None for all.
       **arguments: of the question, and options of the method.
     """
     check_nonfinite(nonfinite)
-    value_fn, asked = question(value_fn, n, several=several, **arguments)
+    asked = question(value_fn, **arguments)
     if value_fn.n == 1:
         warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
     if nonfinite == "keep" and not asked.method.from_any_masks:
@@ -156,7 +151,7 @@ def read_outputs(
         )
     asking: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
     watch = Stopwatch("model", "fit")
-    engine = Engine(value_fn, asked.masks.shape[1], **asking)
+    engine = Engine(value_fn, **asking)
     with engine:
         asker = _EngineOfARun(engine, watch, progress=progress, nonfinite=nonfinite)
         answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})

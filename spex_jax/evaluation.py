@@ -8,7 +8,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -19,10 +19,11 @@ from spex_jax import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.host import HostFunction
 from spex_jax.engine.progress import Progress
+from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.identity import fingerprint
 from spex_jax.store.store import Store, key_identity
 
-__all__ = ["NONFINITE", "Answers", "Engine", "check_nonfinite", "evaluate", "features_of", "identity_of"]
+__all__ = ["NONFINITE", "Answers", "Engine", "check_nonfinite", "evaluate", "identity_of"]
 
 NONFINITE = ("raise", "keep")
 
@@ -33,47 +34,21 @@ def check_nonfinite(given: str) -> None:
         raise ValueError(f"unknown nonfinite {given!r}; expected one of {', '.join(NONFINITE)}")
 
 
-def features_of(value_fn: Any, n: int | None, caller: str, *, several: bool = False) -> int:
-    """The number of features of a value function that gives one value for each mask.
-
-    Args:
-      value_fn: a `spex_jax.ValueFunction`, or a bare callable with n given.
-      n: number of features of a callable.
-      caller: the function that asks, for messages.
-      several: whether several values for each mask will do.
-
-    Raises:
-      ValueError: no n, one that is not the value function's, or several values for each mask.
-    """
-    known = getattr(value_fn, "n", n)
-    if known is None:
-        raise ValueError(f"{caller} needs n, the number of features, for a bare callable: {caller}(value_fn, n)")
-    if n is not None and n != known:
-        raise ValueError(f"n = {n} was given, but the value function has {known} features; leave n out")
-    if not several and (outputs := tuple(getattr(value_fn, "outputs", ()))) != ():
-        raise ValueError(
-            f"{caller} needs one value for each mask; this value function gives shape {outputs}: spex_jax.explain_many "
-            "explains each of its outputs"
-        )
-    return known
-
-
-def identity_of(value_fn: Any, n: int, store_key: str | None = None) -> str:
+def identity_of(value_fn: ValueFunction, store_key: str | None = None) -> str:
     """What names a value function in a store: the user's key, its own identity, or a hash of all that it is made of.
 
     Raises:
       ValueError: nothing identifies it.
     """
-    outputs = tuple(getattr(value_fn, "outputs", ()))
-    given = store_key if store_key is not None else getattr(value_fn, "identity", None)
+    given = store_key if store_key is not None else value_fn.identity
     if given is not None:
         if not isinstance(given, str) or not given:
             raise ValueError(f"store_key and identity must be strings that are not empty, got {given!r}")
-        return key_identity(given, n, outputs)
+        return key_identity(given, value_fn.n, value_fn.outputs)
     reason = "it is code of the host, which may do anything"
-    if getattr(value_fn, "on_device", False):
+    if value_fn.on_device:
         try:
-            return fingerprint(value_fn.fn, n, outputs)
+            return fingerprint(value_fn.fn, value_fn.n, value_fn.outputs)
         except ValueError as error:
             reason = str(error)
     raise ValueError(
@@ -105,8 +80,7 @@ class Engine:
 
     def __init__(
         self,
-        value_fn: Any,
-        n: int,
+        value_fn: ValueFunction,
         *,
         batch_size: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
@@ -117,30 +91,28 @@ class Engine:
         masks_lib.check_not_traced("evaluate")
         if batch_size is not None:
             masks_lib.check_whole("batch_size", batch_size, 1)
-        if not callable(value_fn):
-            raise ValueError(
-                f"a value function must be callable (masks [M, n] -> values [M]), got {type(value_fn).__name__}"
-            )
         if store is None and store_key is not None:
             raise ValueError(f"store_key={store_key!r} was given without store=; give the path of a store too")
-        on_device = getattr(value_fn, "on_device", False)
-        if mesh is not None and not on_device:
+        if mesh is not None and not value_fn.on_device:
             raise ValueError("mesh= is for value functions on the device; this one is host code: leave mesh out")
-        self._outputs = tuple(getattr(value_fn, "outputs", ()))
+        self._outputs, self._on_device = value_fn.outputs, value_fn.on_device
         self._batch_size = None if batch_size is None else int(batch_size)
-        self._on_device = on_device
-        self.function = DeviceFunction(value_fn, mesh) if on_device else HostFunction(value_fn)
+        self.function = DeviceFunction(value_fn, mesh) if value_fn.on_device else HostFunction(value_fn)
         self.store: Store | None = None
         self._kept = 0  # ablations that the current call has put into it
         self._stored = store is not None
         if store is not None:
-            identity = identity_of(value_fn, n, store_key)
+            identity = identity_of(value_fn, store_key)
             failure: Exception | None = None
             if jax.process_index() == 0:  # the others hear from it what is stored
-                names, details = getattr(value_fn, "names", ()), getattr(value_fn, "details", {})
                 try:
                     self.store = Store(
-                        store, identity=identity, n=n, outputs=self._outputs, names=tuple(names), details=details
+                        store,
+                        identity=identity,
+                        n=value_fn.n,
+                        outputs=value_fn.outputs,
+                        names=value_fn.names,
+                        details=value_fn.details,
                     )
                 except Exception as error:
                     failure = error
@@ -253,7 +225,7 @@ def _from_first_process(array: np.ndarray) -> np.ndarray:
 
 
 def evaluate(
-    value_fn: Any,
+    value_fn: ValueFunction | Callable[[np.ndarray], Any],
     masks: Any,
     *,
     batch_size: int | None = None,
@@ -292,8 +264,8 @@ def evaluate(
       TimeoutError: a host function took longer than its `timeout`.
       OSError: the store cannot be written any more.
     """
-    masks = masks_lib.check_masks(masks, getattr(value_fn, "n", None))
+    masks = masks_lib.check_masks(masks, value_fn.n if isinstance(value_fn, ValueFunction) else None)
+    value_fn = as_value_function(value_fn, masks.shape[1], "evaluate", several=True)
     check_nonfinite(nonfinite)
-    engine = Engine(value_fn, masks.shape[1], batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
-    with engine:
+    with Engine(value_fn, batch_size=batch_size, mesh=mesh, store=store, store_key=store_key) as engine:
         return engine.ask(masks, progress=progress, nonfinite=nonfinite).values

@@ -17,9 +17,10 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.retraining import Retraining
-from spex_jax.lenses.training_data import WATCHED, are_classes
+from spex_jax.lenses.training_data_lens import WATCHED, are_classes
 from spex_jax.masks import check_whole
 from spex_jax.precision import compiled, precision_of_models
 from spex_jax.spectrum import Spectrum
@@ -32,11 +33,16 @@ _UNSOLVED = 0.05  # of a gradient
 _MOST_EXACT = 20_000  # parameters whose Hessian, 1.6 GB, is still written down
 
 
-def _networks(value_fn: Any, caller: str, count: int = 0) -> tuple[Retraining, Any]:
-    """The trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
-    fn = getattr(value_fn, "fn", None)
-    if not isinstance(fn, Retraining):
+def _trainings(value_fn: ValueFunction, caller: str) -> Retraining:
+    """The trainings of a value function of the lens; raises ValueError for any other."""
+    if not isinstance(value_fn, ValueFunction) or not isinstance(value_fn.fn, Retraining):
         raise ValueError(f"{caller} needs a value function of lenses.training_data, whose network it differentiates")
+    return value_fn.fn
+
+
+def _networks(value_fn: ValueFunction, caller: str, count: int = 0) -> tuple[Retraining, Any]:
+    """The trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
+    fn = _trainings(value_fn, caller)
     further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
     everything = np.ones((1, value_fn.n), np.bool_)
@@ -127,7 +133,7 @@ def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Arr
 
 @own_settings()
 def influence(
-    value_fn: Any, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
+    value_fn: ValueFunction, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
 ) -> Spectrum | list[Spectrum]:
     """Influence functions (Koh and Liang 2017, https://arxiv.org/abs/1703.04730, section 2): the effect of an example
     on a value is -grad(value) (H + damping)^-1 grad(loss) / N at the network trained on all, with H the Hessian of the
@@ -208,7 +214,7 @@ def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax
 
 
 @own_settings()
-def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
+def trak(value_fn: ValueFunction, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
     """Random projections of the gradients of the margin, as in TRAK (Park et al. 2023,
     https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over
     networks; its last step, a soft threshold, is left out.
@@ -229,12 +235,11 @@ def trak(value_fn: Any, *, size: int = 256, models: int = 4, seed: int = 0) -> S
     """
     for name, given in (("size", size), ("models", models)):
         check_whole(name, given, 1)
-    fn = getattr(value_fn, "fn", None)
     check_whole("seed", seed, 0, 2**32 - 1)
-    if isinstance(fn, Retraining):
-        logits = jax.eval_shape(lambda fn: fn.logits(fn.init(fn.keys[0]), fn.x), fn).shape[1]
-        if not are_classes(fn.y) or logits < 2 or not all(y.min() >= 0 and y.max() < logits for y in (fn.y, fn.y_test)):
-            raise ValueError(f"trak needs a classifier, whose y are class numbers from 0 to {logits - 1}, at least two")
+    fn = _trainings(value_fn, "trak")
+    logits = jax.eval_shape(lambda fn: fn.logits(fn.init(fn.keys[0]), fn.x), fn).shape[1]
+    if not are_classes(fn.y) or logits < 2 or not all(y.min() >= 0 and y.max() < logits for y in (fn.y, fn.y_test)):
+        raise ValueError(f"trak needs a classifier, whose y are class numbers from 0 to {logits - 1}, at least two")
     fn, params = _networks(value_fn, "trak", models)
     count = max(len(fn.keys), models)
     networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated_components import AblatedComponents, Reading
 from spex_jax.lenses.component_units import ComponentUnits, component_units
 from spex_jax.lenses.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.lenses.values import VALUES
 from spex_jax.models.components import record
 from spex_jax.models.decoder import Decoder
@@ -123,8 +123,10 @@ def components(
         names=chosen.names,
         on_device=True,
         outputs=(prompts.count,) if per_prompt else (),
-        order_of=lambda masks: np.where(masks, len(starts), first).min(axis=1),
-        relaxed=True,
+        device=DeviceOptions(
+            order_of=lambda masks: np.where(masks, len(starts), first).min(axis=1),
+            relaxed=True,
+        ),
         details={
             "units": chosen.noun,
             "removal": removal,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.identity import fingerprint
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
@@ -17,7 +18,6 @@ from spex_jax.lenses.ablated_components import AblatedComponents
 from spex_jax.lenses.layout import rounded
 from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
-from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.masks import deduplicate
 
 __all__ = ["joint"]
@@ -90,8 +90,7 @@ def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
         on_device=True,
         identity=_identity((lens, programs.get(kind, lens.fn)) for kind, lens in lenses.items()),
         outputs=asking.outputs,
-        width=a.width + b.width,
-        packing=packing,
+        device=DeviceOptions(width=a.width + b.width, packing=packing),
         details=_details(a, b, asking),
     )
 
@@ -253,9 +252,10 @@ def _shapes(tree: Any) -> dict[str, str]:
 def _of_one_text(text: ValueFunction) -> Any:
     """The program of a text lens, with rows no longer than the longest text needs."""
     fn: Any = text.fn
-    if text.packing is None:
+    packing = text.device.packing
+    if packing is None:
         return fn
-    packing, width = text.packing, getattr(getattr(fn.model, "config", None), "dim", 256)
+    width = getattr(getattr(fn.model, "config", None), "dim", 256)
     longest = packing.fixed + int(np.maximum(packing.kept, packing.removed).sum())
     capacity = min(fn.template.capacity, rounded(longest, width))
     return dataclasses.replace(fn, template=dataclasses.replace(fn.template, capacity=capacity))
@@ -267,7 +267,7 @@ class _Sharing(Packing):
 
     Attributes:
       columns: int [groups], of the masks, that say what is trained on.
-      order_of: of the masks of the training lens, see `ValueFunction`.
+      order_of: of the masks of the training lens, see `DeviceOptions`.
     """
 
     columns: np.ndarray
@@ -293,4 +293,4 @@ def _sharing(training: ValueFunction, columns: np.ndarray, n: int) -> Packing:
     usual = 8 * n * math.log2(n) / 2 ** min(training.n, 60)  # 2.0 to the thousands would overflow
     slots = 2 ** math.ceil(math.log2(min(max(usual, 1.0), _SLOTS, 2 ** (n - training.n))))
     nothing = np.zeros(n, np.int64)
-    return _Sharing(slots, slots, 1, nothing, nothing, columns, training.order_of)
+    return _Sharing(slots, slots, 1, nothing, nothing, columns, training.device.order_of)

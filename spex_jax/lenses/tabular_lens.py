@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.engine.value_function import ValueFunction
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.columns import is_missing
 from spex_jax.lenses.tables import Table, read_table
-from spex_jax.lenses.value_function import ValueFunction
 
 __all__ = ["REMOVALS", "VALUES", "tabular"]
 
