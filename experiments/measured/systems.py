@@ -177,6 +177,18 @@ def _packed(packed: Result) -> list[str]:
     ]
 
 
+def _mutations(found: Result) -> list[str]:
+    by_file: dict[str, list[bool]] = {}
+    for row in found["rows"]:
+        by_file.setdefault(row["file"], []).append(row["killed"])
+    rows = [{"file": f"`{file}`", "changes": len(seen), "seen": sum(seen)} for file, seen in by_file.items()]
+    not_seen = "; ".join(found["survivors"]) or "none"
+    return [
+        tables.markdown([*rows, {"file": "all", "changes": found["mutations"], "seen": found["killed"]}]),
+        f"Not seen: {not_seen}.",
+    ]
+
+
 SECTIONS = (
     Section(
         title="The main job",
@@ -237,5 +249,12 @@ SECTIONS = (
         about='`proxyspex.fit(PackedMasks, values, proxy="linear")` on planted functions.',
         results=("benchmarks/results/packed_table.json",),
         tables=_packed,
+    ),
+    Section(
+        title="Faults that the tests see",
+        about="""Wrong changes of the mathematical files, one at a time (`experiments/benchmarks/mutation_table.py`), and
+        how many of them make a test fail.""",
+        results=("benchmarks/results/mutations.json",),
+        tables=_mutations,
     ),
 )
