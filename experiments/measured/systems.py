@@ -181,7 +181,8 @@ def _mutations(found: Result) -> list[str]:
     by_file: dict[str, list[bool]] = {}
     for row in found["rows"]:
         by_file.setdefault(row["file"], []).append(row["killed"])
-    rows = [{"file": f"`{file}`", "changes": len(seen), "seen": sum(seen)} for file, seen in by_file.items()]
+    # Paths of the revision that was measured, which may have moved since: not marked as paths of this one.
+    rows = [{"file": file, "changes": len(seen), "seen": sum(seen)} for file, seen in by_file.items()]
     not_seen = "; ".join(found["survivors"]) or "none"
     return [
         tables.markdown([*rows, {"file": "all", "changes": found["mutations"], "seen": found["killed"]}]),
