@@ -253,8 +253,8 @@ SECTIONS = (
     ),
     Section(
         title="Faults that the tests see",
-        about="""Wrong changes of the mathematical files, one at a time (`experiments/benchmarks/mutation_table.py`), and
-        how many of them make a test fail.""",
+        about="""Wrong changes of the mathematical files, one at a time (`experiments/benchmarks/mutation_table.py`),
+        and how many of them make a test fail.""",
         results=("benchmarks/results/mutations.json",),
         tables=_mutations,
     ),
