@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"details", "files", "indices", "jax_settings", "memo", "threads", "timing", "untrusted", "version"}
+LEAVES = {"details", "files", "indices", "jax_settings", "memo", "seeds", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -23,7 +23,7 @@ ALLOWED = {
     "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "ends": {"masks", "spectrum"},
     "optimize": {"walsh", "masks", "spectrum"},
-    "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "threads"},
+    "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "seeds", "threads"},
     "proxyspex": {
         "walsh",
         "masks",
@@ -34,13 +34,14 @@ ALLOWED = {
         "files",
         "jax_settings",
         "precision",
+        "seeds",
         "threads",
         "spex",
     },
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
-    "derivatives": {"masks", "contexts"},
+    "derivatives": {"masks", "contexts", "seeds"},
     "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "evaluate"},
     "correction": {"masks", "contexts", "indices", "interactions", "spectrum", "untrusted"},
@@ -55,12 +56,15 @@ ALLOWED = {
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
     "models": {"jax_settings", "untrusted"},
-    "lenses": {"masks", "interactions", "jax_settings", "engine", "evaluate", "identity", "models"},
-    "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluate", "lenses"},
-    "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
-    "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
+    "lenses": {"masks", "interactions", "jax_settings", "seeds", "engine", "evaluate", "identity", "models"},
+    "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "seeds", "evaluate", "lenses"},
+    "question": {"masks", "packed", "indices", "seeds", "methods", "evaluate", "lenses"},
+    "adaptive": {"masks", "metrics", "spectrum", "seeds", "proxyspex", "question"},
     "estimate": {"evaluate", "lenses", "question"},
-    "reading": {"metrics", "spectrum", "ends", "correction", "question", "adaptive", "asking", "explanation", "timing"},
+    "reading": {
+        *{"metrics", "spectrum", "ends", "correction", "question", "adaptive", "asking", "explanation"},
+        *{"seeds", "timing"},
+    },
     "explain": {
         *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},

@@ -22,6 +22,7 @@ from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data import WATCHED, are_classes
 from spex_jax.masks import check_whole
 from spex_jax.precision import compiled, precision_of_models
+from spex_jax.seeds import FURTHER_TRAININGS
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["SOLVERS", "influence", "trak"]
@@ -37,7 +38,7 @@ def _networks(value_fn: Any, caller: str, count: int = 0) -> tuple[Retraining, A
     fn = getattr(value_fn, "fn", None)
     if not isinstance(fn, Retraining):
         raise ValueError(f"{caller} needs a value function of lenses.training_data, whose network it differentiates")
-    further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in range(len(fn.keys), count)]
+    further = [jax.random.fold_in(fn.keys[0], FURTHER_TRAININGS + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
     everything = np.ones((1, value_fn.n), np.bool_)
     return fn, _trained(dataclasses.replace(fn, keys=keys), everything)

@@ -8,6 +8,7 @@ from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import grow
 from spex_jax.proxyspex.table import FOLDS
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel, prior_variances, spectral_prior
+from spex_jax.seeds import DrawKey
 
 __all__ = [
     "BLOCK",
@@ -185,11 +186,11 @@ def deviations(
         padded = np.zeros((*support.shape[:-2], _TERMS, signs.shape[-1]), np.bool_)
         padded[..., : part.shape[-2], : part.shape[-1]] = part
         here = jnp.asarray(np.clip(count - start, 0, _TERMS), jnp.int32)
-        keys = jax.random.fold_in(key, 1 + start // _TERMS)
+        keys = jax.random.fold_in(key, DrawKey.FIRST_TERMS + start // _TERMS)
         characters, prior, known, made = draw(keys, scales, signs, used, jnp.asarray(padded), here)
         parts.append((characters, prior, known))
         values, drawn = values + made, drawn + prior.sum(axis=-1)
-    alpha = solve(jax.random.fold_in(key, 0), scales, signs, real, used, values, drawn)
+    alpha = solve(jax.random.fold_in(key, DrawKey.NOISE), scales, signs, real, used, values, drawn)
     found = [np.asarray(move(*part, alpha), np.float64) for part in parts]
     return np.concatenate(found, axis=-2)[..., :length, :]
 

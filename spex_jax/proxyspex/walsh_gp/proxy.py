@@ -10,6 +10,7 @@ from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import held_out_predictions, posterior, predict, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.scales import learn
+from spex_jax.seeds import WalshGPKey
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["HONEST_ROWS", "SOLVE_ROWS", "Terms", "fit", "key_of_draws", "read"]
@@ -42,7 +43,7 @@ def read(terms: Terms, n: int) -> Spectrum:
 
 def key_of_draws(seed: int) -> jax.Array:
     """The key of the draws of the posterior."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.fold_in(jax.random.key(seed), WalshGPKey.POSTERIOR_DRAWS)
 
 
 def _held_out_with_own_scales(key: jax.Array, table: Table) -> np.ndarray:
