@@ -12,6 +12,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.metrics import r2_score
 from spex_jax.proxyspex.acquisition import corners, most_informative, uncertain_sets
 from spex_jax.question import Question, too_few
+from spex_jax.seeds import Stream, generator
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["Asked", "continue_asking"]
@@ -68,7 +69,7 @@ def _choose(
     spectrum: Spectrum | None,
 ) -> np.ndarray:
     """The next `count` masks, none of them among `seen`."""
-    rng, n = np.random.default_rng([asked.seed, 4, turn]), masks.shape[1]
+    rng, n = generator(asked.seed, Stream.ADAPTIVE, turn), masks.shape[1]
     if asked.options["acquisition"] == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
     chosen = seen[:0]

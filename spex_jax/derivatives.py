@@ -9,6 +9,7 @@ from scipy import stats
 
 from spex_jax import masks as masks_lib
 from spex_jax.contexts import Contexts
+from spex_jax.seeds import Stream, generator
 
 __all__ = ["Derivatives", "Values", "draw"]
 
@@ -24,7 +25,7 @@ def draw(how: str, n: int, count: int, seed: int) -> np.ndarray:
       count: number of masks; a larger one gives the same masks and further ones.
       seed: of the draw.
     """
-    uniform = np.random.default_rng([seed, 5]).random((count, n + 1))
+    uniform = generator(seed, Stream.CONTEXTS).random((count, n + 1))
     return uniform[:, 1:] < (uniform[:, :1] if how == "size" else 0.5)
 
 

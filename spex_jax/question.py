@@ -11,6 +11,7 @@ from spex_jax import masks as masks_lib
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.indices import INDICES
 from spex_jax.methods import METHODS, Method
+from spex_jax.seeds import Stream, generator
 
 __all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question", "too_few"]
 
@@ -137,7 +138,7 @@ def question(
     else:
         fitted, made = chosen.draw(n, 2**n if complete else budget - held_out, seed, options)
         count = 2**n if complete else len(fitted) + held_out
-        masks = masks_lib.uniform(n, count, np.random.default_rng([seed, 1]), given=fitted)
+        masks = masks_lib.uniform(n, count, generator(seed, Stream.HELD_OUT_MASKS), given=fitted)
         settings |= chosen.settings(made)
     return Question(
         names=names,

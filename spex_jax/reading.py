@@ -13,6 +13,7 @@ from spex_jax.ends import ends_first
 from spex_jax.explanation import Explanation
 from spex_jax.metrics import Faithfulness, faithfulness, r2_score
 from spex_jax.question import Question, held_out_of, too_few
+from spex_jax.seeds import Stream, generator
 from spex_jax.spectrum import Spectrum, exact_spectrum
 from spex_jax.timing import Stopwatch
 
@@ -65,7 +66,7 @@ def _table(reading: Reading) -> _Table:
     exact = complete and asked.method.exact
     least = 1 if complete else asked.method.least(masks.shape[1], asked.options)
     if asked.complete and not complete:  # some of all masks are missing: a part of the others is held out now
-        order = np.random.default_rng([asked.seed, 3]).permutation(len(values))
+        order = generator(asked.seed, Stream.ROWS_HELD_OUT).permutation(len(values))
         order = order[ends_first(masks[order])]  # the fit needs the full and the empty mask
         masks, values = masks[order], values[order]
         held_out = max(0, min(held_out_of(len(values)), len(values) - least))

@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"details", "files", "indices", "jax_settings", "memo", "threads", "timing", "untrusted", "version"}
+LEAVES = {"details", "files", "indices", "jax_settings", "memo", "seeds", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -24,7 +24,7 @@ ALLOWED = {
     "ends": {"masks", "spectrum"},
     "subset_program": {"masks"},
     "optimize": {"walsh", "masks", "spectrum", "subset_program"},
-    "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "threads"},
+    "spex": {"walsh", "masks", "spectrum", "jax_settings", "precision", "seeds", "threads"},
     "proxyspex": {
         "walsh",
         "masks",
@@ -35,13 +35,14 @@ ALLOWED = {
         "files",
         "jax_settings",
         "precision",
+        "seeds",
         "threads",
         "spex",
     },
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
     "contexts": {"indices"},
-    "derivatives": {"masks", "contexts"},
+    "derivatives": {"masks", "contexts", "seeds"},
     "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "engine", "evaluation"},
     "correction": {"masks", "contexts", "indices", "interactions", "spectrum", "untrusted"},
@@ -56,12 +57,23 @@ ALLOWED = {
     "evaluation": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "engine", "evaluation"},
     "models": {"jax_settings", "untrusted"},
-    "lenses": {"masks", "jax_settings", "engine", "evaluation", "identity", "models"},
-    "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluation", "engine", "lenses"},
-    "question": {"masks", "indices", "methods", "engine"},
-    "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
+    "lenses": {"masks", "jax_settings", "seeds", "engine", "evaluation", "identity", "models"},
+    "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "seeds", "evaluation", "engine", "lenses"},
+    "question": {"masks", "indices", "seeds", "methods", "engine"},
+    "adaptive": {"masks", "metrics", "spectrum", "seeds", "proxyspex", "question"},
     "dry_run": {"evaluation", "engine", "question"},
-    "reading": {"metrics", "spectrum", "ends", "correction", "question", "adaptive", "asking", "explanation", "timing"},
+    "reading": {
+        "metrics",
+        "spectrum",
+        "seeds",
+        "ends",
+        "correction",
+        "question",
+        "adaptive",
+        "asking",
+        "explanation",
+        "timing",
+    },
     "pipeline": {
         *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluation", "invariance", "engine"},

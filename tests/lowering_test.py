@@ -17,7 +17,7 @@ import spex_jax
 from spex_jax.lenses.values import VALUES
 from spex_jax.proxyspex import mlp
 from spex_jax.proxyspex.extract import _BATCH
-from spex_jax.proxyspex.passes import Terms
+from spex_jax.proxyspex.passes import Sums, Terms
 from spex_jax.proxyspex.walsh_gp import Scales
 from spex_jax.spex.bch import bch
 
@@ -91,7 +91,15 @@ CASES = {
     "proxyspex.mlp.answers": ((PARAMS, real(N, n)), {}),
     "proxyspex.mlp._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
     "proxyspex.passes._accumulate": (
-        ((real(n, 4), real(K, 4), real(2, 4)), BITS, real(N, 1), real(N, 2), whole(4), TERMS, (real(n, 4), real(K, 4))),
+        (
+            Sums(real(n, 4), real(K, 4), real(2, 4)),
+            BITS,
+            real(N, 1),
+            real(N, 2),
+            whole(4),
+            TERMS,
+            (real(n, 4), real(K, 4)),
+        ),
         {},
     ),
     "proxyspex.passes._predict": ((BITS, TERMS, (real(n, 4), real(K, 4))), {}),

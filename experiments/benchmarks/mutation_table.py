@@ -260,7 +260,7 @@ MUTATIONS = (
     Mutation(
         "spex_jax/proxyspex/acquisition.py",
         "choices before do not explain a covariance",
-        "covariance -= jnp.matmul(rows[:, best], rows)",
+        "covariance -= jnp.matmul(state.rows[:, best], state.rows)",
         "covariance -= 0.0",
         _ACQUISITION,
     ),

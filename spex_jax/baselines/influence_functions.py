@@ -23,6 +23,7 @@ from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data_lens import WATCHED, are_classes
 from spex_jax.masks import check_whole
 from spex_jax.precision import compiled, precision_of_models
+from spex_jax.seeds import FURTHER_TRAININGS
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["SOLVERS", "influence", "trak"]
@@ -43,7 +44,7 @@ def _trainings(value_fn: ValueFunction, caller: str) -> Retraining:
 def _networks(value_fn: ValueFunction, caller: str, count: int = 0) -> tuple[Retraining, Any]:
     """The trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
     fn = _trainings(value_fn, caller)
-    further = [jax.random.fold_in(fn.keys[0], 1_000 + number) for number in range(len(fn.keys), count)]
+    further = [jax.random.fold_in(fn.keys[0], FURTHER_TRAININGS + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
     everything = np.ones((1, value_fn.n), np.bool_)
     return fn, _trained(dataclasses.replace(fn, keys=keys), everything)

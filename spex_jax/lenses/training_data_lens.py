@@ -19,6 +19,7 @@ from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.retraining import Retraining, seed_keys
 from spex_jax.lenses.values import logit_and_margin
 from spex_jax.masks import check_whole, finite_rows, uniform
+from spex_jax.seeds import Stream, generator
 
 __all__ = ["VALUES", "WATCHED", "SeedNoise", "are_classes", "measure_seed_noise", "training_data"]
 
@@ -340,7 +341,7 @@ def measure_seed_noise(
     check_whole("repeats", repeats, 2)
     fn = value_fn.fn
     count = min(masks, 2**value_fn.n) if value_fn.n < 63 else masks
-    asked, seeds = uniform(value_fn.n, count, np.random.default_rng([seed, 2])), len(fn.keys)
+    asked, seeds = uniform(value_fn.n, count, generator(seed, Stream.SEED_NOISE)), len(fn.keys)
     values = []
     for repeat in range(1, repeats + 1):  # the lens's own seeds are in what it is compared with
         keys = jax.vmap(lambda key, repeat=repeat: jax.random.fold_in(key, repeat))(fn.keys)

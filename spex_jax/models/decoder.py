@@ -7,7 +7,7 @@ values, A the width of a head, P positions of a shared prefix, K read-outs of a 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -293,6 +293,22 @@ def _visible(positions: jax.Array, segments: jax.Array, branches: jax.Array | No
     return visible
 
 
+class _Answer(NamedTuple):
+    """A greedy answer that is being written.
+
+    Attributes:
+      step: int32 [], the number of tokens written.
+      token: int32 [], the next one.
+      found: int32 [most], the tokens written, then -1.
+      cache: keys and values of the prompt and of the tokens written.
+    """
+
+    step: jax.Array
+    token: jax.Array
+    found: jax.Array
+    cache: KeyValues
+
+
 @functools.partial(jax.jit, static_argnames="most")
 def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.Array, *, most: int) -> jax.Array:
     """Greedy continuation int32 [most] of tokens [L], of which `length` are real; -1 after the first of `stops`."""
@@ -308,25 +324,25 @@ def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.A
     )
     first = model.logits(states[0, length - 1]).argmax()
 
-    def unfinished(state: Any) -> jax.Array:
-        step, token, _, _ = state
-        return (step < most) & ~jnp.isin(token, stops)
+    def unfinished(answer: _Answer) -> jax.Array:
+        return (answer.step < most) & ~jnp.isin(answer.token, stops)
 
-    def advance(state: Any) -> Any:
-        step, token, found, cache = state
-        found = found.at[step].set(token)
-        position = length + step
-        states, new = model._extend(token[None, None], position[None, None], cache)
+    def advance(answer: _Answer) -> _Answer:
+        found = answer.found.at[answer.step].set(answer.token)
+        position = length + answer.step
+        states, new = model._extend(answer.token[None, None], position[None, None], answer.cache)
         cache = jax.tree.map(
-            lambda whole, part, axis: jax.lax.dynamic_update_slice_in_dim(whole, part, size + step, axis),
-            cache,
+            lambda whole, part, axis: jax.lax.dynamic_update_slice_in_dim(whole, part, size + answer.step, axis),
+            answer.cache,
             new,
             KeyValues(keys=1, values=1, positions=0),  # type: ignore[arg-type]
         )
-        return step + 1, model.logits(states[0, 0]).argmax().astype(jnp.int32), found, cache
+        following = model.logits(states[0, 0]).argmax().astype(jnp.int32)
+        return _Answer(step=answer.step + 1, token=following, found=found, cache=cache)
 
     empty = jnp.full(most, -1, jnp.int32)
-    return jax.lax.while_loop(unfinished, advance, (jnp.int32(0), first.astype(jnp.int32), empty, cache))[2]
+    start = _Answer(step=jnp.int32(0), token=first.astype(jnp.int32), found=empty, cache=cache)
+    return jax.lax.while_loop(unfinished, advance, start).found
 
 
 @own_settings()

@@ -8,6 +8,7 @@ batch, and the sets whose corners are candidates.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,25 @@ from spex_jax.walsh import signs
 __all__ = ["corners", "greedy_information", "most_informative", "uncertain_sets"]
 
 _SURE = 3.0  # standard errors from zero beyond which an interaction is no question any more
+
+
+class _Greedy(NamedTuple):
+    """The greedy choice between two candidates, of P.
+
+    Attributes:
+      rows: float [N + count, P], of the Cholesky factor that what was asked and chosen gives with all candidates; 0
+        where nothing has been chosen yet.
+      variance: float [P], of the function at the candidates given all of that.
+      free: bool [P], which may still be chosen.
+      chosen: int [count], candidates in the order of their choice.
+      gains: float [count], in nats.
+    """
+
+    rows: jax.Array
+    variance: jax.Array
+    free: jax.Array
+    chosen: jax.Array
+    gains: jax.Array
 
 
 @compiled(static_argnames=("count",))
@@ -61,25 +81,23 @@ def greedy_information(
     prior = walsh_gp.kernel(scales, pool[:1], pool[:1], used)[0, 0]  # the same at every mask
     variance = jnp.maximum(prior - jnp.square(known).sum(axis=0), 0.0)
 
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-
-    def choose(turn: jax.Array, state: State) -> State:
-        rows, variance, free, chosen, gains = state
-        best = jnp.argmax(jnp.where(free, variance, -jnp.inf))
-        left = variance[best]
+    def choose(turn: jax.Array, state: _Greedy) -> _Greedy:
+        best = jnp.argmax(jnp.where(state.free, state.variance, -jnp.inf))
+        left = state.variance[best]
         covariance = walsh_gp.kernel(scales, pool[best][None], pool, used)[0]
-        covariance -= jnp.matmul(rows[:, best], rows)
+        covariance -= jnp.matmul(state.rows[:, best], state.rows)
         row = covariance / jnp.sqrt(left + noise)
-        return (
-            rows.at[len(asked) + turn].set(row),
-            jnp.maximum(variance - jnp.square(row), 0.0),
-            free.at[best].set(False),
-            chosen.at[turn].set(best),
-            gains.at[turn].set(0.5 * jnp.log1p(left / noise)),
+        return _Greedy(
+            rows=state.rows.at[len(asked) + turn].set(row),
+            variance=jnp.maximum(state.variance - jnp.square(row), 0.0),
+            free=state.free.at[best].set(False),
+            chosen=state.chosen.at[turn].set(best),
+            gains=state.gains.at[turn].set(0.5 * jnp.log1p(left / noise)),
         )
 
-    start = (rows, variance, free, jnp.zeros(count, jnp.int32), jnp.zeros(count))
-    return jax.lax.fori_loop(0, count, choose, start)[3:]
+    start = _Greedy(rows, variance, free, chosen=jnp.zeros(count, jnp.int32), gains=jnp.zeros(count))
+    last = jax.lax.fori_loop(0, count, choose, start)
+    return last.chosen, last.gains
 
 
 @in_float32()

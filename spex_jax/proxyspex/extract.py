@@ -7,6 +7,7 @@ spectrum of anything that can be asked.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,20 @@ _MOST_TERMS = 2048
 _DEVIATIONS = 3.0  # of the sampling noise, from which on a term is believed
 
 
-_Front = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # support, characters, log prior, valid
+class _Front(NamedTuple):
+    """The sets of one degree that are extended to the next, of which there are at most F.
+
+    Attributes:
+      support: bool [F, n].
+      characters: float [F, N].
+      log_prior: float [F, R], the logarithm of each kernel's prior variance.
+      valid: bool [F], the rows that hold a set.
+    """
+
+    support: jax.Array
+    characters: jax.Array
+    log_prior: jax.Array
+    valid: jax.Array
 
 
 @compiled(static_argnames=("max_degree", "front"))
@@ -71,18 +85,17 @@ def grow(
     # Two sums of random integers name a set; equal sets reached from different parents are found by sorting.
     names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
 
-    def extend(carry: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
-        support, chi, log_prior, valid = carry
-        correlation = jnp.matmul(chi * weights, signs)
-        extended = jnp.exp(log_prior[:, :, None] + log_w[None]).sum(axis=1)
+    def extend(sets: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
+        correlation = jnp.matmul(sets.characters * weights, signs)
+        extended = jnp.exp(sets.log_prior[:, :, None] + log_w[None]).sum(axis=1)
         prior = extended + jnp.where(degree == 0, first, 0.0)
-        allowed = valid[:, None] & ~support & used
+        allowed = sets.valid[:, None] & ~sets.support & used
         score = jnp.where(allowed, jnp.abs(prior * correlation), -1.0)
         # A set of d features can be reached from d parents: take more than the front and drop the copies.
         candidates = min(front * max_degree, score.size)
         best, flat = jax.lax.top_k(score.ravel(), candidates)
         parent, feature = flat // n, flat % n
-        members = support[parent].at[jnp.arange(candidates), feature].set(True)
+        members = sets.support[parent].at[jnp.arange(candidates), feature].set(True)
         code = (members[:, None, :] * names).sum(axis=2, dtype=jnp.uint32)
         order = jnp.lexsort((jnp.arange(candidates), code[:, 1], code[:, 0]))
         ordered = code[order]
@@ -93,14 +106,14 @@ def grow(
         parent, feature, support = parent[keep], feature[keep], members[keep]
         chosen = (parent, feature)
         out = support, (prior * correlation)[chosen] * valid, prior[chosen] * valid
-        log_prior = log_prior[parent] + log_w.T[feature]
-        return (support, chi[parent] * signs.T[feature], log_prior, valid), out
+        log_prior = sets.log_prior[parent] + log_w.T[feature]
+        return _Front(support, sets.characters[parent] * signs.T[feature], log_prior, valid), out
 
-    start = (
-        jnp.zeros((front, n), bool),
-        jnp.ones((front, len(signs))),
-        jnp.broadcast_to(log_amplitude, (front, len(log_amplitude))),
-        jnp.arange(front) < 1,
+    start = _Front(
+        support=jnp.zeros((front, n), bool),
+        characters=jnp.ones((front, len(signs))),
+        log_prior=jnp.broadcast_to(log_amplitude, (front, len(log_amplitude))),
+        valid=jnp.arange(front) < 1,
     )
     return jax.lax.scan(extend, start, jnp.arange(max_degree))[1]
 

@@ -8,6 +8,7 @@ Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from spex_jax.masks import number_of_sets
 from spex_jax.precision import compiled
 from spex_jax.proxyspex.screening import choose, no_pool
 
-__all__ = ["PENALTIES", "lasso_path"]
+__all__ = ["PENALTIES", "Path", "lasso_path"]
 
 PENALTIES = 64
 _SMALLEST = 0.01  # last penalty, as a share of the one at which nothing is active
@@ -27,22 +28,75 @@ _POWER_STEPS = 20
 _PATIENCE = 8  # penalties without a better held-out error
 _RIDGE = 1e-3
 
-# Number of penalties; sets, characters, Gram matrices, correlations with the targets, coefficients; errors, best
-# predictions, active sets and coefficients at every penalty.
-_State = tuple[
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-    jax.Array,
-]
-_Momentum = tuple[jax.Array, jax.Array, jax.Array]
-_Working = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+class Path(NamedTuple):
+    """What `lasso_path` finds: B paths of L penalties, each with two kinds of coefficients, those of the lasso and
+    those of least squares on what it selects.
+
+    Attributes:
+      sets: bool [B, W, n], the working sets at the last penalty.
+      coefficients: float [B, 2, W], theirs.
+      errors: float [B, 2, L], held-out mean squared errors at each penalty, infinite past the last.
+      predictions: float [B, 2, N], held-out predictions at each fit's best penalties.
+      steps: int [], the number of penalties.
+    """
+
+    sets: jax.Array
+    coefficients: jax.Array
+    errors: jax.Array
+    predictions: jax.Array
+    steps: jax.Array
+
+
+class _Momentum(NamedTuple):
+    """Accelerated proximal gradient steps on W characters.
+
+    Attributes:
+      old: [W], the coefficients.
+      ahead: [W], the point at which the next gradient is taken.
+      momentum: [], from 1 on.
+    """
+
+    old: jax.Array
+    ahead: jax.Array
+    momentum: jax.Array
+
+
+class _Working(NamedTuple):
+    """The characters among which B fits are solved, W places each.
+
+    Attributes:
+      sets: bool [B, W, n], all False in a place that was never filled.
+      characters: float [B, N, W].
+      gram: float [B, W, W], mean products of the characters over the rows of the fit.
+      target: float [B, W], their mean products with the targets.
+      coefficients: float [B, W].
+    """
+
+    sets: jax.Array
+    characters: jax.Array
+    gram: jax.Array
+    target: jax.Array
+    coefficients: jax.Array
+
+
+class _State(NamedTuple):
+    """B paths between two penalties.
+
+    Attributes:
+      steps: int [], the number of penalties done.
+      working: the characters, with their coefficients at the last penalty.
+      errors, best: as `Path.errors` and `Path.predictions`, so far.
+      best_error: float [B, 2], the least errors so far.
+      both: as `Path.coefficients`, at the last penalty.
+    """
+
+    steps: jax.Array
+    working: _Working
+    errors: jax.Array
+    best: jax.Array
+    best_error: jax.Array
+    both: jax.Array
 
 
 def _solve(gram: jax.Array, target: jax.Array, penalty: jax.Array, start: jax.Array) -> jax.Array:
@@ -56,16 +110,16 @@ def _solve(gram: jax.Array, target: jax.Array, penalty: jax.Array, start: jax.Ar
     # A few power steps come close to the largest eigenvalue from below.
     rate = 1 / (1.2 * jnp.linalg.norm(gram @ vector) + 1e-6)
 
-    def step(carry: _Momentum, _: None) -> tuple[_Momentum, None]:
-        old, ahead, momentum = carry
+    def step(state: _Momentum, _: None) -> tuple[_Momentum, None]:
+        old, ahead = state.old, state.ahead
         moved = ahead - rate * (gram @ ahead - target)
         new = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - rate * penalty, 0.0)
         # Restart where the momentum points uphill (O'Donoghue and Candes, 2015).
-        momentum = jnp.where(((ahead - new) * (new - old)).sum() > 0, 1.0, momentum)
+        momentum = jnp.where(((ahead - new) * (new - old)).sum() > 0, 1.0, state.momentum)
         following = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-        return (new, new + (momentum - 1) / following * (new - old), following), None
+        return _Momentum(new, ahead=new + (momentum - 1) / following * (new - old), momentum=following), None
 
-    return jax.lax.scan(step, (start, start, jnp.ones(())), None, length=_STEPS)[0][0]
+    return jax.lax.scan(step, _Momentum(start, ahead=start, momentum=jnp.ones(())), None, length=_STEPS)[0].old
 
 
 def _unpenalised(gram: jax.Array, target: jax.Array, coefficients: jax.Array) -> jax.Array:
@@ -87,7 +141,7 @@ def lasso_path(
     pool: tuple[jax.Array, jax.Array] | None = None,
     *,
     max_degree: int,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> Path:
     """Follows B paths side by side until none improves on its held-out rows any more.
 
     Args:
@@ -99,11 +153,6 @@ def lasso_path(
       limit: penalties after which to stop in any case; another one compiles nothing.
       pool: sets bool [P, n] and characters [N, P] that are candidates besides; None for none.
       max_degree: of the characters.
-
-    Returns:
-      Working sets bool [B, W, n] and coefficients [B, 2, W] at the last penalty; held-out mean squared errors [B, 2, L]
-      at each penalty (infinite past the last), of the lasso and of least squares on what it selects; held-out
-      predictions [B, 2, N] at each fit's best penalties; and the number of penalties.
     """
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
     # No more places than there are characters, and room for those that enter.
@@ -115,7 +164,7 @@ def lasso_path(
     screen = jax.vmap(pick, in_axes=(0, None, None, 0, 0, None))
 
     def enter(working: _Working, residual: jax.Array, least: jax.Array) -> _Working:
-        sets, characters, gram, target, coefficients = working
+        sets, characters = working.sets, working.characters
         chosen, columns, size = screen(residual, signs, used, sets, characters, pool)
         # Of two equal candidates the first enters: their sets agree in every feature.
         members = chosen.astype(jnp.float32)
@@ -123,7 +172,7 @@ def lasso_path(
         first = jnp.argmax(equal, axis=2) == jnp.arange(_ENTER)
         welcome = first & (size > (least * count)[:, None])
         # The slots to fill: empty ones, then those of coefficient 0.
-        free = jnp.where(sets.any(axis=2), 1.0, 0.0) + jnp.where(coefficients != 0, 2.0, 0.0)
+        free = jnp.where(sets.any(axis=2), 1.0, 0.0) + jnp.where(working.coefficients != 0, 2.0, 0.0)
         slots = jnp.argsort(free, axis=1, stable=True)[:, :_ENTER]
         welcome &= jnp.take_along_axis(free, slots, axis=1) < 2
 
@@ -136,47 +185,54 @@ def lasso_path(
         new = jnp.take_along_axis(characters, slots[:, None, :], axis=2)
         weighted = new * weight[:, :, None] / count[:, None, None]
         products = jnp.einsum("bnw,bnk->bwk", characters, weighted)
-        gram = jax.vmap(lambda g, slot, p: g.at[:, slot].set(p).at[slot].set(p.T))(gram, slots, products)
+        gram = jax.vmap(lambda g, slot, p: g.at[:, slot].set(p).at[slot].set(p.T))(working.gram, slots, products)
         fresh = jnp.einsum("bnk,n->bk", weighted, targets)
-        target = jax.vmap(lambda t, slot, f: t.at[slot].set(f))(target, slots, fresh)
-        return sets, characters, gram, target, coefficients
+        target = jax.vmap(lambda t, slot, f: t.at[slot].set(f))(working.target, slots, fresh)
+        return _Working(sets, characters, gram, target, working.coefficients)
 
     def step(state: _State) -> _State:
-        t, sets, characters, gram, target, coefficients, errors, best, best_error, _ = state
-        residual = weight * (targets - jnp.einsum("bnw,bw->bn", characters, coefficients))
+        t, working = state.steps, state.working
+        residual = weight * (targets - jnp.einsum("bnw,bw->bn", working.characters, working.coefficients))
         penalty, before = penalties[:, t], penalties[:, jnp.maximum(t - 1, 0)]
-        working = enter((sets, characters, gram, target, coefficients), residual, 2 * penalty - before)
-        sets, characters, gram, target, coefficients = working
-        coefficients = jax.vmap(_solve)(gram, target, penalty, coefficients)
-        both = jnp.stack([coefficients, jax.vmap(_unpenalised)(gram, target, coefficients)], axis=1)
-        prediction = jnp.einsum("bnw,bkw->bkn", characters, both)
+        working = enter(working, residual, 2 * penalty - before)
+        coefficients = jax.vmap(_solve)(working.gram, working.target, penalty, working.coefficients)
+        unpenalised = jax.vmap(_unpenalised)(working.gram, working.target, coefficients)
+        both = jnp.stack([coefficients, unpenalised], axis=1)
+        prediction = jnp.einsum("bnw,bkw->bkn", working.characters, both)
         error = ((targets - prediction) ** 2 * held_out[:, None]).sum(axis=2) / scored[:, None]
-        better = error < best_error
-        best = jnp.where(better[:, :, None], prediction, best)
-        errors, best_error = errors.at[:, :, t].set(error), jnp.minimum(error, best_error)
-        return (t + 1, sets, characters, gram, target, coefficients, errors, best, best_error, both)
+        better = error < state.best_error
+        return _State(
+            steps=t + 1,
+            working=working._replace(coefficients=coefficients),
+            errors=state.errors.at[:, :, t].set(error),
+            best=jnp.where(better[:, :, None], prediction, state.best),
+            best_error=jnp.minimum(error, state.best_error),
+            both=both,
+        )
 
     def goes_on(state: _State) -> jax.Array:
-        t, coefficients, errors = state[0], state[5], state[6]
-        stale = t - 1 - jnp.argmin(errors, axis=2) > _PATIENCE
-        full = ((coefficients != 0).sum(axis=1) > size_of_set - _ENTER).any()
+        t = state.steps
+        stale = t - 1 - jnp.argmin(state.errors, axis=2) > _PATIENCE
+        full = ((state.working.coefficients != 0).sum(axis=1) > size_of_set - _ENTER).any()
         return (t < jnp.minimum(limit, PENALTIES)) & ~full & ((t == 0) | ~stale.all())
 
     blank = jnp.zeros((fits, 1, n), bool)
     first = screen(weight * targets, signs, used, blank, jnp.zeros((fits, rows, 1)), pool)[2][:, 0] / count
     penalties = first[:, None] * _SMALLEST ** (jnp.arange(1, PENALTIES + 1) / PENALTIES)
     variance = (targets**2 * held_out).sum(axis=1) / scored
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((fits, size_of_set, n), bool),
-        jnp.zeros((fits, rows, size_of_set)),
-        jnp.zeros((fits, size_of_set, size_of_set)),
-        jnp.zeros((fits, size_of_set)),
-        jnp.zeros((fits, size_of_set)),
-        jnp.full((fits, 2, PENALTIES), jnp.inf),
-        jnp.zeros((fits, 2, rows)),
-        jnp.broadcast_to(variance[:, None], (fits, 2)),
-        jnp.zeros((fits, 2, size_of_set)),
+    start = _State(
+        steps=jnp.zeros((), jnp.int32),
+        working=_Working(
+            sets=jnp.zeros((fits, size_of_set, n), bool),
+            characters=jnp.zeros((fits, rows, size_of_set)),
+            gram=jnp.zeros((fits, size_of_set, size_of_set)),
+            target=jnp.zeros((fits, size_of_set)),
+            coefficients=jnp.zeros((fits, size_of_set)),
+        ),
+        errors=jnp.full((fits, 2, PENALTIES), jnp.inf),
+        best=jnp.zeros((fits, 2, rows)),
+        best_error=jnp.broadcast_to(variance[:, None], (fits, 2)),
+        both=jnp.zeros((fits, 2, size_of_set)),
     )
-    t, sets, _, _, _, _, errors, best, _, both = jax.lax.while_loop(goes_on, step, start)
-    return sets, both, errors, best, t
+    last = jax.lax.while_loop(goes_on, step, start)
+    return Path(last.working.sets, last.both, last.errors, last.best, last.steps)

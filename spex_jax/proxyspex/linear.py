@@ -28,6 +28,7 @@ _ROUNDS = 3  # of searching for triples
 _POOLS = (64, 512)  # numbers of triples that programs are compiled for
 
 Pool = tuple[jax.Array, jax.Array]
+Search = Callable[..., lasso.Path | pursuit.Pursuit]
 
 
 def _best_steps(errors: np.ndarray, rows: int) -> int:
@@ -52,7 +53,7 @@ def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
     return jnp.asarray(padded), characters_on_rows(signs, jnp.asarray(padded))
 
 
-def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Callable[..., tuple[jax.Array, ...]]:
+def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Search:
     """The solver, as a function of the weights of the rows and of the rows that score it."""
     common = {"used": table.used, "pool": pool, "max_degree": max_degree}
     if solver == "lasso":
@@ -64,20 +65,21 @@ def _at_once(table: Table) -> int:
     return _AT_ONCE if table.n > _MANY_FEATURES else 1
 
 
-def _by_folds(table: Table, search: Callable[..., tuple[jax.Array, ...]]) -> tuple[int, int, np.ndarray]:
+def _by_folds(table: Table, search: Search) -> tuple[int, int, np.ndarray]:
     """The kind of coefficients and the number of steps of the least out-of-fold error, and the predictions [N] there.
 
     The lasso has two kinds of coefficients at every penalty, shrunken ones and least squares; the pursuit has one.
     """
     out = table.fold == np.arange(FOLDS)[:, None]
     seen = (table.fold >= 0) & ~out
-    *_, errors, predictions, steps = search(jnp.asarray(seen, jnp.float32), jnp.asarray(out, jnp.float32))
-    kinds = np.asarray(errors, np.float64).reshape(FOLDS, -1, errors.shape[-1])[:, :, : int(steps)]
+    solved = search(jnp.asarray(seen, jnp.float32), jnp.asarray(out, jnp.float32))
+    kinds = np.asarray(solved.errors, np.float64).reshape(FOLDS, -1, solved.errors.shape[-1])
+    kinds = kinds[:, :, : int(solved.steps)]
     kind = int(np.argmin(kinds.mean(axis=0).min(axis=1)))
     chosen = _best_steps(kinds[:, kind], table.count)
     if chosen == 0:
         return kind, 0, np.zeros(table.count)
-    found = np.asarray(predictions, np.float64).reshape(FOLDS, -1, predictions.shape[-1])[:, kind]
+    found = np.asarray(solved.predictions, np.float64).reshape(FOLDS, -1, solved.predictions.shape[-1])[:, kind]
     return kind, chosen, (found * out).sum(axis=0)[: table.count]
 
 
@@ -105,16 +107,17 @@ def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> 
     if chosen == 0:
         return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: held_out)
     everything = jnp.asarray(table.fold >= 0, jnp.float32)[None]
-    if solver == "greedy":
-        limit = chosen * _at_once(table)
-        sets = np.asarray(search(everything, everything, limit=limit)[0])[0, :limit, : table.n]
-        terms = np.unique(sets[sets.any(axis=1)], axis=0)
-    else:
-        working, shrunken, *_ = search(everything, everything, limit=chosen)
-        sets, sizes = np.asarray(working), np.asarray(shrunken, np.float64)[0, kind]
-        terms, sizes = sets[0, sizes != 0, : table.n], sizes[sizes != 0]
+    limit = chosen * _at_once(table) if solver == "greedy" else chosen
+    solved = search(everything, everything, limit=limit)
+    sets = np.asarray(solved.sets)[0, :, : table.n]
+    if isinstance(solved, lasso.Path):
+        sizes = np.asarray(solved.coefficients, np.float64)[0, kind]
+        terms, sizes = sets[sizes != 0], sizes[sizes != 0]
         if kind == 0:
             return Fitted(spectrum=Spectrum(terms, sizes), held_out=lambda: held_out)
+    else:
+        sets = sets[:limit]
+        terms = np.unique(sets[sets.any(axis=1)], axis=0)
     terms = np.concatenate([empty, terms])
     coefficients, _ = refit(table.masks, table.values, terms, np.ones(len(terms)))
     return Fitted(spectrum=Spectrum(terms, coefficients), held_out=lambda: held_out)

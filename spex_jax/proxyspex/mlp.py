@@ -18,6 +18,7 @@ from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import read_answers
 from spex_jax.proxyspex.refit import refit
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
+from spex_jax.seeds import MLPKey, NetworkKey
 from spex_jax.spectrum import Spectrum
 
 __all__ = ["MLP", "Params", "answers", "fit", "read", "train", "train_ensemble"]
@@ -80,7 +81,7 @@ def train(
 
     def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
         optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=decay)
-        params = MLP().init(jax.random.fold_in(key, 0), signs[:1])
+        params = MLP().init(jax.random.fold_in(key, NetworkKey.START), signs[:1])
 
         def loss(params: Params, batch: jax.Array) -> jax.Array:
             return jnp.mean((_apply(params, signs[batch]) - targets[batch]) ** 2)
@@ -97,7 +98,7 @@ def train(
             carry, _ = jax.lax.scan(step, carry, keys)
             return carry, carry[0]
 
-        keys = jax.random.split(jax.random.fold_in(key, 1), (_STOPS, steps // _STOPS))
+        keys = jax.random.split(jax.random.fold_in(key, NetworkKey.BATCHES), (_STOPS, steps // _STOPS))
         return jax.lax.scan(stretch, (params, optimizer.init(params)), keys)[1]
 
     return jax.vmap(train_one, out_axes=1)(keys, rows, count, decay)
@@ -140,9 +141,9 @@ def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
     [N] of single networks.
     """
     key = jax.random.key(seed)
-    decay, stop, held_out = _choose(jax.random.fold_in(key, 2), table)
+    decay, stop, held_out = _choose(jax.random.fold_in(key, MLPKey.FOLDS), table)
     params = train(
-        jax.random.split(jax.random.fold_in(key, 0), _MEMBERS),
+        jax.random.split(jax.random.fold_in(key, MLPKey.MEMBERS), _MEMBERS),
         table.signs,
         table.targets,
         jnp.broadcast_to(jnp.arange(len(table.targets)), (_MEMBERS, len(table.targets))),
@@ -160,7 +161,7 @@ def read(
     `extract.read_answers`.
     """
     ask = functools.partial(answers, params)
-    key = jax.random.fold_in(jax.random.key(seed), 1)
+    key = jax.random.fold_in(jax.random.key(seed), MLPKey.QUERIES)
     return read_answers(ask, n, width, key, max_degree=max_degree, extract=extract)
 
 

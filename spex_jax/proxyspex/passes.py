@@ -21,6 +21,7 @@ from spex_jax.precision import compiled
 __all__ = [
     "Design",
     "Members",
+    "Sums",
     "Terms",
     "correlations",
     "design",
@@ -53,6 +54,20 @@ class Terms(NamedTuple):
     place: jax.Array
     slope: jax.Array
     shift: jax.Array
+
+
+class Sums(NamedTuple):
+    """What `gradient` adds up over the blocks of rows, for L columns of coefficients and W weights of rows.
+
+    Attributes:
+      singles: float32 [n', L], X^T (w * r) of plain signs.
+      terms: float32 [K, L], X^T (w * r) of terms.
+      squares: float32 [W, L], weighted sums of squares of the residuals r.
+    """
+
+    singles: jax.Array
+    terms: jax.Array
+    squares: jax.Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -142,24 +157,24 @@ def design(masks: PackedMasks) -> Design:
 
 @compiled
 def _accumulate(
-    carry: tuple[jax.Array, jax.Array, jax.Array],
+    sums: Sums,
     bits: jax.Array,
     targets: jax.Array,
     weight: jax.Array,
     which: jax.Array,
     terms: Terms,
     coefficients: tuple[jax.Array, jax.Array],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Adds a block to X^T (w * r) of singles [n', L] and terms [K, L] and to the sums of squares of r [W, L]."""
+) -> Sums:
+    """Adds a block of rows to the sums."""
     signs = _signs(bits)
     columns = _columns(signs, terms)
     fitted = jnp.matmul(signs, coefficients[0])
     residual = targets - fitted - jnp.matmul(columns, coefficients[1])
     weighted = (residual * weight[:, which]).T
-    return (
-        carry[0] + jnp.matmul(weighted, signs).T,
-        carry[1] + jnp.matmul(weighted, columns).T,
-        carry[2] + jnp.matmul(weight.T, residual**2),
+    return Sums(
+        singles=sums.singles + jnp.matmul(weighted, signs).T,
+        terms=sums.terms + jnp.matmul(weighted, columns).T,
+        squares=sums.squares + jnp.matmul(weight.T, residual**2),
     )
 
 
@@ -202,11 +217,11 @@ def gradient(
     n, width, count = design.n, 8 * -(-design.n // 8), made.place.shape[0]
     plain = _plain(design, coefficients, width, count)
     outputs = len(which)
-    carry = (jnp.zeros((width, outputs)), jnp.zeros((count, outputs)), jnp.zeros((weight.shape[1], outputs)))
+    sums = Sums(*(jnp.zeros((size, outputs)) for size in (width, count, weight.shape[1])))
     columns = jnp.asarray(which, jnp.int32)
     for _, (bits, target, weights) in _blocks(design, targets, weight, terms=count):
-        carry = _accumulate(carry, bits, target, weights, columns, made, plain)
-    singles, others, squares = (np.asarray(part, np.float64) for part in carry)
+        sums = _accumulate(sums, bits, target, weights, columns, made, plain)
+    singles, others, squares = (np.asarray(part, np.float64) for part in sums)
     singles = (singles[:n] - design.mean[:, None] * others[0]) * design.inverse[:, None]
     return np.concatenate([singles, others[: len(terms)]]), squares
 

@@ -5,6 +5,7 @@ al., 1993; Tropp and Gilbert, 2007), several at a time where n is large (general
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +13,48 @@ import jax.numpy as jnp
 from spex_jax.precision import compiled
 from spex_jax.proxyspex.screening import choose, no_pool
 
-__all__ = ["MOST_TERMS", "pursue"]
+__all__ = ["MOST_TERMS", "Pursuit", "pursue"]
 
 MOST_TERMS = 256
 _PATIENCE = 24  # terms without a better held-out error
 
-# Number of terms; for each fit: predictions, orthogonal columns, characters, sets; errors, best error, best number.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+class Pursuit(NamedTuple):
+    """What `pursue` finds: B fits of T terms, chosen in S steps.
+
+    Attributes:
+      sets: bool [B, T, n], in the order chosen.
+      errors: float [B, S], held-out mean squared errors after each step, infinite past the last.
+      predictions: float [B, N], held-out predictions of each fit at its best step.
+      steps: int [], the number of steps.
+    """
+
+    sets: jax.Array
+    errors: jax.Array
+    predictions: jax.Array
+    steps: jax.Array
+
+
+class _State(NamedTuple):
+    """B fits between two steps.
+
+    Attributes:
+      terms: int [], the number of terms chosen.
+      prediction: float [B, N].
+      orthogonal: float [B, N, T], the characters made orthogonal on the rows of the fit.
+      characters: float [B, N, T].
+      sets, errors, best: as `Pursuit.sets`, `Pursuit.errors` and `Pursuit.predictions`, so far.
+      best_error: float [B], the least errors so far.
+    """
+
+    terms: jax.Array
+    prediction: jax.Array
+    orthogonal: jax.Array
+    characters: jax.Array
+    sets: jax.Array
+    errors: jax.Array
+    best_error: jax.Array
+    best: jax.Array
 
 
 @compiled(static_argnames=("max_degree", "most_terms", "at_once"))
@@ -34,7 +70,7 @@ def pursue(
     max_degree: int,
     most_terms: int = MOST_TERMS,
     at_once: int = 1,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> Pursuit:
     """Pursues B fits side by side until none improves on its held-out rows any more.
 
     Args:
@@ -48,10 +84,6 @@ def pursue(
       max_degree: of the characters.
       most_terms: T, a multiple of at_once.
       at_once: characters chosen in a step.
-
-    Returns:
-      Sets bool [B, T, n] in the order chosen, held-out mean squared errors [B, T / at_once] after each step (infinite
-      past the last), held-out predictions [B, N] of each fit at its best step, and the number of steps.
     """
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
     scored = jnp.maximum(held_out.sum(axis=1), 1.0)
@@ -70,37 +102,44 @@ def pursue(
         return prediction, orthogonal.at[:, place].set(column)
 
     def step(state: _State) -> _State:
-        t, prediction, orthogonal, characters, sets, errors, best_error, best = state
+        t, prediction, orthogonal = state.terms, state.prediction, state.orthogonal
         residual = weight * (targets - prediction)
         pick = functools.partial(choose, degree=max_degree, count=at_once)
         axes = (0, None, None, 0, 0, None)
-        chosen, columns, _ = jax.vmap(pick, in_axes=axes)(residual, signs, used, sets, characters, pool)
+        chosen, columns, _ = jax.vmap(pick, in_axes=axes)(residual, signs, used, state.sets, state.characters, pool)
         for k in range(at_once):
             prediction, orthogonal = jax.vmap(add, in_axes=(0, 0, 0, 0, None))(
                 weight, prediction, orthogonal, columns[:, :, k], t + k
             )
-        characters = jax.lax.dynamic_update_slice(characters, columns, (0, 0, t))
-        sets = jax.lax.dynamic_update_slice(sets, chosen, (0, t, 0))
+        characters = jax.lax.dynamic_update_slice(state.characters, columns, (0, 0, t))
+        sets = jax.lax.dynamic_update_slice(state.sets, chosen, (0, t, 0))
         error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / scored
-        errors = errors.at[:, t // at_once].set(error)
-        better = error < best_error
-        best = jnp.where(better[:, None], prediction, best)
-        return t + at_once, prediction, orthogonal, characters, sets, errors, jnp.minimum(error, best_error), best
+        better = error < state.best_error
+        return _State(
+            terms=t + at_once,
+            prediction=prediction,
+            orthogonal=orthogonal,
+            characters=characters,
+            sets=sets,
+            errors=state.errors.at[:, t // at_once].set(error),
+            best_error=jnp.minimum(error, state.best_error),
+            best=jnp.where(better[:, None], prediction, state.best),
+        )
 
     def goes_on(state: _State) -> jax.Array:
-        t, errors = state[0], state[5]
-        last_best = (jnp.argmin(errors, axis=1) + 1) * at_once
+        t = state.terms
+        last_best = (jnp.argmin(state.errors, axis=1) + 1) * at_once
         return (t < jnp.minimum(limit, most_terms)) & ((t == 0) | (t - last_best <= _PATIENCE).any())
 
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((fits, rows)),
-        jnp.zeros((fits, rows, most_terms)),
-        jnp.zeros((fits, rows, most_terms)),
-        jnp.zeros((fits, most_terms, n), bool),
-        jnp.full((fits, most_terms // at_once), jnp.inf),
-        (targets**2 * held_out).sum(axis=1) / scored,
-        jnp.zeros((fits, rows)),
+    start = _State(
+        terms=jnp.zeros((), jnp.int32),
+        prediction=jnp.zeros((fits, rows)),
+        orthogonal=jnp.zeros((fits, rows, most_terms)),
+        characters=jnp.zeros((fits, rows, most_terms)),
+        sets=jnp.zeros((fits, most_terms, n), bool),
+        errors=jnp.full((fits, most_terms // at_once), jnp.inf),
+        best_error=(targets**2 * held_out).sum(axis=1) / scored,
+        best=jnp.zeros((fits, rows)),
     )
-    taken, _, _, _, sets, errors, _, best = jax.lax.while_loop(goes_on, step, start)
-    return sets, errors, best, taken // at_once
+    last = jax.lax.while_loop(goes_on, step, start)
+    return Pursuit(last.sets, last.errors, last.best, last.terms // at_once)

@@ -10,6 +10,7 @@ second-order form of Chen and Guestrin (KDD 2016).
 import dataclasses
 import functools
 from itertools import combinations
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Forest", "boost", "fit", "forest_terms"]
+__all__ = ["Boosted", "Forest", "boost", "fit", "forest_terms"]
 
 _DEPTHS = (3, 5)
 _RATES = (0.1, 0.05)
@@ -41,6 +42,54 @@ class Forest:
 
     features: jax.Array
     leaves: jax.Array
+
+
+class Boosted(NamedTuple):
+    """What `boost` finds: B fits of T trees.
+
+    Attributes:
+      forest: [B, T, ...].
+      errors: float [B, T], held-out mean squared errors after each tree, infinite past the last.
+      predictions: float [B, N], held-out predictions at each fit's best number of trees.
+      trees: int [], how many were grown.
+    """
+
+    forest: Forest
+    errors: jax.Array
+    predictions: jax.Array
+    trees: jax.Array
+
+
+class _State(NamedTuple):
+    """B fits between two trees.
+
+    Attributes:
+      trees: int [], how many are grown.
+      prediction: float [B, N].
+      forest, errors, best: as `Boosted.forest`, `Boosted.errors` and `Boosted.predictions`, so far.
+      best_error: float [B], the least errors so far.
+      best_tree: int [B], the trees with which they were reached.
+    """
+
+    trees: jax.Array
+    prediction: jax.Array
+    forest: Forest
+    errors: jax.Array
+    best: jax.Array
+    best_error: jax.Array
+    best_tree: jax.Array
+
+
+class _Setting(NamedTuple):
+    """A depth and a rate by folds: the least out-of-fold error, the number of trees there, and the held-out predictions
+    float64 [N].
+    """
+
+    error: float
+    depth: int
+    rate: float
+    trees: int
+    held_out: np.ndarray
 
 
 def _grow_tree(
@@ -82,10 +131,6 @@ def _grow_tree(
     return jnp.concatenate(features, axis=1), leaves, jnp.take_along_axis(leaves, node, axis=1)
 
 
-# Number of trees, predictions, features, leaves, errors, best predictions, best errors, best numbers of trees.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-
-
 @compiled(static_argnames=("depth", "most_trees"))
 def boost(
     signs: jax.Array,
@@ -98,7 +143,7 @@ def boost(
     *,
     depth: int,
     most_trees: int = _MOST_TREES,
-) -> tuple[Forest, jax.Array, jax.Array, jax.Array]:
+) -> Boosted:
     """Boosts B fits side by side until none of them improves on its held-out rows any more.
 
     Args:
@@ -111,48 +156,45 @@ def boost(
       limit: trees after which to stop in any case; another one compiles nothing.
       depth: of the trees.
       most_trees: T.
-
-    Returns:
-      The forests [B, T, ...], the held-out squared errors [B, T] after each tree (infinite past the last), held-out
-      predictions at each fit's best number of trees [B, N], and the number of trees grown.
     """
     fits, rows = weight.shape
     kept = (signs < 0).astype(jnp.float32)
     scored = held_out.sum(axis=1) > 0
 
     def step(state: _State) -> _State:
-        t, prediction, features, leaves, errors, best, best_error, best_tree = state
-        feature, leaf, change = _grow_tree(kept, targets - prediction, weight, used, rate, depth)
-        prediction = prediction + change
+        t, forest = state.trees, state.forest
+        feature, leaf, change = _grow_tree(kept, targets - state.prediction, weight, used, rate, depth)
+        prediction = state.prediction + change
         error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0)
-        better = error < best_error
-        return (
-            t + 1,
-            prediction,
-            features.at[:, t].set(feature),
-            leaves.at[:, t].set(leaf),
-            errors.at[:, t].set(error),
-            jnp.where(better[:, None], prediction, best),
-            jnp.minimum(error, best_error),
-            jnp.where(better, t, best_tree),
+        better = error < state.best_error
+        return _State(
+            trees=t + 1,
+            prediction=prediction,
+            forest=Forest(features=forest.features.at[:, t].set(feature), leaves=forest.leaves.at[:, t].set(leaf)),
+            errors=state.errors.at[:, t].set(error),
+            best=jnp.where(better[:, None], prediction, state.best),
+            best_error=jnp.minimum(error, state.best_error),
+            best_tree=jnp.where(better, t, state.best_tree),
         )
 
     def goes_on(state: _State) -> jax.Array:
-        t, best_tree = state[0], state[-1]
-        return (t < jnp.minimum(limit, most_trees)) & (scored & (t - best_tree <= _PATIENCE)).any()
+        improving = scored & (state.trees - state.best_tree <= _PATIENCE)
+        return (state.trees < jnp.minimum(limit, most_trees)) & improving.any()
 
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((fits, rows)),
-        jnp.full((fits, most_trees, 2**depth - 1), -1, jnp.int32),
-        jnp.zeros((fits, most_trees, 2**depth)),
-        jnp.full((fits, most_trees), jnp.inf),
-        jnp.zeros((fits, rows)),
-        (targets**2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0),
-        jnp.zeros(fits, jnp.int32),
+    start = _State(
+        trees=jnp.zeros((), jnp.int32),
+        prediction=jnp.zeros((fits, rows)),
+        forest=Forest(
+            features=jnp.full((fits, most_trees, 2**depth - 1), -1, jnp.int32),
+            leaves=jnp.zeros((fits, most_trees, 2**depth)),
+        ),
+        errors=jnp.full((fits, most_trees), jnp.inf),
+        best=jnp.zeros((fits, rows)),
+        best_error=(targets**2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0),
+        best_tree=jnp.zeros(fits, jnp.int32),
     )
-    grown, _, features, leaves, errors, best, _, _ = jax.lax.while_loop(goes_on, step, start)
-    return Forest(features=features, leaves=leaves), errors, best, grown
+    last = jax.lax.while_loop(goes_on, step, start)
+    return Boosted(last.forest, last.errors, last.best, last.trees)
 
 
 def forest_terms(forest: Forest, n: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
@@ -216,9 +258,8 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     real = table.fold >= 0
     out = table.fold == np.arange(FOLDS)[:, None]
 
-    def by_folds(depth: int, rate: float) -> tuple[float, int, float, int, np.ndarray]:
-        """The least out-of-fold error, the setting, its number of trees and the held-out predictions."""
-        _, errors, held_out, grown = boost(
+    def by_folds(depth: int, rate: float) -> _Setting:
+        boosted = boost(
             table.signs,
             table.targets,
             jnp.asarray(~out & real, jnp.float32),
@@ -227,17 +268,17 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
             table.used,
             depth=depth,
         )
-        mean = np.asarray(errors)[:, : int(grown)].mean(axis=0)
-        found = (np.asarray(held_out, np.float64) * out).sum(axis=0)
-        return float(mean.min()), depth, rate, int(mean.argmin()) + 1, found
+        mean = np.asarray(boosted.errors)[:, : int(boosted.trees)].mean(axis=0)
+        held_out = (np.asarray(boosted.predictions, np.float64) * out).sum(axis=0)
+        return _Setting(float(mean.min()), depth, rate, trees=int(mean.argmin()) + 1, held_out=held_out)
 
     # Depths at the faster rate, then the best of them at the slower one.
-    best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda found: found[0])
-    _, depth, rate, count, held_out = min(best, by_folds(best[1], _RATES[1]), key=lambda found: found[0])
+    best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda setting: setting.error)
+    best = min(best, by_folds(best.depth, _RATES[1]), key=lambda setting: setting.error)
     everything = jnp.asarray(real, jnp.float32)[None]
-    data = (table.signs, table.targets, everything, everything, jnp.full(1, rate), table.used)
-    forest = boost(*data, count, depth=depth)[0]
-    chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[0, :count], forest)
-    support, coefficients = forest_terms(chosen, table.n, depth)
+    data = (table.signs, table.targets, everything, everything, jnp.full(1, best.rate), table.used)
+    forest = boost(*data, best.trees, depth=best.depth).forest
+    chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[0, : best.trees], forest)
+    support, coefficients = forest_terms(chosen, table.n, best.depth)
     keep = support.sum(axis=1) <= max_degree
-    return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: held_out[: table.count])
+    return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: best.held_out[: table.count])

@@ -10,6 +10,7 @@ Positions: a word is a polynomial over F2 with the P parity bits at powers 0 ...
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,6 +169,24 @@ def _syndromes(code: BCH, words: jax.Array) -> jax.Array:
     return (sums.reshape(2 * code.t, code.m, -1) << jnp.arange(code.m)[:, None]).sum(axis=1)
 
 
+class _Berlekamp(NamedTuple):
+    """Berlekamp's algorithm between two steps, on B words.
+
+    Attributes:
+      locator: int [t + 1, B], the polynomial that explains the syndromes so far, lowest coefficient first.
+      other: int [t + 1, B], the polynomial that corrects it.
+      scale: int [B], the discrepancy for which the other polynomial was taken.
+      degree: int [B], how many errors the locator claims.
+      window: int [t + 1, B], the syndromes that meet the coefficients of the locator, the newest first.
+    """
+
+    locator: jax.Array
+    other: jax.Array
+    scale: jax.Array
+    degree: jax.Array
+    window: jax.Array
+
+
 def _locators(code: BCH, field: _Arithmetic, syndromes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Locator polynomials [t + 1, B], the first coefficient of which is not 0, and the errors [B] that they claim.
 
@@ -177,27 +196,25 @@ def _locators(code: BCH, field: _Arithmetic, syndromes: jax.Array) -> tuple[jax.
     t = code.t
     start = jnp.zeros((t + 1, syndromes.shape[1]), jnp.int32)
     one = start.at[0].set(1)
-    # The syndromes that meet the coefficients 0 ... t of the locator, the newest first.
     window = start.at[0].set(syndromes[0])
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
-    def step(r: jax.Array, state: State) -> State:
-        locator, other, scale, degree, window = state
-        discrepancy = _add(field.times(locator, window))
-        other = _raise(other)
-        changed = field.times(scale, locator) ^ field.times(discrepancy, other)
-        longer = (discrepancy != 0) & (degree <= r)
+    def step(r: jax.Array, state: _Berlekamp) -> _Berlekamp:
+        discrepancy = _add(field.times(state.locator, state.window))
+        other = _raise(state.other)
+        changed = field.times(state.scale, state.locator) ^ field.times(discrepancy, other)
+        longer = (discrepancy != 0) & (state.degree <= r)
         later = jnp.minimum(2 * r + jnp.array([2, 1]), 2 * t - 1)
-        return (
-            changed,
-            jnp.where(longer, _raise(locator), _raise(other)),
-            jnp.where(longer, discrepancy, scale),
-            jnp.where(longer, 2 * r + 1 - degree, degree),
-            jnp.concatenate([syndromes[later], window])[: t + 1],
+        return _Berlekamp(
+            locator=changed,
+            other=jnp.where(longer, _raise(state.locator), _raise(other)),
+            scale=jnp.where(longer, discrepancy, state.scale),
+            degree=jnp.where(longer, 2 * r + 1 - state.degree, state.degree),
+            window=jnp.concatenate([syndromes[later], state.window])[: t + 1],
         )
 
-    locator, _, _, degree, _ = jax.lax.fori_loop(0, t, step, (one, one, one[0], start[0], window))
-    return locator, degree
+    first = _Berlekamp(locator=one, other=one, scale=one[0], degree=start[0], window=window)
+    last = jax.lax.fori_loop(0, t, step, first)
+    return last.locator, last.degree
 
 
 def _splits(code: BCH, field: _Arithmetic, locator: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.seeds import Stream, generator
 from spex_jax.spex.bch import BCH, bch
 from spex_jax.spex.candidates import crowd
 
@@ -162,7 +163,7 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, lef
     first, inverse = masks_lib.deduplicate(asked)
     distinct = asked if len(first) == len(asked) else asked[first]
     total = (min(budget, 2**n) if n < 63 else budget) if leftover else 0
-    everything = masks_lib.uniform(n, max(total, len(distinct)), np.random.default_rng([seed, 1]), given=distinct)
+    everything = masks_lib.uniform(n, max(total, len(distinct)), generator(seed, Stream.LEFTOVER_MASKS), given=distinct)
     return Design(
         plan=chosen,
         masks=everything,

@@ -89,6 +89,24 @@ class Residual(NamedTuple):
         return jnp.sqrt(squares) / rows
 
 
+class _Descent(NamedTuple):
+    """Conjugate gradients between two steps.
+
+    Attributes:
+      solution: [K].
+      left: [K], the residual of the normal equations.
+      direction: [K], of the next step.
+      size: [], the squared norm of the residual.
+      steps: int [], how many are done.
+    """
+
+    solution: jax.Array
+    left: jax.Array
+    direction: jax.Array
+    size: jax.Array
+    steps: jax.Array
+
+
 def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
     """Transforms [C, 2^b, P + 1] of values [M] at the rows int [C, P + 1, 2^b] of a design."""
     return walsh_hadamard(values[rows]).transpose(0, 2, 1) / rows.shape[-1]
@@ -152,19 +170,22 @@ def solve(found: Residual, at: Views, active: jax.Array, start: jax.Array) -> ja
     def times(x: jax.Array) -> jax.Array:
         return jnp.where(active, score(model(at, x, b), at), 0.0)
 
-    State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
-
-    def step(state: State) -> State:
-        x, left, direction, size, count = state
-        image = times(direction)
-        length = size / (direction @ image)
-        left = left - length * image
-        after = left @ left
-        return x + length * direction, left, left + after / size * direction, after, count + 1
+    def step(state: _Descent) -> _Descent:
+        image = times(state.direction)
+        length = state.size / (state.direction @ image)
+        left = state.left - length * image
+        size = left @ left
+        return _Descent(
+            solution=state.solution + length * state.direction,
+            left=left,
+            direction=left + size / state.size * state.direction,
+            size=size,
+            steps=state.steps + 1,
+        )
 
     target = jnp.where(active, score(found, at), 0.0)
     start = jnp.where(active, start, 0.0)
     left = target - times(start)
     small = _TOLERANCE * (target @ target)
-    first = (start, left, left, left @ left, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(lambda state: (state[3] > small) & (state[4] < _STEPS), step, first)[0]
+    first = _Descent(start, left, direction=left, size=left @ left, steps=jnp.zeros((), jnp.int32))
+    return jax.lax.while_loop(lambda state: (state.size > small) & (state.steps < _STEPS), step, first).solution

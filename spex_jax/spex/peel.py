@@ -8,6 +8,7 @@ for anew after every round (orthogonal matching pursuit in the bins).
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,28 @@ _SHARE = 0.5  # of the largest correlation: what a set must reach to join in the
 KEPT = 0.8  # of its threshold: what a coefficient must keep when others have joined
 _ROUNDS = 200
 _FEW_FEATURES = 400  # up to which all pairs cost less than the flips
+
+
+class _State(NamedTuple):
+    """The peeling between two rounds, with room for K sets.
+
+    Attributes:
+      sets: bool [K, n], the first of which is the empty set; those in places that are free count for nothing.
+      known: the views of the sets.
+      active: bool [K], the places that hold a set.
+      coefficients: float [K], 0 in a place that is free.
+      left: what the sets leave of the function.
+      effort: int [], the number of the search of the next round.
+      rounds: int [], how many are done.
+    """
+
+    sets: jax.Array
+    known: Views
+    active: jax.Array
+    coefficients: jax.Array
+    left: Residual
+    effort: jax.Array
+    rounds: jax.Array
 
 
 @compiled(static_argnames=("code", "most_terms"))
@@ -65,7 +88,6 @@ def peel(
     lenience = (found.bins.size / (found.bins.size + len(uniform))) ** 0.5
     margin = 1.0 if len(uniform) else 0.0
 
-    State = tuple[jax.Array, Views, jax.Array, jax.Array, Residual, jax.Array, jax.Array]
     Chosen = tuple[jax.Array, Views, jax.Array]
 
     def choose(sets: jax.Array, left: Residual, known: Views, active: jax.Array) -> Chosen:
@@ -111,33 +133,35 @@ def peel(
         coefficients = solve(found, known, active, start)
         return coefficients, found.without(model(known, coefficients, b))
 
-    def step(state: State) -> State:
-        sets, known, active, coefficients, left, effort, turn = state
-        new_sets, at, new = jax.lax.switch(effort, searches, left, aligned(left.bins), known, active)
-        free = jnp.nonzero(~active, size=_NEW, fill_value=most_terms)[0]
+    def step(state: _State) -> _State:
+        sums = aligned(state.left.bins)
+        new_sets, at, new = jax.lax.switch(state.effort, searches, state.left, sums, state.known, state.active)
+        free = jnp.nonzero(~state.active, size=_NEW, fill_value=most_terms)[0]
         slot = jnp.where(new, free[jnp.cumsum(new) - 1], most_terms)
-        sets, known = jax.tree.map(lambda a, b: a.at[slot].set(b, mode="drop"), (sets, known), (new_sets, at))
-        active = active.at[slot].set(True, mode="drop")
-        coefficients, left = solved(active, known, coefficients.at[slot].set(0.0, mode="drop"))
+        old = (state.sets, state.known)
+        sets, known = jax.tree.map(lambda a, b: a.at[slot].set(b, mode="drop"), old, (new_sets, at))
+        active = state.active.at[slot].set(True, mode="drop")
+        coefficients, left = solved(active, known, state.coefficients.at[slot].set(0.0, mode="drop"))
         weak = jnp.abs(coefficients) <= KEPT * thresholds[sets.sum(axis=1)] * left.standard_error()
         weak &= active & (jnp.arange(most_terms) > 0)
         active &= ~weak
         coefficients, left = jax.lax.cond(
             weak.any(), solved, lambda *_: (coefficients, left), active, known, coefficients
         )
-        return sets, known, active, coefficients, left, jnp.where(new.any(), 0, effort + 1), turn + 1
+        effort = jnp.where(new.any(), 0, state.effort + 1)
+        return _State(sets, known, active, coefficients, left, effort=effort, rounds=state.rounds + 1)
 
-    def goes_on(state: State) -> jax.Array:
-        full = state[2].all()
-        return (state[5] < len(searches)) & (state[6] < _ROUNDS) & ~full
+    def goes_on(state: _State) -> jax.Array:
+        full = state.active.all()
+        return (state.effort < len(searches)) & (state.rounds < _ROUNDS) & ~full
 
     sets = jnp.zeros((most_terms, n), bool)
     active = jnp.arange(most_terms) == 0
     zero = jnp.zeros((), jnp.int32)
     coefficients, left = solved(active, views(of, sets), jnp.zeros(most_terms))
-    start = (sets, views(of, sets), active, coefficients, left, zero, zero)
-    sets, _, _, coefficients, *_ = jax.lax.while_loop(goes_on, step, start)
-    return sets, coefficients
+    start = _State(sets, views(of, sets), active, coefficients, left, effort=zero, rounds=zero)
+    last = jax.lax.while_loop(goes_on, step, start)
+    return last.sets, last.coefficients
 
 
 @compiled(static_argnames=("code", "most_terms"))

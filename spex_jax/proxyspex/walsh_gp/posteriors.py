@@ -1,5 +1,7 @@
 """The posterior of walsh_gp under scales that are known: its mean, its largest terms and draws of it."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,10 +10,12 @@ from spex_jax.precision import compiled
 from spex_jax.proxyspex.extract import grow
 from spex_jax.proxyspex.table import FOLDS
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel, prior_variances, spectral_prior
+from spex_jax.seeds import DrawKey
 
 __all__ = [
     "BLOCK",
     "DRAWS",
+    "Terms",
     "coefficients_of_all_rows",
     "deviations",
     "factorise",
@@ -29,6 +33,36 @@ _TERMS = 1024  # whose deviations are drawn at a time
 _LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
 _MOST_NOISE = 1e6  # times the noise that was learned
 DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
+
+
+class Terms(NamedTuple):
+    """The largest terms of a posterior mean, with an axis of tables in front where they are of several.
+
+    Attributes:
+      support: bool [degrees, front, n].
+      coefficients: float [degrees, front].
+      prior: float [degrees, front], their prior variances, 0 where a row holds no set.
+      constant: float [], F(()).
+    """
+
+    support: jax.Array | np.ndarray
+    coefficients: jax.Array | np.ndarray
+    prior: jax.Array | np.ndarray
+    constant: jax.Array | np.ndarray
+
+
+class _Drawn(NamedTuple):
+    """Draws of the prior of K terms, with an axis of tables in front where they are of several.
+
+    Attributes:
+      characters: float [N, K], of the terms on the rows.
+      prior: float [K], prior variances.
+      coefficients: float [K, R], the draws.
+    """
+
+    characters: jax.Array
+    prior: jax.Array
+    coefficients: jax.Array
 
 
 def factorise(k: jax.Array, noise: jax.Array, real: jax.Array) -> jax.Array:
@@ -79,26 +113,28 @@ def held_out_predictions(
 @compiled(static_argnames=("max_degree", "front"))
 def spectrum_terms(
     scales: Scales, alpha: jax.Array, signs: jax.Array, used: jax.Array, *, max_degree: int, front: int = FRONT
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> Terms:
     """Largest terms of the posterior mean, exact values: those of `extract.grow`, and F(())."""
-    log_w, log_empty, first, empty = spectral_prior(scales, used)
-    found = grow(signs, alpha, used, log_w, log_empty, first, max_degree=max_degree, front=front)
-    return *found, empty * alpha.sum()
+    known = spectral_prior(scales, used)
+    support, coefficients, prior = grow(
+        signs, alpha, used, known.log_w, known.log_empty, known.first, max_degree=max_degree, front=front
+    )
+    return Terms(support, coefficients, prior, constant=known.empty * alpha.sum())
 
 
 @compiled
 def _prior_draws(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Characters [N, K], prior variances [K] and draws [K, R] of the coefficients of support bool [K, n], and the
-    values [N, R] that these draws make; rows from `count` on are padding.
+) -> tuple[_Drawn, jax.Array]:
+    """Draws the coefficients of support bool [K, n], whose rows from `count` on are padding; returns also the values
+    [N, R] that the draws make.
     """
     present = jnp.arange(len(support)) < count
     odd = jnp.matmul((signs < 0).astype(jnp.float32), support.T.astype(jnp.float32)).astype(jnp.int32) & 1
     characters = jnp.where(present, 1.0 - 2.0 * odd, 0.0)
     prior = jnp.where(present, prior_variances(scales, used, support), 0.0)
-    known = jnp.sqrt(prior)[:, None] * jax.random.normal(key, (len(prior), DRAWS))
-    return characters, prior, known, jnp.matmul(characters, known)
+    coefficients = jnp.sqrt(prior)[:, None] * jax.random.normal(key, (len(prior), DRAWS))
+    return _Drawn(characters, prior, coefficients), jnp.matmul(characters, coefficients)
 
 
 def _variance(scales: Scales, signs: jax.Array, used: jax.Array) -> jax.Array:
@@ -130,7 +166,7 @@ def _deviation(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha:
 @compiled
 def _draws_together(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[_Drawn, jax.Array]:
     """`_prior_draws` of B tables: the arguments but the key have one more axis in front."""
     return jax.vmap(_prior_draws, in_axes=(None, 0, 0, 0, 0, 0))(key, scales, signs, used, support, count)
 
@@ -179,17 +215,18 @@ def deviations(
     move = _deviation_together if together else _deviation
     length = support.shape[-2]
     count = np.asarray(length if count is None else count)
-    parts, values, drawn = [], jnp.zeros((*signs.shape[:-1], DRAWS)), jnp.zeros(support.shape[:-2])
+    parts: list[_Drawn] = []
+    values, drawn = jnp.zeros((*signs.shape[:-1], DRAWS)), jnp.zeros(support.shape[:-2])
     for start in range(0, length, _TERMS):
         part = support[..., start : start + _TERMS, :]
         padded = np.zeros((*support.shape[:-2], _TERMS, signs.shape[-1]), np.bool_)
         padded[..., : part.shape[-2], : part.shape[-1]] = part
         here = jnp.asarray(np.clip(count - start, 0, _TERMS), jnp.int32)
-        keys = jax.random.fold_in(key, 1 + start // _TERMS)
-        characters, prior, known, made = draw(keys, scales, signs, used, jnp.asarray(padded), here)
-        parts.append((characters, prior, known))
-        values, drawn = values + made, drawn + prior.sum(axis=-1)
-    alpha = solve(jax.random.fold_in(key, 0), scales, signs, real, used, values, drawn)
+        keys = jax.random.fold_in(key, DrawKey.FIRST_TERMS + start // _TERMS)
+        terms, made = draw(keys, scales, signs, used, jnp.asarray(padded), here)
+        parts.append(terms)
+        values, drawn = values + made, drawn + terms.prior.sum(axis=-1)
+    alpha = solve(jax.random.fold_in(key, DrawKey.NOISE), scales, signs, real, used, values, drawn)
     found = [np.asarray(move(*part, alpha), np.float64) for part in parts]
     return np.concatenate(found, axis=-2)[..., :length, :]
 

@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from spex_jax.precision import compiled
 
-__all__ = ["NOISE_FLOOR", "Scales", "kernel", "prior_variances", "spectral_prior"]
+__all__ = ["NOISE_FLOOR", "Scales", "SpectralPrior", "kernel", "prior_variances", "spectral_prior"]
 
 NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
 
@@ -43,22 +44,37 @@ def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -
     return products + jnp.matmul(left * b, right.T) + jnp.exp(scales.log_constant)
 
 
-def spectral_prior(scales: Scales, used: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """log w [R, n], log of the product kernels' prior variance of F(()) [R], b [n], and the whole prior variance of
-    F(()).
+class SpectralPrior(NamedTuple):
+    """The prior variances of the coefficients, in parts.
+
+    Attributes:
+      log_w: float [R, n], log w.
+      log_empty: float [R], the logarithm of each product kernel's prior variance of F(()).
+      first: float [n], b.
+      empty: float [], the whole prior variance of F(()).
     """
+
+    log_w: jax.Array
+    log_empty: jax.Array
+    first: jax.Array
+    empty: jax.Array
+
+
+def spectral_prior(scales: Scales, used: jax.Array) -> SpectralPrior:
+    """Returns the prior of the coefficients under scales; used bool [n] are the features that exist."""
     a = jnp.exp(scales.log_scale)
     # tanh(a) = a for small a; the floor keeps the logarithm of a scale that underflows finite.
     log_w = jnp.log(jnp.maximum(jnp.tanh(a), 1e-30))
     log_empty = scales.log_amplitude - jnp.where(used, jnp.log1p(jnp.tanh(a)), 0.0).sum(axis=1)
-    return log_w, log_empty, jnp.exp(scales.log_first), jnp.exp(log_empty).sum() + jnp.exp(scales.log_constant)
+    first, empty = jnp.exp(scales.log_first), jnp.exp(log_empty).sum() + jnp.exp(scales.log_constant)
+    return SpectralPrior(log_w, log_empty, first, empty)
 
 
 @compiled
 def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
     """P(S), [K], of the sets support bool [K, n]."""
-    log_w, log_empty, first, _ = spectral_prior(scales, used)
+    parts = spectral_prior(scales, used)
     members, size = support.astype(jnp.float32), support.sum(axis=1)
-    products = jnp.exp(log_empty + jnp.matmul(members, log_w.T)).sum(axis=1)
-    products += jnp.where(size == 1, jnp.matmul(members, first), 0.0)
+    products = jnp.exp(parts.log_empty + jnp.matmul(members, parts.log_w.T)).sum(axis=1)
+    products += jnp.where(size == 1, jnp.matmul(members, parts.first), 0.0)
     return products + jnp.where(size == 0, jnp.exp(scales.log_constant), 0.0)

@@ -1,32 +1,20 @@
 """walsh_gp as a proxy: a table in, the largest terms of the posterior out."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
-from spex_jax.proxyspex.walsh_gp.posteriors import held_out_predictions, posterior, predict, spectrum_terms
+from spex_jax.proxyspex.walsh_gp.posteriors import Terms, held_out_predictions, posterior, predict, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.scales import learn
+from spex_jax.seeds import WalshGPKey
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["HONEST_ROWS", "SOLVE_ROWS", "Terms", "fit", "key_of_draws", "read"]
+__all__ = ["HONEST_ROWS", "SOLVE_ROWS", "fit", "key_of_draws", "read"]
 
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
 HONEST_ROWS = 128  # up to which out-of-fold predictions learn their own scales, at five times the cost
-
-
-class Terms(NamedTuple):
-    """What `spectrum_terms` gives: sets bool [degrees, front, n], their coefficients and prior variances [degrees,
-    front], and F(()).
-    """
-
-    support: jax.Array | np.ndarray
-    coefficients: jax.Array | np.ndarray
-    prior: jax.Array | np.ndarray
-    constant: jax.Array | np.ndarray
 
 
 def read(terms: Terms, n: int) -> Spectrum:
@@ -42,7 +30,7 @@ def read(terms: Terms, n: int) -> Spectrum:
 
 def key_of_draws(seed: int) -> jax.Array:
     """The key of the draws of the posterior."""
-    return jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.fold_in(jax.random.key(seed), WalshGPKey.POSTERIOR_DRAWS)
 
 
 def _held_out_with_own_scales(key: jax.Array, table: Table) -> np.ndarray:
@@ -74,7 +62,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(real))[:most])
     solved = data if len(chosen) == table.count else (*(array[chosen] for array in data[:3]), table.used)
     alpha = posterior(scales, *solved)
-    terms = Terms(*spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree))
+    terms = spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree)
     if len(chosen) < table.count:
         support = terms.support.reshape(-1, terms.support.shape[-1])
         noise = posteriors.noise_and_rest(scales, table.signs, table.used, terms.prior)

@@ -11,6 +11,7 @@ import optax
 from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import Table
 from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, kernel
+from spex_jax.seeds import WalshGPKey
 from spex_jax.threads import one_blas_thread
 
 __all__ = ["learn", "learn_scales", "settings"]
@@ -90,7 +91,7 @@ def learn_scales(
       rows: rows in a step.
       steps: Adam steps.
     """
-    start = _initial(jax.random.fold_in(key, 0), kernels, signs.shape[1], used)
+    start = _initial(jax.random.fold_in(key, WalshGPKey.SCALES_START), kernels, signs.shape[1], used)
     precision = jnp.clip(_PRECISION / real.sum(), *_PRECISION_BOUNDS)
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))
 
@@ -107,7 +108,7 @@ def learn_scales(
         instead = dataclasses.replace(scales, log_noise=noisier), state
         return jax.tree.map(functools.partial(jnp.where, fine), updated, instead), None
 
-    keys = jax.random.split(jax.random.fold_in(key, 1), steps)
+    keys = jax.random.split(jax.random.fold_in(key, WalshGPKey.SCALES_STEPS), steps)
     return jax.lax.scan(step, (start, optimizer.init(start)), keys)[0][0]
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from spex_jax.precision import compiled
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
-from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, posterior, predict, solve, spectrum_terms
+from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, Terms, posterior, predict, solve, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
-from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, Terms, key_of_draws, read
+from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, key_of_draws, read
 from spex_jax.proxyspex.walsh_gp.scales import learn_scales, settings
 from spex_jax.threads import one_blas_thread
 
@@ -48,7 +48,7 @@ def solve_together(
     steps: int,
     front: int = FRONT,
     own_scales: bool,
-) -> tuple[Scales, tuple[jax.Array, ...], jax.Array]:
+) -> tuple[Scales, Terms, jax.Array]:
     """What `fit` computes of a table, of B tables.
 
     Args:
@@ -67,7 +67,7 @@ def solve_together(
     """
     learn = functools.partial(learn_scales, kernels=kernels, rows=rows, steps=steps)
 
-    def one(signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array) -> tuple:
+    def one(signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array) -> tuple[Scales, Terms, jax.Array]:
         # All rows, then those of all folds but one. What factors matrices is one chain of operations, and not two side
         # by side: the batched Cholesky of jaxlib waits on a CPU, in a thread of XLA's pool, for others of the pool, and
         # two of them wait for each other for good (BUILD_NOTES.md).
@@ -117,13 +117,13 @@ def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: i
             own_scales=tables[0].targets.shape[0] <= HONEST_ROWS,
             **settings(signs.shape[1]),
         )
-        support, *rest, answers = jax.device_get((*terms, predicted))
+        terms, answers = jax.device_get((terms, predicted))
 
     factors: list[np.ndarray] = []
 
     def fitted(b: int) -> Fitted:
         return Fitted(
-            spectrum=read(Terms(support[b], *(part[b] for part in rest)), tables[b].n),
+            spectrum=read(jax.tree.map(lambda part: part[b], terms), tables[b].n),
             held_out=lambda: np.asarray(answers[b, : tables[b].count], np.float64),
             covariance_factor=lambda _: factors[b],
         )

@@ -1,0 +1,98 @@
+"""The random streams that are drawn from one seed, with the numbers that tell them apart.
+
+A call takes one seed. The masks of a method, the folds of a fit and the order or choice of its rows, groups of examples
+and resamples of a bootstrap are drawn from the seed itself (`numpy.random.default_rng(seed)`), each from the beginning,
+so that these purposes share their numbers. All others have a stream of their own, which is named here.
+
+Stores and saved explanations hold what was drawn, so that the numbers never change; a new stream takes a free number.
+The number of an item, such as an epoch, is no stream: it is folded into a key where items are counted.
+"""
+
+import enum
+
+import numpy as np
+
+__all__ = ["FURTHER_TRAININGS", "DrawKey", "MLPKey", "NetworkKey", "Stream", "WalshGPKey", "generator"]
+
+
+class Stream(enum.IntEnum):
+    """NumPy streams of a seed, see `generator`.
+
+    Attributes:
+      HELD_OUT_MASKS: the uniform masks of `explain` that no fit sees.
+      LEFTOVER_MASKS: the uniform masks that fill up the budget of a SPEX design. It has the number of the held-out
+        masks; `masks.uniform` leaves out the masks that it is given, so that both never hold the same mask.
+      SEED_NOISE: the masks on which `lenses.measure_seed_noise` compares seeds.
+      ROWS_HELD_OUT: the rows that are held out where some of all 2^n masks have no value.
+      ADAPTIVE: the candidates of adaptive sampling; the number of the batch follows.
+      CONTEXTS: the contexts of the discrete derivatives that check an explanation.
+    """
+
+    HELD_OUT_MASKS = 1
+    LEFTOVER_MASKS = HELD_OUT_MASKS
+    SEED_NOISE = 2
+    ROWS_HELD_OUT = 3
+    ADAPTIVE = 4
+    CONTEXTS = 5
+
+
+class WalshGPKey(enum.IntEnum):
+    """Keys that the proxy `walsh_gp` folds out of the key of its seed.
+
+    Attributes:
+      SCALES_START: the scales from which learning starts.
+      SCALES_STEPS: the rows of each step of learning.
+      POSTERIOR_DRAWS: the draws of the posterior. They have the number of the steps.
+    """
+
+    SCALES_START = 0
+    SCALES_STEPS = 1
+    POSTERIOR_DRAWS = SCALES_STEPS
+
+
+class DrawKey(enum.IntEnum):
+    """Keys that the draws of the posterior of `walsh_gp` fold out of theirs.
+
+    Attributes:
+      NOISE: the noise of the values.
+      FIRST_TERMS: the coefficients of the first block of terms; the blocks after it count on.
+    """
+
+    NOISE = 0
+    FIRST_TERMS = 1
+
+
+class MLPKey(enum.IntEnum):
+    """Keys that the proxy `mlp` folds out of the key of its seed.
+
+    Attributes:
+      MEMBERS: the networks of the ensemble.
+      QUERIES: the masks at which the ensemble is evaluated to read its spectrum.
+      FOLDS: the networks of the folds, which choose decay and stop.
+    """
+
+    MEMBERS = 0
+    QUERIES = 1
+    FOLDS = 2
+
+
+class NetworkKey(enum.IntEnum):
+    """Keys that the training of one network of the proxy `mlp` folds out of its own.
+
+    Attributes:
+      START: the initial parameters.
+      BATCHES: the rows of each step.
+    """
+
+    START = 0
+    BATCHES = 1
+
+
+# Added to the number of a training that gradients need beyond those of its lens: `measure_seed_noise` folds the numbers
+# of its repeats, from 1 on, out of the same keys.
+FURTHER_TRAININGS = 1_000
+
+
+def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:
+    """Returns the NumPy generator of a stream of a seed, and of an index within the stream where it has one."""
+    return np.random.default_rng([seed, stream, *index])
