@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from spex_jax.evaluate import Engine
+from spex_jax.indices import Index
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.question import question
 
@@ -65,7 +66,7 @@ def estimate(
     store_key: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     names: Sequence[str] | None = None,
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     progress: bool = True,
     check_invariance: bool = False,

@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"details", "files", "indices", "jax_settings", "memo", "threads", "timing", "untrusted", "version"}
+LEAVES = {"contexts", "details", "files", "jax_settings", "memo", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -17,9 +17,10 @@ ALLOWED = {
     "walsh": set(),
     "masks": set(),
     "packed": {"masks", "untrusted"},
+    "indices": {"contexts"},
     "exchange": {"indices", "untrusted"},
-    "interactions": {"walsh", "masks", "exchange", *LEAVES},
-    "spectrum": {"walsh", "masks", "interactions", *LEAVES},
+    "interactions": {"walsh", "masks", "indices", "exchange", *LEAVES},
+    "spectrum": {"walsh", "masks", "indices", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "ends": {"masks", "spectrum"},
     "subset_program": {"masks"},
@@ -40,11 +41,10 @@ ALLOWED = {
     },
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
-    "contexts": {"indices"},
     "derivatives": {"masks", "contexts"},
     "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "evaluate"},
-    "correction": {"masks", "contexts", "indices", "interactions", "spectrum", "untrusted"},
+    "correction": {"masks", "indices", "interactions", "spectrum", "untrusted"},
     "explanation": {
         *{"masks", "details", "indices", "interactions", "metrics", "spectrum", "untrusted", "correction", "files"},
         *{"report", "validation", "asking", "evaluate"},
@@ -60,10 +60,10 @@ ALLOWED = {
     "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
     "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
-    "estimate": {"evaluate", "lenses", "question"},
+    "estimate": {"indices", "evaluate", "lenses", "question"},
     "reading": {"metrics", "spectrum", "ends", "correction", "question", "adaptive", "asking", "explanation", "timing"},
     "explain": {
-        *{*LEAVES, "question", "adaptive", "reading", "explanation"},
+        *{*LEAVES, "indices", "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},
     },
     "corpus": {"explain", "explanation", "reading", "evaluate", "engine", "lenses", "store", "version"},
