@@ -18,8 +18,7 @@ import numpy as np
 import scipy.special
 
 from spex_jax import masks as masks_lib
-from spex_jax.contexts import contexts_of
-from spex_jax.indices import SHAPLEY_TYPE
+from spex_jax.indices import EmptySet, Index, find_index
 from spex_jax.interactions import Interactions
 from spex_jax.spectrum import Spectrum
 from spex_jax.untrusted import Archive
@@ -49,37 +48,37 @@ class Correction:
     errors: np.ndarray
 
     def __call__(self, found: Interactions) -> Interactions:
-        """The index of what was asked, from that of the spectrum; an index that weighs all sets alike is left as it is.
+        """The index of what was asked, from that of the spectrum; one that is not of Shapley type is left as it is.
 
         All sets are corrected where there are at most 20,000, else single features and the sets that the spectrum
         holds. Standard errors stay those of the spectrum, a set that it does not hold gets the median of its size: too
         wide where most of the masks that weigh were asked, as of Shapley values of few features, too narrow for sets of
         which the spectrum is wrong.
         """
-        if found.index not in SHAPLEY_TYPE:
+        index, n, order = find_index(found.index), found.n, found.max_order
+        if not index.shapley_type:
             return found
-        n, order = found.n, found.max_order
         every = masks_lib.number_of_sets(n, order) - 1 <= _MOST_SETS
         members: list[tuple[int, ...]] = [()]
-        values = [np.array([found[()] + self._at_empty(found.index)])]
+        values = [np.array([found[()] + self._at_empty(index, order)])]
         for size in range(1, order + 1):
             keys = [key for key in found if len(key) == size]
             if every or size == 1:
                 keys = list(combinations(range(n), size))
             sets = np.array(keys, np.int64).reshape(len(keys), size)
-            added = self._at(sets, point_weights(found.index, size, n, order))
+            added = self._at(sets, point_weights(index, size, n, order))
             values.append(np.array([found[key] for key in keys]) + added + (self.effects if size == 1 else 0.0))
             members.extend(keys)
         return Interactions(
             members,
             np.concatenate(values),
             n=n,
-            index=found.index,
+            index=index,
             max_order=order,
             names=found.names,
             std_errors=_std_errors(members, found.std_errors),
             min_order=found.min_order,
-            baseline=None if found.baseline is None else found.baseline + self._at_empty("SV"),
+            baseline=None if found.baseline is None else found.baseline + self._at_none(),
             estimated=found.estimated,
             budget=found.budget,
         )
@@ -105,11 +104,16 @@ class Correction:
             errors=arrays.floats("correction_errors", (len(masks),)),
         )
 
-    def _at_empty(self, index: str) -> float:
-        """What the empty set gains: the error at the empty mask, or of SII the mean error, all sizes alike."""
-        sizes, n = self.masks.sum(axis=1), self.masks.shape[1]
-        weights = 1 / ((n + 1) * scipy.special.comb(n, sizes)) if index == "SII" else sizes == 0
-        return float(weights @ self.errors)
+    def _at_none(self) -> float:
+        """The error at the empty mask."""
+        return float((self.masks.sum(axis=1) == 0) @ self.errors)
+
+    def _at_empty(self, index: Index, order: int) -> float:
+        """What the empty set gains: the error at the empty mask where it holds f(none), else a mean of all errors."""
+        if index.empty is EmptySet.VALUE:
+            return self._at_none()
+        weights = index.contexts(0, self.masks.shape[1], order).by_context()
+        return float(weights[self.masks.sum(axis=1)] @ self.errors)
 
     def _at(self, sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """What the errors add to sets int [Q, t], float64 [Q]; weights of `point_weights`."""
@@ -122,18 +126,18 @@ class Correction:
         return found
 
 
-def point_weights(index: str, size: int, n: int, order: int) -> np.ndarray:
+def point_weights(index: Index, size: int, n: int, order: int) -> np.ndarray:
     """What the value at one mask x adds to the index of a set T: float64 [size + 1, n + 1], by |T and x| and |x|.
 
     The mask is one corner of the discrete derivative at the context x without T.
 
     Args:
-      index: one of SHAPLEY_TYPE.
+      index: one of Shapley type.
       size: of T.
       n: number of features.
       order: the largest of the index.
     """
-    by_size = contexts_of(index, size, n, order).by_size()
+    by_size = index.contexts(size, n, order).by_size()
     each = by_size / scipy.special.comb(n - size, np.arange(n - size + 1))
     found = np.zeros((size + 1, n + 1))
     for within in range(size + 1):

@@ -13,6 +13,7 @@ import numpy as np
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.evaluation import Engine
+from spex_jax.indices import Index
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]
@@ -66,7 +67,7 @@ def estimate(
     store_key: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     names: Sequence[str] | None = None,
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     progress: bool = True,
     check_invariance: bool = False,

@@ -13,13 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.indices import INDICES
+from spex_jax.indices import INDICES, EmptySet, Index, find_index
 from spex_jax.untrusted import Allowance, Record, read_json
 
 __all__ = ["from_json", "from_shapiq", "to_dataframe", "to_shapiq"]
-
-# shapiq calls an index of order 1 SV or BV. For these two that would not be true: their empty set is another number.
-_KEPT_NAMES = ("SII", "FBII")
 
 
 def to_shapiq(
@@ -37,7 +34,9 @@ def to_shapiq(
 
     Raises:
       ImportError: shapiq is not installed.
+      ValueError: an index that shapiq does not know.
     """
+    empty = _shared(index).empty
     try:
         from shapiq import InteractionValues
     except ImportError as error:
@@ -53,7 +52,7 @@ def to_shapiq(
         baseline_value=baseline,
     )
     made.interactions = dict(values)  # the constructor puts the baseline at the empty set
-    if index in _KEPT_NAMES:
+    if empty is EmptySet.FORMULA:  # of order 1 shapiq calls it SV or BV, whose empty set is another number
         made.index = index
     return made
 
@@ -65,7 +64,7 @@ def from_shapiq(values: Any) -> dict[str, Any]:
       The arguments members, values, index, n, max_order, min_order, baseline, estimated and budget.
 
     Raises:
-      ValueError: not InteractionValues, an index that is not of `INDICES`, sets that are not of n players or come
+      ValueError: not InteractionValues, an index that is not of both packages, sets that are not of n players or come
         twice, or values that are not finite.
     """
     try:
@@ -76,8 +75,7 @@ def from_shapiq(values: Any) -> dict[str, Any]:
         found = {_members(key, n): float(numbers[position]) for key, position in lookup.items()}
     except (AttributeError, TypeError, IndexError, KeyError) as error:
         raise ValueError(f"expected shapiq.InteractionValues, got {type(values).__name__}: {error}") from error
-    if index not in INDICES:
-        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    index = _shared(index).name
     if len(found) != len(lookup):
         raise ValueError("a set comes twice, in two orders of its players; give each once")
     wrong = [repr(key) for key, value in found.items() if not math.isfinite(value)]
@@ -96,6 +94,13 @@ def from_shapiq(values: Any) -> dict[str, Any]:
         "estimated": bool(getattr(values, "estimated", True)),
         "budget": None if budget is None else int(budget),
     }
+
+
+def _shared(name: str) -> Index:
+    """The index of this name, which has to be that of shapiq too."""
+    if not (index := find_index(name)).in_shapiq:
+        raise ValueError(f"the index {name!r} of spex_jax is none of shapiq")
+    return index
 
 
 def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, Any]:

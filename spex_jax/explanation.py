@@ -19,7 +19,7 @@ from spex_jax.correction import Correction
 from spex_jax.details import check_details
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.files import temporary_prefix
-from spex_jax.indices import INDICES
+from spex_jax.indices import INDICES, Index
 from spex_jax.interactions import Interactions
 from spex_jax.metrics import Faithfulness, varies
 from spex_jax.spectrum import Spectrum, read_spectrum
@@ -82,7 +82,7 @@ class Explanation:
         """The number of features."""
         return self.spectrum.n
 
-    def interactions(self, index: str | None = None, max_order: int | None = None) -> Interactions:
+    def interactions(self, index: str | Index | None = None, max_order: int | None = None) -> Interactions:
         """Interactions with names; None takes the index and order that `explain` was given ("FSII", 2 by default)."""
         found = self.spectrum.interactions(
             self.index if index is None else index, self.max_order if max_order is None else max_order, self.names
@@ -96,7 +96,7 @@ class Explanation:
         top: int = 10,
         *,
         contexts: int = 256,
-        index: str | None = None,
+        index: str | Index | None = None,
         max_order: int | None = None,
         seed: int = 0,
         value_fn: ValueFunction | Callable[[np.ndarray], Any] | None = None,

@@ -18,14 +18,12 @@ import numpy as np
 from spex_jax import exchange
 from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
-from spex_jax.indices import INDICES, gain
+from spex_jax.indices import EmptySet, Index, find_index
 from spex_jax.untrusted import Allowance, refusing
 
 __all__ = ["Interactions", "convert"]
 
 _LABEL_WIDTH = 60  # of a row of the table
-_HOLDS_EMPTY_VALUE = ("SV", "k-SII", "STII", "FSII", "Moebius")  # the empty set holds f(none)
-_HOLDS_MEAN = ("BV", "BII", "Fourier")  # the empty set holds the mean of f; SII and FBII hold their formula's value
 
 
 class Interactions(Mapping[tuple[int, ...], float]):
@@ -35,7 +33,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
     stored ones.
 
     Attributes:
-      index: one of INDICES.
+      index: its name, a key of `spex_jax.indices.INDICES`.
       n: number of features.
       max_order: largest size of a set.
       min_order: smallest size of a set.
@@ -51,7 +49,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
         values: np.ndarray,
         *,
         n: int,
-        index: str,
+        index: str | Index,
         max_order: int,
         names: Sequence[str] | None = None,
         std_errors: np.ndarray | None = None,
@@ -65,7 +63,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
         """
         masks_lib.check_whole("n", n, 1)
         masks_lib.check_whole("max_order", max_order, 0)
-        self.index, self.n, self.max_order = index, int(n), int(max_order)
+        self.index, self.n, self.max_order = find_index(index).name, int(n), int(max_order)
         self.names = masks_lib.check_names(names, self.n)
         self._members = list(members)
         masks_lib.check_sets(self._members, self.n)
@@ -257,6 +255,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
         Raises:
           ImportError: shapiq is not installed.
+          ValueError: an index that shapiq does not know.
         """
         return exchange.to_shapiq(
             dict(self),
@@ -274,7 +273,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
         """The same values, bit for bit, of `shapiq.InteractionValues`; shapiq's names of indices are ours.
 
         Args:
-          values: InteractionValues of one of INDICES, its sets in any order.
+          values: InteractionValues of an index of both packages, its sets in any order.
           names: n names of the features.
 
         Raises:
@@ -322,7 +321,7 @@ def convert(
     support: np.ndarray,
     coefficients: np.ndarray,
     *,
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     names: Sequence[str] | None = None,
     variances: np.ndarray | None = None,
@@ -333,7 +332,7 @@ def convert(
     Args:
       support: bool [K, n], distinct rows.
       coefficients: float [K].
-      index: one of INDICES.
+      index: the name or the record of one of `spex_jax.indices.INDICES`.
       max_order: largest size of a set; k of k-SII, l of STII, FSII, FBII. SV and BV ignore it.
       names: n names of the features.
       variances: float [K] or None, of the coefficients.
@@ -343,24 +342,18 @@ def convert(
       ValueError: an unknown index, max_order outside 1..n, or the wrong number of names.
     """
     n = support.shape[1]
-    if index not in INDICES:
-        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    index = find_index(index)
     masks_lib.check_whole("max_order", max_order, 1)
-    order = 1 if index in ("SV", "BV") else min(int(max_order), n)
+    order = min(index.order(int(max_order)), n)
     degrees = support.sum(axis=1)
     keys: list[tuple[int, ...]] = []
     values, errors = [], []
     for t in range(order + 1):
         rows, sizes, members = _subsets(support, t)
-        if t == 0 and index in _HOLDS_EMPTY_VALUE:
-            gains = np.ones(len(rows))  # f(none) = sum_R F(R): no feature is kept, every character is 1
-        elif t == 0 and index in _HOLDS_MEAN:
-            gains = (degrees[rows] == 0).astype(np.float64)
-        else:
-            table = np.zeros(int(degrees.max(initial=0)) + 1)
-            for degree in np.unique(sizes):
-                table[degree] = float(gain(index, int(degree), t, order))
-            gains = table[sizes]
+        table = np.zeros(int(degrees.max(initial=0)) + 1)
+        for degree in np.unique(sizes):
+            table[degree] = float(index.gain(int(degree), t, order))
+        gains = table[sizes]
         used = gains != 0
         rows, gains = rows[used], gains[used]
         distinct, group = masks_lib.group_sets(members[used], n)
@@ -379,7 +372,7 @@ def convert(
         names=names,
         std_errors=np.concatenate(errors) if errors else None,
         # Where the empty set holds f(none) it is the same number, rounded alike.
-        baseline=float(values[0][0]) if index in _HOLDS_EMPTY_VALUE else float(coefficients.sum()),
+        baseline=float(values[0][0]) if index.empty is EmptySet.VALUE else float(coefficients.sum()),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.explanation import Explanation
-from spex_jax.indices import INDICES
+from spex_jax.indices import INDICES, find_index
 from spex_jax.methods import METHODS
 from spex_jax.pipeline import explain
 
@@ -46,7 +46,7 @@ def _approximator_class() -> type:
           explanation: the `Explanation` behind the last answer, with its faithfulness and spectrum; None before.
         """
 
-        valid_indices = tuple(index for index in INDICES if is_index_valid(index))
+        valid_indices = tuple(name for name, index in INDICES.items() if index.in_shapiq and is_index_valid(name))
 
         def __init__(
             self,
@@ -79,7 +79,7 @@ def _approximator_class() -> type:
             masks_lib.check_whole("max_order", max_order, 1)
             super().__init__(
                 n,
-                1 if index in ("SV", "BV") else max_order,
+                find_index(index).order(max_order),
                 index,
                 top_order=top_order,
                 random_state=random_state,

@@ -17,6 +17,7 @@ from spex_jax.asking import Asker
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.evaluation import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
+from spex_jax.indices import Index
 from spex_jax.invariance import check_batch_invariance
 from spex_jax.question import question
 from spex_jax.reading import Reading, explanations_of
@@ -32,7 +33,7 @@ def explain(
     *,
     budget: int | None = None,
     method: str = "proxyspex",
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     store: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -66,7 +67,8 @@ def explain(
       method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
         compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
         "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`).
-      index, max_order: of the interactions that reports show; any other can be had from the same answer.
+      index, max_order: of the interactions that reports show; any other can be had from the same answer. An index is
+        a name or a record of `spex_jax.indices`.
       store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
         function; see `spex_jax.store`.
       seed: of the masks and the fit.

@@ -9,7 +9,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.indices import INDICES
+from spex_jax.indices import Index, find_index
 from spex_jax.methods import METHODS, Method
 from spex_jax.seeds import Stream, generator
 
@@ -99,7 +99,7 @@ def question(
     *,
     budget: int | None = None,
     method: str = "proxyspex",
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     seed: int = 0,
     names: Sequence[str] | None = None,
@@ -114,8 +114,7 @@ def question(
     Raises:
       ValueError: arguments that do not fit.
     """
-    if index not in INDICES:
-        raise ValueError(f"unknown index {index!r}; expected one of {', '.join(INDICES)}")
+    index = find_index(index).name
     masks_lib.check_whole("max_order", max_order, 1)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")

@@ -9,7 +9,7 @@ import scipy.special
 import scipy.stats
 
 from spex_jax import masks as masks_lib
-from spex_jax.indices import SHAPLEY_TYPE
+from spex_jax.indices import Index, find_index
 
 __all__ = ["ACQUISITIONS", "PAIRED", "SAMPLINGS", "by_size", "check", "draw", "for_index", "leave_out"]
 
@@ -20,9 +20,9 @@ PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complem
 _DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
 
 
-def for_index(index: str) -> str:
+def for_index(index: str | Index) -> str:
     """The draw that an index asks for (BUILD_NOTES.md)."""
-    return "mixed" if index in SHAPLEY_TYPE else "uniform"
+    return "mixed" if find_index(index).shapley_type else "uniform"
 
 
 def check(sampling: str, *, adaptive: bool = False) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.files import replacing
+from spex_jax.indices import Index
 from spex_jax.interactions import Interactions, convert
 from spex_jax.untrusted import Allowance, Archive, refusing, savez
 from spex_jax.walsh import subset_characters, walsh_hadamard
@@ -183,7 +184,9 @@ class Spectrum:
 
     __rmul__ = __mul__
 
-    def interactions(self, index: str = "FSII", max_order: int = 2, names: Sequence[str] | None = None) -> Interactions:
+    def interactions(
+        self, index: str | Index = "FSII", max_order: int = 2, names: Sequence[str] | None = None
+    ) -> Interactions:
         """Interaction values; see `spex_jax.interactions.convert`."""
         return convert(
             self.support,

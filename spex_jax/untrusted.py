@@ -13,7 +13,7 @@ import reprlib
 import stat
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -350,7 +350,7 @@ class Record:
             raise self._refuse(name, "true or false", given)
         return given
 
-    def text(self, name: str, among: Sequence[str] | None = None) -> str:
+    def text(self, name: str, among: Collection[str] | None = None) -> str:
         """A string, one of some where these are given."""
         given = self.take(name)
         if not isinstance(given, str) or (among is not None and given not in among):

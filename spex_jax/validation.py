@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
-from spex_jax.contexts import DRAWS, contexts_of
+from spex_jax.contexts import DRAWS
 from spex_jax.derivatives import Derivatives, Values, draw
-from spex_jax.indices import INDICES
+from spex_jax.indices import INDICES, Index, find_index
 from spex_jax.interactions import Interactions
 from spex_jax.spectrum import Spectrum
 from spex_jax.untrusted import Record
@@ -133,7 +133,8 @@ class Validation:
         title = f"{self.index}, {sets}measured on the model, {self.summary}"
         if not self.rows:
             return title
-        naming = Interactions([], np.zeros(0), n=len(self.names), index="", max_order=1, names=self.names)
+        # Of any index: labels are made of the names alone.
+        naming = Interactions([], np.zeros(0), n=len(self.names), index="SV", max_order=1, names=self.names)
         labels = [naming.label(row.members, _LABEL_WIDTH) for row in self.rows]
         width = max(map(len, labels))
         scale = max(abs(row.predicted) for row in self.rows)
@@ -203,7 +204,7 @@ def validate(
     spectrum: Spectrum,
     sets: Sequence[tuple[int, ...]],
     *,
-    index: str = "FSII",
+    index: str | Index = "FSII",
     max_order: int = 2,
     claims: Interactions | None = None,
     names: Sequence[str] | None = None,
@@ -256,7 +257,7 @@ def validate(
       ValueError: sets that do not fit, fewer than 2 contexts, a value that is not finite, no `ask` where it is needed,
         or k-SII of a set whose single contexts are more than `contexts`.
     """
-    n = spectrum.n
+    n, index = spectrum.n, find_index(index)
     masks_lib.check_whole("contexts", contexts, 2)
     masks_lib.check_whole("seed", seed, 0, 2**32 - 1)
     own_index = spectrum.interactions(index, max_order, names)
@@ -273,7 +274,7 @@ def validate(
             raise ValueError(
                 f"{given!r} is no set of 1 to {predicted.max_order} features of which an interaction is claimed"
             )
-        plan = contexts_of(index, len(members), n, predicted.max_order)
+        plan = index.contexts(len(members), n, predicted.max_order)
         draws.add(plan.draw)
         derivatives = Derivatives(members, n, plan, contexts, drawn)
         open_.append(_Question(derivatives, predicted[members], own_index[members], abs(plan.scale) * noise))
@@ -288,7 +289,7 @@ def validate(
             question.answer(own, other, model.rounding)
         open_ = [question for question in open_ if question.goes_on()]
     return Validation(
-        index=index,
+        index=index.name,
         max_order=predicted.max_order,
         rows=tuple(question.row for question in questions),
         names=predicted.names,

@@ -9,7 +9,7 @@ import spex_jax
 
 PACKAGE = pathlib.Path(spex_jax.__file__).parent
 # What each part of the package may import; the leaves import nothing of it.
-LEAVES = {"details", "files", "indices", "jax_settings", "memo", "seeds", "threads", "timing", "untrusted", "version"}
+LEAVES = {"contexts", "details", "files", "jax_settings", "memo", "seeds", "threads", "timing", "untrusted", "version"}
 MATHEMATICS = ["walsh", "masks", "interactions", "spectrum", "metrics"]
 ALLOWED = {
     **{name: set() for name in LEAVES},
@@ -17,9 +17,10 @@ ALLOWED = {
     "walsh": set(),
     "masks": set(),
     "packed": {"masks", "untrusted"},
+    "indices": {"contexts"},
     "exchange": {"indices", "untrusted"},
-    "interactions": {"walsh", "masks", "exchange", *LEAVES},
-    "spectrum": {"walsh", "masks", "interactions", *LEAVES},
+    "interactions": {"walsh", "masks", "indices", "exchange", *LEAVES},
+    "spectrum": {"walsh", "masks", "indices", "interactions", *LEAVES},
     "metrics": {"walsh", "masks", "interactions", "spectrum", "untrusted"},
     "ends": {"masks", "spectrum"},
     "subset_program": {"masks"},
@@ -41,7 +42,6 @@ ALLOWED = {
     },
     "sampling": {"masks", "indices"},
     "methods": {"masks", "sampling", "spectrum", "ends", "spex", "proxyspex", "baselines"},
-    "contexts": {"indices"},
     "derivatives": {"masks", "contexts", "seeds"},
     "validation": {"masks", "contexts", "derivatives", "indices", "interactions", "spectrum", "untrusted"},
     "asking": {"masks", "engine", "evaluation"},
@@ -61,7 +61,7 @@ ALLOWED = {
     "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "seeds", "evaluation", "engine", "lenses"},
     "question": {"masks", "indices", "seeds", "methods", "engine"},
     "adaptive": {"masks", "metrics", "spectrum", "seeds", "proxyspex", "question"},
-    "dry_run": {"evaluation", "engine", "question"},
+    "dry_run": {"indices", "evaluation", "engine", "question"},
     "reading": {
         "metrics",
         "spectrum",
@@ -75,7 +75,7 @@ ALLOWED = {
         "timing",
     },
     "pipeline": {
-        *{*LEAVES, "question", "adaptive", "reading", "explanation"},
+        *{*LEAVES, "indices", "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluation", "invariance", "engine"},
     },
     "corpus": {"pipeline", "explanation", "reading", "evaluation", "engine", "store", "version"},

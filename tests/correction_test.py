@@ -8,10 +8,12 @@ import pytest
 
 from spex_jax import Spectrum
 from spex_jax.correction import Correction, correction_of, point_weights, residual_effects
-from spex_jax.indices import SHAPLEY_TYPE
+from spex_jax.indices import INDICES
 from spex_jax.sampling import draw
 from spex_jax.spectrum import exact_spectrum
 from spex_jax.untrusted import Allowance, Archive
+
+SHAPLEY_TYPE = [name for name, index in INDICES.items() if index.shapley_type]
 
 
 def first_order(n, rng):
@@ -55,7 +57,7 @@ def test_weights_of_one_mask_are_the_index_of_its_indicator(index):
         indicator = (np.arange(2**n) == row).astype(np.float64)
         truth = exact_spectrum(masks, indicator).interactions(index, order)
         for key in sets_of(n, truth.max_order)[1:]:
-            weights = point_weights(index, len(key), n, truth.max_order)
+            weights = point_weights(INDICES[index], len(key), n, truth.max_order)
             assert weights[masks[row, list(key)].sum(), masks[row].sum()] == pytest.approx(truth[key], abs=1e-12)
 
 

@@ -12,8 +12,8 @@ import spex_jax
 from spex_jax import Explanation, explain
 from spex_jax import masks as masks_lib
 from spex_jax.asking import Asker
-from spex_jax.contexts import contexts_of
 from spex_jax.derivatives import draw
+from spex_jax.indices import INDICES
 from spex_jax.spectrum import exact_spectrum
 from spex_jax.validation import Validation, validate
 
@@ -54,7 +54,7 @@ def test_contexts_weighed_by_size_give_the_index(index, n, rng):
     for order in range(1, min(n, 4) + 1):
         truth = oracle.interactions(values, index, order)
         for members in (key for key in truth if key):
-            plan = contexts_of(index, len(members), n, 1 if index in ("SV", "BV") else order)
+            plan = INDICES[index].contexts(len(members), n, INDICES[index].order(order))
             weights = plan.by_size()
             assert weights.sum() == pytest.approx(plan.scale, abs=1e-9)
             assert weights @ mean_derivatives(values, members) == pytest.approx(truth[members], abs=1e-9)

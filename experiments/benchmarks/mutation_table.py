@@ -136,7 +136,7 @@ MUTATIONS = (
         _INDICES,
     ),
     Mutation(
-        "spex_jax/contexts.py",
+        "spex_jax/indices.py",
         "the Krawtchouk coefficients lose their sign",
         "(-1) ** (degree - a) * math.comb(k, a)",
         "math.comb(k, a)",
@@ -174,8 +174,8 @@ MUTATIONS = (
     Mutation(
         "spex_jax/correction.py",
         "SII's empty set takes the error at the empty mask",
-        'if index == "SII" else sizes == 0',
-        'if index == "none" else sizes == 0',
+        "if index.empty is EmptySet.VALUE",
+        "if index",
         _CORRECTION,
     ),
     Mutation(

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.files import replacing
+from spex_jax.indices import find_index
 from spex_jax.report.checks import checks
 from spex_jax.report.evidence import show_energy, show_score, show_settings
 from spex_jax.report.gallery import gallery
@@ -36,7 +37,7 @@ from spex_jax.report.view import (
     rounded,
     shorten,
 )
-from spex_jax.report.wording import INDEX_MEANING, VALUE_NAMES, plural
+from spex_jax.report.wording import VALUE_NAMES, plural
 
 __all__ = ["save_html", "to_html"]
 
@@ -75,7 +76,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
         source=_source(view, terms),
         track=_track(view),
         filters=_filters(view),
-        meaning=escape(INDEX_MEANING[view.interactions.index]),
+        meaning=escape(find_index(view.interactions.index).meaning),
         ranking=_ranking(view) if view.ranked else _nothing(view),
         validation=checks(view),
         layers=layer_tables(view),
@@ -206,7 +207,7 @@ def _units(view: View) -> str:
 def _legend(view: View) -> str:
     largest = float(np.abs(view.first_order).max())
     low, high = "lowers", "raises"
-    if view.interactions.index == "Fourier":  # (-1)^1 = -1: a kept unit with a positive coefficient lowers the value
+    if find_index(view.interactions.index).positive_lowers:
         low, high = high, low
     return (
         f'<div class="sx-legend"><span>{low} {view.number(-largest)}</span><span class="sx-ramp"></span>'

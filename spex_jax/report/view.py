@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.details import check_details
-from spex_jax.indices import SHAPLEY_TYPE
+from spex_jax.indices import find_index
 from spex_jax.metrics import varies
 from spex_jax.report.wording import plural
 
@@ -198,7 +198,7 @@ def missed_ends(explanation: Any) -> str:
 
 def correction_note(explanation: Any) -> str:
     """That interactions hold more than the spectrum, or nothing."""
-    if explanation.correction is None or explanation.index not in SHAPLEY_TYPE:
+    if explanation.correction is None or not find_index(explanation.index).shapley_type:
         return ""
     return (
         f"{explanation.index} is that of the spectrum, corrected by what it misses at the masks asked; R2 and "

@@ -13,7 +13,6 @@ import spex_jax
 from spex_jax.indices import INDICES
 from spex_jax.report.html import save_html, to_html
 from spex_jax.report.view import counted
-from spex_jax.report.wording import INDEX_MEANING
 from spex_jax.validation import Measured, Validation
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "line", "rect", "circle"}
@@ -283,7 +282,7 @@ def test_page_without_text():
 @pytest.mark.parametrize("index", INDICES)
 def test_every_index_is_explained(index):
     page = to_html(simple(index=index, max_order=3))
-    assert html.escape(INDEX_MEANING[index]) in page
+    assert html.escape(INDICES[index].meaning) in page
     assert ("raises -" in page) == (index == "Fourier")
 
 
