@@ -137,10 +137,15 @@ class Engine:
             identity = identity_of(value_fn, n, store_key)
             failure: Exception | None = None
             if jax.process_index() == 0:  # the others hear from it what is stored
-                names, details = getattr(value_fn, "names", ()), getattr(value_fn, "details", {})
+                names, details = getattr(value_fn, "names", ()), getattr(value_fn, "details", None)
                 try:
                     self.store = Store(
-                        store, identity=identity, n=n, outputs=self._outputs, names=tuple(names), details=details
+                        store,
+                        identity=identity,
+                        n=n,
+                        outputs=self._outputs,
+                        names=tuple(names),
+                        details=None if details is None else details.to_json(),
                     )
                 except Exception as error:
                     failure = error

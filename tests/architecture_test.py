@@ -55,12 +55,15 @@ ALLOWED = {
     "evaluate": {"masks", "store", "engine", "identity"},
     "invariance": {"masks", "evaluate"},
     "models": {"jax_settings", "untrusted"},
-    "lenses": {"masks", "interactions", "jax_settings", "engine", "evaluate", "identity", "models"},
+    "lenses": {"masks", "details", "interactions", "jax_settings", "engine", "evaluate", "identity", "models"},
     "baselines": {"walsh", "masks", "spectrum", "jax_settings", "precision", "evaluate", "lenses"},
     "question": {"masks", "packed", "indices", "methods", "evaluate", "lenses"},
     "adaptive": {"masks", "metrics", "spectrum", "proxyspex", "question"},
     "estimate": {"evaluate", "lenses", "question"},
-    "reading": {"metrics", "spectrum", "ends", "correction", "question", "adaptive", "asking", "explanation", "timing"},
+    "reading": {
+        *{"details", "metrics", "spectrum", "ends", "correction", "timing"},
+        *{"question", "adaptive", "asking", "explanation"},
+    },
     "explain": {
         *{*LEAVES, "question", "adaptive", "reading", "explanation"},
         *{"asking", "evaluate", "invariance", "lenses"},

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.details import ComponentsDetails, JointDetails, TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.identity import fingerprint
 from spex_jax.jax_settings import own_settings
@@ -124,16 +125,18 @@ def _names(lenses: dict[str, ValueFunction]) -> list[str]:
     ]
 
 
-def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> dict[str, Any]:
+def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> JointDetails:
     """Of both lenses; the value, and what it is of, are those of the lens that asks."""
-    of_value = ("value", "prompts", "target", "contrast")
-    return {
-        "units": "unit",
-        "lenses": [dict(a.details), dict(b.details)],
-        "lens_sizes": [a.n, b.n],
-        "removal": "; ".join(dict.fromkeys(lens.details["removal"] for lens in (a, b) if "removal" in lens.details)),
-        **{name: asking.details[name] for name in of_value if name in asking.details},
-    }
+    return JointDetails(
+        units="unit",
+        lenses=(a.details, b.details),
+        lens_sizes=(a.n, b.n),
+        removal="; ".join(dict.fromkeys(str(lens.details.removal) for lens in (a, b))),
+        value=asking.details.value,
+        prompts=asking.details.prompts,
+        target=asking.details.target,
+        contrast=asking.details.contrast,
+    )
 
 
 def _identity(parts: Iterable[tuple[ValueFunction, Any]]) -> str | None:
@@ -202,7 +205,7 @@ def _asked_retrained(
             "value 'kl' compares with what the whole network predicts, and with training data every mask has another "
             "network; use a value with a target, such as 'logprob'"
         )
-    if asking.details.get("own_target"):
+    if isinstance(asking.details, TextDetails | ComponentsDetails) and asking.details.own_target:
         raise ValueError(
             f"the {kind} lens was given no target and took what its model says; with training data the models are "
             "others: give target="

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.details import TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses import layout
@@ -122,7 +123,7 @@ def text(
       tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
       text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
         messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
-        writes is always kept; what it leaves out of the messages is no unit, and is in details["left_out"].
+        writes is always kept; what it leaves out of the messages is no unit, and is in details.left_out.
       units: "token"; "word" (a run between white space, with its punctuation; of scripts that write no spaces the
         words of Chinese and Thai, the phrases of Japanese, grapheme clusters of others); "sentence" (see
         `sentences.sentence_borders`); "line"; "paragraph"; "turn" (a message); "document" (each text of `within`); a
@@ -190,7 +191,7 @@ def text(
         made: Any = _of_answers(shared, prompt, tokens, answers, value, share_prefix, options)
     else:
         made = _of_classes(shared, model, prompt, tokens, value, target, contrast, options)
-    fn, packing, chosen = made
+    fn, packing, shown = made
     return ValueFunction(
         fn,
         prompt.n,
@@ -198,16 +199,17 @@ def text(
         on_device=True,
         width=_width(prompt.n),
         packing=packing,
-        details={
-            "text": prompt.text,
-            "spans": [list(span) for span in prompt.spans],
-            "units": prompt.noun,
-            "removal": removal,
-            "value": value,
-            **({"own_target": True} if target is None else {}),
-            **({"left_out": list(prompt.left_out)} if prompt.left_out else {}),
-            **chosen,
-        },
+        details=TextDetails(
+            text=prompt.text,
+            spans=tuple(prompt.spans),
+            units=prompt.noun,
+            removal=removal,
+            value=value,
+            target=shown[0],
+            contrast=shown[1],
+            own_target=target is None,
+            left_out=prompt.left_out,
+        ),
     )
 
 
@@ -266,8 +268,8 @@ def _of_answers(
     value: str,
     share_prefix: bool,
     options: dict[str, Any],
-) -> tuple[AblatedAnswer, Packing | None, dict[str, Any]]:
-    """The value function of one answer, or of two of which one is subtracted."""
+) -> tuple[AblatedAnswer, Packing | None, tuple[str, str | None]]:
+    """The value function of one answer, or of two of which one is subtracted, and the texts of both."""
     sources: list[int] = []
     first = int(np.flatnonzero(tokens.unit >= 0)[0])
     # One token before the first unit stays, so that something is there to be read when all units are removed.
@@ -293,8 +295,7 @@ def _of_answers(
         weight=_padded(signs, np.float32),
         value=value,
     )
-    shown = [answer.text for answer in answers]
-    return fn, packing, {"target": shown[0], "contrast": shown[1] if len(shown) > 1 else None}
+    return fn, packing, (answers[0].text, answers[1].text if len(answers) > 1 else None)
 
 
 @jax.jit
@@ -311,8 +312,8 @@ def _of_classes(
     target: Any,
     contrast: Any,
     options: dict[str, Any],
-) -> tuple[AblatedClass, Packing | None, dict[str, Any]]:
-    """The value function of a class."""
+) -> tuple[AblatedClass, Packing | None, tuple[str, str | None]]:
+    """The value function of a class, or of two of which one is subtracted, and the names of both."""
     template, packing = _template(tokens, prompt.n, start=0, **options)
     fn = AblatedClass(
         model=shared,
@@ -327,6 +328,6 @@ def _of_classes(
         used = np.arange(packing.slots)[None] == 0
         batch = [np.ones((1, packing.slots, width), np.bool_), used]
     full = np.asarray(_logits_of_full(fn, *batch), np.float32)[0, 0]
-    chosen, against, classes = choose_classes(model, full, value, target, contrast)
-    fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
-    return fn, packing, classes
+    classes = choose_classes(model, full, value, target, contrast)
+    chosen, against = (jnp.asarray(number, jnp.int32) for number in classes[:2])
+    return dataclasses.replace(fn, target=chosen, contrast=against), packing, classes[2:]

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.details import Details, plain_details
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
 from spex_jax.interactions import check_names
@@ -51,7 +52,7 @@ class ValueFunction:
         packing: Packing | None = None,
         order_of: Callable[[np.ndarray], np.ndarray] | None = None,
         relaxed: bool = False,
-        details: dict[str, Any] | None = None,
+        details: Details | dict[str, Any] | None = None,
         workers: int = 1,
         timeout: float | None = None,
         retries: int = 0,
@@ -73,7 +74,8 @@ class ValueFunction:
           order_of: masks bool [M, n] -> numbers [M], for a device function that answers faster where the masks of a
             batch have neighbouring numbers: those of lower numbers are asked first.
           relaxed: whether a device function may be differentiated, in masks of floats.
-          details: JSON-like information for reports.
+          details: what reports may show: a lens's record, or a JSON-like dictionary with fields of `details.Details`
+            and any others.
           workers: calls of host code that may run at once, each in a thread.
           timeout: seconds that one call of host code may take; a call that takes longer is left alone (its thread
             cannot be stopped) and counts as failed.
@@ -83,7 +85,7 @@ class ValueFunction:
 
         Raises:
           ValueError: fn is not callable, n is no positive whole number, names or width do not fit n, or an option is
-            out of range or does not belong to a device function.
+            out of range or does not belong to a device function; details that reports cannot show.
         """
         if not callable(fn):
             raise ValueError(f"a value function must be callable (masks [M, n] -> values [M]), got {type(fn).__name__}")
@@ -98,7 +100,8 @@ class ValueFunction:
         self.fn, self.n, self.on_device = fn, int(n), on_device
         self.names = check_names(names, self.n)
         self.identity, self.outputs, self.width = identity, tuple(outputs), self.n if width is None else width
-        self.packing, self.details = packing, details or {}
+        self.packing = packing
+        self.details = details if isinstance(details, Details) else plain_details(details or {}, self.n)
         self.order_of, self.relaxed = order_of, relaxed
         if identity is not None and (not isinstance(identity, str) or not identity):
             raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
