@@ -20,6 +20,7 @@ from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
 from spex_jax.lenses.value_function import ValueFunction
 from spex_jax.masks import deduplicate
+from spex_jax.models.protocols import width_of
 
 __all__ = ["joint"]
 
@@ -216,7 +217,7 @@ def _asked_retrained(
         layers = tuple(np.flatnonzero(np.any(holding, axis=0)).tolist())
     else:
         fn = _of_one_text(asking)
-    fn = fn.without_derived() if hasattr(fn, "without_derived") else fn
+    fn = fn if isinstance(fn, AblatedClass) else fn.without_derived()
     return AskedRetrained(
         training=producing,
         asking=dataclasses.replace(fn, model=without_arrays(fn.model)),
@@ -258,7 +259,7 @@ def _of_one_text(text: ValueFunction) -> Any:
     fn: Any = text.fn
     if text.packing is None:
         return fn
-    packing, width = text.packing, getattr(getattr(fn.model, "config", None), "dim", 256)
+    packing, width = text.packing, width_of(fn.model)
     longest = packing.fixed + int(np.maximum(packing.kept, packing.removed).sum())
     capacity = min(fn.template.capacity, rounded(longest, width))
     return dataclasses.replace(fn, template=dataclasses.replace(fn.template, capacity=capacity))

@@ -21,7 +21,17 @@ from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.value_function import ValueFunction, as_pytree
 from spex_jax.lenses.values import check_value, choose_classes
 from spex_jax.masks import check_unicode, check_whole
-from spex_jax.models.decoder import Decoder
+from spex_jax.models.protocols import (
+    Classifier,
+    HiddenStates,
+    PrefixModel,
+    Tokenizer,
+    max_length_of,
+    special_tokens_of,
+    token_name,
+    vocabulary_of,
+    width_of,
+)
 
 __all__ = ["REMOVALS", "text"]
 
@@ -38,9 +48,9 @@ def _logits_of_model(model: Any, tokens: jax.Array, attention_mask: jax.Array) -
 
 def _is_causal(model: Any) -> bool:
     """Whether a model gives logits [B, L, V] rather than [B, C]."""
-    if isinstance(model, Decoder) or hasattr(model, "classify"):
-        return isinstance(model, Decoder)
-    shape = (1, min(BUCKET, getattr(model, "max_length", BUCKET)))
+    if isinstance(model, HiddenStates | Classifier):
+        return isinstance(model, HiddenStates)
+    shape = (1, min(BUCKET, max_length_of(model)))
     tokens, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
     one = (jax.ShapeDtypeStruct(shape[1:], jnp.int32), jax.ShapeDtypeStruct(shape[1:], jnp.bool_))
     remedy = Remedy(one, "it takes one text and not several: give jax.vmap(model)")
@@ -54,9 +64,9 @@ def _is_causal(model: Any) -> bool:
 
 def _check_independent(model: Any, ids: np.ndarray) -> None:
     """Raises ValueError where what a model of a user says of a text depends on the one beside it, or on chance."""
-    if isinstance(model, Decoder) or hasattr(model, "classify"):
+    if isinstance(model, HiddenStates | Classifier):
         return
-    first = np.resize(ids, min(BUCKET, getattr(model, "max_length", BUCKET))).astype(np.int32)
+    first = np.resize(ids, min(BUCKET, max_length_of(model))).astype(np.int32)
     batches = (np.stack([first, first]), np.stack([first, first[::-1]]))
     twice, beside = (np.asarray(_logits_of_model(model, batch, np.ones_like(batch, np.bool_))) for batch in batches)
     check_rows(twice, beside, "the model")
@@ -97,7 +107,7 @@ def _padded(values: Sequence[float], dtype: type) -> jax.Array:
 @own_settings()
 def text(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     text_or_messages: str | Sequence[Mapping[str, str]],
     *,
     units: Any = "word",
@@ -119,7 +129,8 @@ def text(
     Args:
       model: a pure JAX function, model(tokens int32 [B, L], attention_mask bool [B, L]) -> class logits [B, C], or the
         next token's logits [B, L, V] of a causal language model. One that is a registered pytree, as all of
-        `spex_jax.models` are, shares its compiled program between texts.
+        `spex_jax.models` are, shares its compiled program between texts. See `models.protocols` for methods that make
+        it faster.
       tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
       text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
         messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
@@ -141,7 +152,7 @@ def text(
       protect: roles of messages that are always kept.
       replacement: of "replace": a text, or one for each unit.
       max_new_tokens: the most tokens of the model's own answer.
-      share_prefix: compute what stands before the first unit once for all masks (a `Decoder`).
+      share_prefix: compute what stands before the first unit once for all masks (a `PrefixModel`, as `Decoder` is).
 
     Raises:
       ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class
@@ -157,10 +168,10 @@ def text(
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
     shared = as_pytree(model)
     causal = _is_causal(shared)
-    begin = getattr(tokenizer, "bos_token_id", None) if causal else None
+    begin = special_tokens_of(tokenizer).begin if causal else None
     units = units.tolist() if isinstance(units, np.ndarray) else units
     prompt = read_prompt(tokenizer, text_or_messages, units=units, within=within, protect=tuple(protect), begin=begin)
-    context = min(getattr(model, "max_length", 10**9), getattr(tokenizer, "model_max_length", None) or 10**9)
+    context = max_length_of(model, tokenizer)
     if len(prompt.ids) + causal > context:
         raise ValueError(
             f"the text has {len(prompt.ids)} tokens and the model's context is {context}; "
@@ -176,12 +187,12 @@ def text(
             f"with removal {removal!r} and everything removed nothing is left that the model could answer to: the "
             "tokenizer has no BOS token; keep a part of the text by within=, use messages, or removal='mask'"
         )
-    knows_segments = (causal and isinstance(model, Decoder)) or hasattr(model, "classify")
+    knows_segments = isinstance(shared, HiddenStates | Classifier)
     kind = "in_place" if in_place else "hidden" if removal == "attention" and not knows_segments else "packed"
     options = {
         "kind": kind,
         "move": removal != "attention",
-        "width": getattr(getattr(model, "config", None), "dim", 256),
+        "width": width_of(model),
         "alone": None if knows_segments else context,
     }
     if causal:
@@ -213,19 +224,19 @@ def text(
     )
 
 
-def _check_ids(model: Any, tokenizer: Any, ids: Sequence[int] | np.ndarray, role: str) -> None:
+def _check_ids(model: Any, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, role: str) -> None:
     """Raises ValueError for a token that the model does not embed: tokenizers have some that only a larger model knows,
     such as those of pictures.
     """
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    size = vocabulary_of(model)
     if size is None:
         return
     outside = next((int(token) for token in ids if token >= size), None)
     if outside is not None:
-        name = getattr(tokenizer, "convert_ids_to_tokens", str)(outside)
         raise ValueError(
-            f"{role} uses the token {name!r} of id {outside}, and the model embeds ids from 0 to {size - 1}: it does "
-            "not know this token. Leave it out, or use the tokenizer that belongs to the model"
+            f"{role} uses the token {token_name(tokenizer, outside)!r} of id {outside}, and the model embeds ids from "
+            f"0 to {size - 1}: it does not know this token. Leave it out, or use the tokenizer that belongs to the "
+            "model"
         )
 
 
@@ -238,7 +249,7 @@ def _check_texts(given: Mapping[str, Any]) -> None:
 
 
 def _answer(
-    model: Any, tokenizer: Any, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
+    model: Any, tokenizer: Tokenizer, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
 ) -> Answer:
     """A given answer, or the model's own where None.
 
@@ -248,9 +259,7 @@ def _answer(
     if given is None:
         check_whole("max_new_tokens", max_new_tokens, 1)
         return own_answer(model, tokenizer, prompt, max_new_tokens, context)
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None) or len(tokenizer)
-    answer = answer_of(tokenizer, prompt, given, vocabulary, role)
+    answer = answer_of(tokenizer, prompt, given, vocabulary_of(model) or len(tokenizer), role)
     _check_ids(model, tokenizer, answer.ids, role)
     if len(prompt.ids) + len(answer.ids) > context:
         raise ValueError(
@@ -273,7 +282,7 @@ def _of_answers(
     sources: list[int] = []
     first = int(np.flatnonzero(tokens.unit >= 0)[0])
     # One token before the first unit stays, so that something is there to be read when all units are removed.
-    start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, Decoder) else 0
+    start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, PrefixModel) else 0
     prefix_tokens = prefix = None
     if start:
         prefix_tokens = jnp.asarray(prompt.ids[:start])
@@ -299,7 +308,7 @@ def _of_answers(
 
 
 @jax.jit
-def _prefix(model: Decoder, tokens: jax.Array) -> Any:
+def _prefix(model: PrefixModel, tokens: jax.Array) -> Any:
     return model.prefix(tokens, jnp.arange(len(tokens)))
 
 

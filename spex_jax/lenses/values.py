@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.models.protocols import class_names_of
+
 __all__ = [
     "VALUES",
     "ChosenClasses",
@@ -63,7 +65,7 @@ def choose_classes(model: Any, logits: np.ndarray, value: str, target: Any, cont
     Raises:
       ValueError: no such class, the same one twice, or a model with one output and a value that needs more.
     """
-    names = tuple(getattr(model, "class_names", ()))
+    names = class_names_of(model)
     if len(logits) == 1 and value != "logit":
         raise ValueError(f"the model has one output, of which value {value!r} says nothing; use value='logit'")
     chosen = int(logits.argmax()) if target is None else _class_index(names, target, len(logits), "target")
