@@ -117,7 +117,7 @@ def one_question(model: Any, tokenizer: Any, question: Mapping[str, Any], out: p
     found["random"] = {"recall": float(supporting.mean()), **top}
     return {
         "question": question["question"],
-        "answer": value_fn.details["target"],
+        "answer": value_fn.details.target,
         "gold": question["answer"],
         "log_probability": float(whole),
         "n": n,

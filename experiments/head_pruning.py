@@ -229,7 +229,7 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
         for size, masks in drawn.items():
             scores[value][size]["random"] = float(evaluate(other, masks, progress=False).mean())
         scores[value]["whole"], scores[value]["none"] = float(next(values)), float(next(values))
-    layers = np.array([layers[0] for layers in value_fn.details["layers"]])
+    layers = np.array([layers[0] for layers in value_fn.details.layers])
     energy = metrics.energy_by_group(found.spectrum, layers)
     return {
         "seed": seed,

@@ -125,7 +125,7 @@ def value_function(
     text, spans, names, supporting = prompt_of(question, asking.documents, asking.units)
     value_fn = _asked(model, tokenizer, text, question["answer"], asking, units=spans)
     value_fn.names = tuple(names)
-    value_fn.details["units"] = asking.units
+    value_fn.details = dataclasses.replace(value_fn.details, units=asking.units)
     return value_fn, np.array(supporting)
 
 

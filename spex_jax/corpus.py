@@ -151,7 +151,7 @@ def _answers(
     identity = identity_of(value_fn)
     of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
     outputs = range(math.prod(value_fn.outputs))
-    known = [__version__, of_answer, value_fn.names, value_fn.details]
+    known = [__version__, of_answer, value_fn.names, value_fn.details.to_json()]
     saved = []
     for output in outputs:
         settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)

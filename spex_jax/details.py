@@ -1,120 +1,396 @@
-"""The fields of an explanation's details that reports read: what each of them must be."""
+"""What a lens tells a report of its input, as typed records, and how JSON becomes one.
 
+In the shape descriptions n denotes units, the features of a value function.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
 import re
 import reprlib
-from collections.abc import Callable
+import types
+import typing
 from typing import Any
 
-__all__ = ["check_details"]
+__all__ = [
+    "ComponentsDetails",
+    "Details",
+    "JointDetails",
+    "OutputDetails",
+    "PatchesDetails",
+    "Pictures",
+    "PlainDetails",
+    "TabularDetails",
+    "TextDetails",
+    "TrainingDetails",
+    "ValueNoise",
+    "details_from_json",
+    "plain_details",
+]
 
+Scalar = str | int | float | bool | None
+Label = Scalar | list[Scalar]
+
+_EXPECTED = {  # of the fields that reports show, for messages
+    "units": "a string",
+    "removal": "a string or number",
+    "value": "a string or number",
+    "target": "a string, a number or a list of them",
+    "contrast": "a string, a number or a list of them",
+    "text": "a string",
+    "spans": "{n} pairs (start, end) of numbers",
+    "left_out": "a list of strings",
+    "prompts": "a whole number",
+    "layers": "{n} lists of numbers, or of names, of layers",
+    "columns": "{n} strings",
+    "test_point": "a number or a name",
+    "pictures": "'units', {n} lists, and 'tests', a list, of data:image URIs of PNG, JPEG, GIF or WebP",
+    "seed_noise": "numbers 'deviation', 'share' and 'seeds'",
+}
+_OF_EACH_UNIT = ("layers", "columns", "sizes")
 _PICTURE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]*={0,2}")
-_LISTS = (list, tuple)
 
 
-def check_details(details: Any, n: int) -> None:
-    """Checks what a lens, or a file, tells of the input. Fields that are not listed here may hold anything.
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """Pictures as data:image URIs of PNG, JPEG, GIF or WebP.
+
+    Attributes:
+      units: n tuples, the first examples of each unit.
+      tests: one for each test point.
+    """
+
+    units: tuple[tuple[str, ...], ...]
+    tests: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueNoise:
+    """How far a value depends on the seed of its trainings.
+
+    Attributes:
+      deviation: standard deviation over other seeds, in units of the value.
+      share: of the variance over masks, the part in [0, 1] that other seeds do not reproduce.
+      seeds: trainings whose mean a value is.
+    """
+
+    deviation: float
+    share: float
+    seeds: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutputDetails:
+    """What a lens tells of one output of a value; see `Details`."""
+
+    test_point: int
+    target: Scalar = None
+    seed_noise: ValueNoise | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Details:
+    """What reports can show of an input. A lens fills in what it knows, and its own record adds what it tells besides.
+
+    Attributes:
+      units: what one unit is called, in the singular.
+      removal: what becomes of a removed unit.
+      value: the number that is explained, "logprob" or "margin" say.
+      target: the class or answer that the value is of; None where there is none.
+      contrast: the class or answer that the value subtracts.
+      text: the text that is explained, None where it is no text.
+      spans: n pairs (start, end) of characters of the text; empty without a text.
+      left_out: what the chat template leaves out of the messages, one sentence for each part.
+      prompts: the number of prompts whose mean the value is.
+      layers: n tuples, the numbers or names of the layers in which each unit lies.
+      columns: n names of the units within their layers.
+      test_point: the number or name of the test point that the value is of.
+      pictures: of the units and the test points.
+      seed_noise: how far the value depends on the seed, where that was measured.
+    """
+
+    units: str = "feature"
+    removal: Scalar = None
+    value: Scalar = "value"
+    target: Label = None
+    contrast: Label = None
+    text: str | None = None
+    spans: tuple[tuple[int, int], ...] = ()
+    left_out: tuple[str, ...] = ()
+    prompts: int | None = None
+    layers: tuple[tuple[int | str, ...], ...] | None = None
+    columns: tuple[str, ...] | None = None
+    test_point: Scalar = None
+    pictures: Pictures | None = None
+    seed_noise: ValueNoise | None = None
+
+    def of_output(self, output: int, n: int) -> "Details":
+        """Returns the details of one output, by its number, of a value function of n features."""
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns an object that `details_from_json` reads; a field that says no more than its default is left out."""
+        return _written(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextDetails(Details):
+    """Of the text lens: `text`, `spans`, `target` and `contrast` are always there.
+
+    Attributes:
+      own_target: whether the target is what the model says itself, since none was given.
+    """
+
+    text: str = dataclasses.field()
+    spans: tuple[tuple[int, int], ...] = dataclasses.field()
+    target: Label = dataclasses.field()
+    contrast: Label = dataclasses.field()
+    own_target: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PatchesDetails(Details):
+    """Of the patches lens: `target` and `contrast` are always there.
+
+    Attributes:
+      grid: rows and columns of patches; None where the segments were given.
+      pixels: of the picture.
+    """
+
+    target: Label = dataclasses.field()
+    contrast: Label = dataclasses.field()
+    grid: tuple[int, int] | None = None
+    pixels: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TabularDetails(Details):
+    """Of the tabular lens: `target`, the column of the predictions, is always there.
+
+    Attributes:
+      background: rows of the background.
+    """
+
+    target: Label = dataclasses.field()
+    background: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComponentsDetails(Details):
+    """Of the components lens: `prompts`, `layers` and `columns` are always there.
+
+    Attributes:
+      own_target: whether the target is what the model says itself, since none was given.
+    """
+
+    prompts: int = dataclasses.field()
+    layers: tuple[tuple[int | str, ...], ...] = dataclasses.field()
+    columns: tuple[str, ...] = dataclasses.field()
+    own_target: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingDetails(Details):
+    """Of the training data lens.
+
+    Attributes:
+      seeds: trainings whose mean a value is.
+      examples: of the training data.
+      test_points: their number.
+      sizes: n numbers, the examples of each group; None where each example is a unit.
+      outputs: one record for each test point where each has a value of its own; empty otherwise.
+    """
+
+    seeds: int
+    examples: int
+    test_points: int
+    sizes: tuple[int, ...] | None = None
+    outputs: tuple[OutputDetails, ...] = ()
+
+    def of_output(self, output: int, n: int) -> Details:
+        """As `Details.of_output`: those of a test point where each has a value of its own."""
+        if not self.outputs:
+            return self
+        one = self.outputs[output]
+        return dataclasses.replace(
+            self, outputs=(), test_point=one.test_point, target=one.target, seed_noise=one.seed_noise
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointDetails(Details):
+    """Of two lenses in one mask.
+
+    Attributes:
+      lenses: the details of both.
+      lens_sizes: how many of the units are of each; they come first to last.
+    """
+
+    lenses: tuple[Details, ...]
+    lens_sizes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainDetails(Details):
+    """Of a value function of one's own: what reports know of its dictionary, and the rest as it was given.
+
+    Attributes:
+      more: what no report shows. "outputs", a list with a dictionary for each output of a value, is what that output
+        has besides.
+    """
+
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of_output(self, output: int, n: int) -> Details:
+        """As `Details.of_output`.
+
+        Raises:
+          ValueError: see `plain_details`.
+        """
+        content = self.to_json()
+        outputs = content.pop("outputs", None)
+        return plain_details({**content, **outputs[output]}, n) if outputs else self
+
+    def to_json(self) -> dict[str, Any]:
+        """As `Details.to_json`, with everything that was given."""
+        content = _written(self)
+        return {**content.pop("more", {}), **content}
+
+
+def _written(record: Any) -> Any:
+    """A record, a tuple or a plain value as JSON holds it."""
+    if isinstance(record, tuple):
+        return [_written(one) for one in record]
+    if not dataclasses.is_dataclass(record):
+        return record
+    found = {field.name: (getattr(record, field.name), field.default) for field in dataclasses.fields(record)}
+    return {
+        name: value.to_json() if isinstance(value, Details) else _written(value)
+        for name, (value, default) in found.items()
+        if default is dataclasses.MISSING or value != default
+    }
+
+
+def plain_details(content: Any, n: int) -> PlainDetails:
+    """Reads a dictionary of one's own. Fields that reports do not show may hold anything.
 
     Args:
-      details: of an `Explanation` or a `ValueFunction`.
+      content: of a `ValueFunction`, or of a file.
       n: number of features.
 
     Raises:
-      ValueError: details that are no dictionary, or a field that reports read and that is not what they expect.
+      ValueError: no dictionary with names, or a field that reports show and that is not what they expect.
     """
-    if not isinstance(details, dict) or not all(isinstance(name, str) for name in details):
-        raise ValueError(f"details must be a dictionary with names, got {reprlib.repr(details)}")
-    for name, (fits, expected) in _FIELDS.items():
-        if name in details and not fits(details[name], n):
-            raise ValueError(
-                f"details[{name!r}] must be {expected.format(n=n)}, got {reprlib.repr(details[name])}; leave it out or "
-                "mend it"
-            )
-    if "text" in details and not _spans(details.get("spans"), n, len(details["text"])):
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"details must be a dictionary with names, got {reprlib.repr(content)}")
+    fields, _ = _fields(Details)
+    shown: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in content and (name != "spans" or "text" in content):
+            try:
+                shown[name] = _read_field(field, content[name], n)
+            except _UnfitError:
+                raise ValueError(
+                    f"details[{name!r}] must be {_EXPECTED[name].format(n=n)}, got {reprlib.repr(content[name])}; "
+                    "leave it out or mend it"
+                ) from None
+    text, spans = shown.get("text"), shown.get("spans", ())
+    if text is not None and (len(spans) != n or not all(start <= end <= len(text) for start, end in spans)):
         raise ValueError(
-            f"details['spans'] must be {n} pairs (start, end) within the {len(details['text'])} characters of "
-            f"details['text'], got {reprlib.repr(details.get('spans'))}"
+            f"details['spans'] must be {n} pairs (start, end) within the {len(text)} characters of details['text'], "
+            f"got {reprlib.repr(content.get('spans'))}"
         )
-    pictures, point = details.get("pictures"), details.get("test_point")
-    if pictures is not None and point is not None and not _whole(point, 0, len(pictures["tests"]) - 1):
+    pictures, point = shown.get("pictures"), shown.get("test_point")
+    if pictures is not None and point is not None and not (_is_whole(point) and point < len(pictures.tests)):
         raise ValueError(
-            f"details['test_point'] must be a number of one of the {len(pictures['tests'])} pictures of test points, "
+            f"details['test_point'] must be a number of one of the {len(pictures.tests)} pictures of test points, "
             f"got {reprlib.repr(point)}"
         )
+    more = {k: given for k, given in content.items() if k not in shown or shown[k] == fields[k].default}
+    return PlainDetails(**shown, more=more)
 
 
-def _whole(given: Any, least: int = 0, most: int = 2**53) -> bool:
-    return isinstance(given, int) and not isinstance(given, bool) and least <= given <= most
+def details_from_json(content: Any, n: int) -> Details:
+    """Reads what `Details.to_json` wrote: the record of the lens whose fields these are, else `PlainDetails`.
+
+    Args:
+      content: of a file.
+      n: number of features.
+
+    Raises:
+      ValueError: see `plain_details`.
+    """
+    plain = plain_details(content, n)
+    shown = {name: getattr(plain, name) for name in _fields(Details)[0]}
+    for kind in (JointDetails, TextDetails, PatchesDetails, TrainingDetails, ComponentsDetails, TabularDetails):
+        fields, required = _fields(kind)
+        if required <= content.keys() <= fields.keys():
+            try:
+                own = {
+                    name: _read_field(field, content[name], n)
+                    for name, field in fields.items()
+                    if name in content and name not in shown and name != "lenses"
+                }
+                if kind is JointDetails:
+                    lenses = zip(content["lenses"], own["lens_sizes"], strict=True)
+                    own["lenses"] = tuple(details_from_json(lens, size) for lens, size in lenses)
+            except (TypeError, ValueError):  # a dictionary of one's own, with fields of the same names
+                continue
+            return kind(**shown, **own)
+    return plain
 
 
-def _scalar(given: Any, n: int = 0) -> bool:
-    return given is None or isinstance(given, str | int | float | bool)
+class _UnfitError(ValueError):
+    """A value is not of its type; the callers know of what."""
 
 
-def _label(given: Any, n: int = 0) -> bool:
-    return _scalar(given) or (isinstance(given, _LISTS) and all(map(_scalar, given)))
+def _fields(kind: Any) -> tuple[dict[str, dataclasses.Field[Any]], set[str]]:
+    """The fields of a record by name, and the names of those without a default."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    return fields, {name for name, field in fields.items() if field.default is dataclasses.MISSING}
 
 
-def _text(given: Any, n: int = 0) -> bool:
-    return isinstance(given, str)
+def _is_whole(given: Any) -> bool:
+    return isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= 2**53
 
 
-def _spans(given: Any, n: int, length: int) -> bool:
-    return (
-        isinstance(given, _LISTS)
-        and len(given) == n
-        and all(isinstance(span, _LISTS) and len(span) == 2 and all(map(_whole, span)) for span in given)
-        and all(start <= end <= length for start, end in given)
-    )
+def _read_field(field: dataclasses.Field[Any], given: Any, n: int) -> Any:
+    """A field of the JSON of a record, as its type says."""
+    found = _read(field.type, given)
+    fits = found is None or field.name not in _OF_EACH_UNIT or len(found) == n
+    if isinstance(found, Pictures):
+        fits = len(found.units) == n and all(map(_PICTURE.fullmatch, (*itertools.chain(*found.units), *found.tests)))
+    elif isinstance(found, ValueNoise):
+        fits = found.seeds > 0
+    elif field.name == "layers" and found is not None:  # they are put in order
+        fits = fits and len({type(layer) for layers in found for layer in layers}) < 2
+    if not fits:
+        raise _UnfitError
+    return found
 
 
-def _layers(given: Any, n: int) -> bool:
-    if given is None:
-        return True
-    if not isinstance(given, _LISTS) or len(given) != n or not all(isinstance(of, _LISTS) for of in given):
-        return False
-    layers = [layer for of in given for layer in of]
-    return all(map(_whole, layers)) or all(map(_text, layers))  # they are put in order
-
-
-def _columns(given: Any, n: int) -> bool:
-    return given is None or (isinstance(given, _LISTS) and len(given) == n and all(map(_text, given)))
-
-
-def _pictures(given: Any, n: int) -> bool:
-    if given is None:
-        return True
-    if not isinstance(given, dict) or set(given) != {"units", "tests"}:
-        return False
-    units, tests = given["units"], given["tests"]
-    if not isinstance(units, _LISTS) or len(units) != n or not isinstance(tests, _LISTS):
-        return False
-    return all(isinstance(of, _LISTS) and all(map(_picture, of)) for of in (*units, tests))
-
-
-def _picture(given: Any) -> bool:
-    return isinstance(given, str) and _PICTURE.fullmatch(given) is not None
-
-
-def _noise(given: Any, n: int) -> bool:
-    if given is None:
-        return True
-    numbers = isinstance(given, dict) and set(given) == {"deviation", "share", "seeds"} and _whole(given["seeds"], 1)
-    return numbers and all(
-        isinstance(given[name], int | float) and abs(given[name]) < float("inf") for name in ("deviation", "share")
-    )
-
-
-_FIELDS: dict[str, tuple[Callable[[Any, int], bool], str]] = {
-    "text": (_text, "a string"),
-    "units": (_text, "a string"),
-    "removal": (_scalar, "a string or number"),
-    "value": (_scalar, "a string or number"),
-    "target": (_label, "a string, a number or a list of them"),
-    "contrast": (_label, "a string, a number or a list of them"),
-    "prompts": (lambda given, n: _whole(given), "a whole number"),
-    "test_point": (_scalar, "a number or a name"),
-    "layers": (_layers, "{n} lists of numbers, or of names, of layers"),
-    "columns": (_columns, "{n} strings"),
-    "pictures": (_pictures, "'units', {n} lists, and 'tests', a list, of data:image URIs of PNG, JPEG, GIF or WebP"),
-    "seed_noise": (_noise, "numbers 'deviation', 'share' and 'seeds'"),
-}
+def _read(kind: Any, given: Any) -> Any:
+    """A value of JSON as a type: lists become tuples, objects records. Raises _UnfitError."""
+    if (
+        (kind in (str, bool, types.NoneType) and isinstance(given, kind))
+        or (kind is int and _is_whole(given))
+        or (kind is float and isinstance(given, int | float) and abs(given) < math.inf)
+    ):
+        return given
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is types.UnionType:
+        for part in parts:
+            with contextlib.suppress(_UnfitError):
+                return _read(part, given)
+    elif origin is not None and isinstance(given, list | tuple):
+        if origin is tuple and parts[-1] is not ...:
+            if len(parts) == len(given):
+                return tuple(map(_read, parts, given))
+        else:
+            return origin(_read(parts[0], one) for one in given)
+    elif dataclasses.is_dataclass(kind) and isinstance(given, dict):
+        fields, required = _fields(kind)
+        if required <= given.keys() <= fields.keys():
+            return kind(**{name: _read(fields[name].type, one) for name, one in given.items()})  # type: ignore[operator]
+    raise _UnfitError

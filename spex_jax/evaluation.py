@@ -112,7 +112,7 @@ class Engine:
                         n=value_fn.n,
                         outputs=value_fn.outputs,
                         names=value_fn.names,
-                        details=value_fn.details,
+                        details=value_fn.details.to_json(),
                     )
                 except Exception as error:
                     failure = error

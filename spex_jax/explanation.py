@@ -16,7 +16,7 @@ from spex_jax import masks as masks_lib
 from spex_jax import report
 from spex_jax.asking import Asker
 from spex_jax.correction import Correction
-from spex_jax.details import check_details
+from spex_jax.details import Details, details_from_json
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.files import temporary_prefix
 from spex_jax.indices import INDICES, Index
@@ -51,7 +51,7 @@ class Explanation:
       noise: the largest change of a value that was computed twice, in another batch or order; nan where none was.
       stored: how many of the masks came out of the store and cost nothing.
       settings: method, options, budget, seed, versions and device.
-      details: what the lens knows of the input (text, spans, units, target), for reports.
+      details: what the lens knows of the input (text, spans, units, target), for reports; see `spex_jax.details`.
       failed: bool [F, n], masks that were asked and gave no finite value; they are in none of the above.
       ask: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds no
         model.
@@ -69,7 +69,7 @@ class Explanation:
     max_order: int
     timings: dict[str, float]
     settings: dict[str, Any]
-    details: dict[str, Any]
+    details: Details
     noise: float = math.nan
     stored: int = 0
     failed: np.ndarray | None = None
@@ -195,8 +195,9 @@ class Explanation:
                 "format": _FORMAT,
                 **{
                     name: getattr(self, name)
-                    for name in ("held_out", "exact", "index", "max_order", "timings", "settings", "details", "stored")
+                    for name in ("held_out", "exact", "index", "max_order", "timings", "settings", "stored")
                 },
+                "details": self.details.to_json(),
                 "noise": None if math.isnan(self.noise) else self.noise,
                 "validation": None if self.validation is None else self.validation.to_json(),
                 "names": list(self.names),
@@ -247,8 +248,8 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
     allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")
     if not len(masks) or len(masks_lib.deduplicate(masks)[0]) < len(masks):
         raise ValueError(f"its {len(masks)} masks must be distinct, and one or more")
-    names, settings, details = content.texts("names", n), content.plain("settings"), content.plain("details")
-    check_details(details, n)
+    names, settings = content.texts("names", n), content.plain("settings")
+    details = details_from_json(content.plain("details"), n)
     _check_settings(settings)
     found = Explanation(
         spectrum=spectrum,

@@ -161,7 +161,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
     def across(self, sizes: Sequence[int]) -> "Interactions":
         """The interactions of sets with members in more than one part, where parts of `sizes` hold the features in turn
-        (`details["lens_sizes"]` of a joint lens); ValueError where these do not add up to n.
+        (`details.lens_sizes` of a joint lens); ValueError where these do not add up to n.
         """
         given = np.asarray(sizes)
         if given.ndim != 1 or given.dtype.kind not in "iu" or (given < 0).any() or given.sum() != self.n:

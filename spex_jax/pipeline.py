@@ -167,8 +167,6 @@ def read_outputs(
                     value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
                 ).noise
     columns = answers.values.reshape(len(answers.masks), -1)
-    details = dict(value_fn.details)
-    of_outputs = details.pop("outputs", None) or [{}] * columns.shape[1]
     environment_of = {**asked.settings, **answers.settings, **environment()}
     return [
         Reading(
@@ -176,7 +174,7 @@ def read_outputs(
             answers=dataclasses.replace(answers, values=columns[:, output]),
             place=f"at output {output} of {columns.shape[1]}" if columns.shape[1] > 1 else "",
             seconds=watch.seconds,
-            details={**details, **of_outputs[output]},
+            details=value_fn.details.of_output(output, value_fn.n),
             noise=noise,
             stored=asker.stored,
             ask=Asker(value_fn=value_fn, output=output, **asking),
@@ -188,7 +186,7 @@ def read_outputs(
 def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
     """The warning that one feature has no interactions, and what has more."""
     larger = ("document", "turn", "paragraph", "line", "sentence", "word", "token")
-    units = value_fn.details.get("units")
+    units = value_fn.details.units
     remedy = "divide it: smaller units, a finer grid, more groups or columns"
     if units in larger[:-1]:
         remedy = "take smaller units: units=" + " or ".join(map(repr, larger[larger.index(units) + 1 :]))

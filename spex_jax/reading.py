@@ -9,6 +9,7 @@ import numpy as np
 from spex_jax.adaptive import Asked
 from spex_jax.asking import Asker
 from spex_jax.correction import correction_of
+from spex_jax.details import Details
 from spex_jax.ends import ends_first
 from spex_jax.explanation import Explanation
 from spex_jax.metrics import Faithfulness, faithfulness, r2_score
@@ -36,7 +37,7 @@ class Reading:
     answers: Asked
     place: str
     seconds: dict[str, float]
-    details: dict[str, Any]
+    details: Details
     noise: float
     stored: int
     ask: Asker | None

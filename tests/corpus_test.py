@@ -97,7 +97,7 @@ def test_texts(tiny, tmp_path):
     texts = ["A dull film .", "Never a dull moment !"]
     for _ in range(2):
         found = explain_many((spex_jax.lenses.text(*tiny, text) for text in texts), store=tmp_path)
-        assert [answer.details["text"] for answer in found] == texts
+        assert [answer.details.text for answer in found] == texts
 
 
 def test_wrong_arguments(tmp_path):

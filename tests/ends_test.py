@@ -9,6 +9,7 @@ from planting import planted
 
 import spex_jax
 from spex_jax import Spectrum, explain, proxyspex
+from spex_jax.details import PlainDetails
 from spex_jax.ends import ends_first, known_ends, through_ends, with_spare_terms
 
 
@@ -201,7 +202,7 @@ def low(r2, **given):
         "max_order": 2,
         "timings": {"compile": 0.0, "model": 0.0, "fit": 0.0},
         "settings": {"method": "proxyspex", "seed": 0},
-        "details": {},
+        "details": PlainDetails(),
     }
     return spex_jax.Explanation(**{**content, **given})
 
@@ -214,8 +215,12 @@ def low(r2, **given):
         ((0.6, 0.4, 0.8), {}, "The interval of R2 includes 0.5"),
         ((0.4, 0.2, 0.6), {}, "budget=64, every mask that there is"),
         ((0.4, 0.2, 0.6), {"settings": {"method": "lime", "seed": 0}}, "method='proxyspex'"),
-        ((0.4, 0.2, 0.6), {"details": {"units": "word", "removal": "mask"}}, "fewer and larger units than 6 words"),
-        ((0.4, 0.2, 0.6), {"details": {"units": "word", "removal": "mask"}}, "another removal than 'mask'"),
+        (
+            (0.4, 0.2, 0.6),
+            {"details": PlainDetails(units="word", removal="mask")},
+            "fewer and larger units than 6 words",
+        ),
+        ((0.4, 0.2, 0.6), {"details": PlainDetails(units="word", removal="mask")}, "another removal than 'mask'"),
     ],
 )
 def test_a_low_score_says_what_to_do(r2, given, said):

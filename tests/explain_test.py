@@ -274,7 +274,7 @@ def test_a_text_with_the_shipped_model(tiny):
     found = explain(spex_jax.lenses.text(*tiny, text, value="margin"), budget=400)
     assert found.faithfulness.r2 > 0.8
     assert "held-out masks of 400 ablations" in str(found)
-    assert found.details["text"] == text
+    assert found.details.text == text
 
 
 def test_the_shipped_model_has_learned_negation(tiny):

@@ -5,6 +5,7 @@ from models.directories import write_model
 
 from spex_jax import Explanation, Spectrum
 from spex_jax.correction import Correction
+from spex_jax.details import details_from_json
 from spex_jax.metrics import Faithfulness
 from spex_jax.validation import Measured, Validation
 
@@ -36,7 +37,7 @@ def explanation_of(details, n=9):
         max_order=2,
         timings={"compile": 1.5, "fit": 2.0},
         settings={"method": "proxyspex", "budget": 40, "seed": 7, "proxy": "auto", "versions": {"jax": "0.10"}},
-        details=details,
+        details=details_from_json(details, n),
         noise=0.001,
         stored=3,
         failed=~masks[:2],

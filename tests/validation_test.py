@@ -13,6 +13,7 @@ from spex_jax import Explanation, explain
 from spex_jax import masks as masks_lib
 from spex_jax.asking import Asker
 from spex_jax.derivatives import draw
+from spex_jax.details import PlainDetails
 from spex_jax.indices import INDICES
 from spex_jax.spectrum import exact_spectrum
 from spex_jax.validation import Validation, validate
@@ -310,7 +311,7 @@ def answer():
         max_order=2,
         timings={},
         settings={"method": "proxyspex"},
-        details={},
+        details=PlainDetails(),
         ask=Asker(value_fn=spex_jax.ValueFunction(pairs, 12)),
     )
 

@@ -104,12 +104,11 @@ class Account:
 
     def found(self, e: Explanation, what: str, top: int = 8) -> None:
         """The steps of an explanation: what was ablated, at which budget and R2, and the ranked interactions."""
-        about, removal = e.details, e.details.get("removal")
-        value = f"{about.get('value')} of {about['target']!r}" if "target" in about else about.get("value")
+        about, removal = e.details, e.details.removal
+        value = about.value if about.target is None else f"{about.value} of {about.target!r}"
         self.step(
             "What is ablated, and the value",
-            f"{what} {e.n} features ({_plural(about.get('units', 'feature'))}), removal {removal!r}; the value is the "
-            f"{value}.",
+            f"{what} {e.n} features ({_plural(about.units)}), removal {removal!r}; the value is the {value}.",
             n=e.n,
             names=list(e.names),
             value=value,

@@ -1,5 +1,6 @@
 """A question that needs two paragraphs: the two should be the strongest pair, and with one of them nothing is known."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -114,7 +115,7 @@ def world_value(model: Decoder, tokenizer: Any, sentences: list[str], question: 
         value="margin",
     )
     value_fn.names = tuple(sentences)
-    value_fn.details["units"] = "sentence"
+    value_fn.details = dataclasses.replace(value_fn.details, units="sentence")
     return value_fn
 
 

@@ -89,7 +89,7 @@ def run(setting: Setting, account: Account) -> None:
     rows, changed = [], set[int]()
     for members, _ in pairs:
         changed |= set(members)
-        context, told = replaced(puzzle["context"], value_fn.details["spans"], sorted(changed), table)
+        context, told = replaced(puzzle["context"], value_fn.details.spans, sorted(changed), table)
         value = _whole(setting, value_of(context)) if told else before
         rows.append({"words": len(changed), "replaced": ", ".join(told) or "(no synonym)", "log-odds": value})
     known = [i for i, word in enumerate(value_fn.names) if _bare(word) in table]
@@ -97,7 +97,7 @@ def run(setting: Setting, account: Account) -> None:
     random = []
     for _ in range(setting.texts or RANDOM):
         some = rng.permutation([i for i in known if i not in pairs[0][0]])[:2]
-        context, _ = replaced(puzzle["context"], value_fn.details["spans"], some.tolist(), table)
+        context, _ = replaced(puzzle["context"], value_fn.details.spans, some.tolist(), table)
         random.append(_whole(setting, value_of(context)))
     first, last = rows[0]["log-odds"], rows[-1]["log-odds"]
     account.step(

@@ -67,7 +67,7 @@ def acdc(
     if sorted(units) != list(range(n)):
         raise ValueError(f"order must hold each of the units 0 to {n - 1} once, got {order!r}")
     if low_is_good is None:
-        low_is_good = value_fn.details.get("value") in _LOW_IS_GOOD
+        low_is_good = value_fn.details.value in _LOW_IS_GOOD
     sign = 1.0 if low_is_good else -1.0
     masks = np.ones((len(limits), n), np.bool_)
     with Engine(value_fn, **options) as engine:

@@ -42,7 +42,7 @@ def _effects(value_fn: ValueFunction, shares: np.ndarray, options: dict[str, Any
             "gradients need a value function of one value that takes masks of floats, with "
             "device=DeviceOptions(relaxed=True), as lenses.components makes them; leave_one_out asks masks alone"
         )
-    value = value_fn.details.get("value")
+    value = value_fn.details.value
     if value == "kl" and shares.min() == 1:
         raise ValueError(
             "value 'kl' is least at the whole network, where its gradient is 0; use 'logit_diff' or 'loss'"

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.details import Details, plain_details
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
 from spex_jax.jax_settings import own_settings
@@ -95,7 +96,7 @@ class ValueFunction:
         on_device: bool = False,
         identity: str | None = None,
         outputs: tuple[int, ...] = (),
-        details: dict[str, Any] | None = None,
+        details: Details | dict[str, Any] | None = None,
         device: DeviceOptions | None = None,
         workers: int = 1,
         timeout: float | None = None,
@@ -113,13 +114,14 @@ class ValueFunction:
           on_device: whether fn is a pure JAX function.
           identity: a string that differs for any two functions with different values.
           outputs: shape of one value.
-          details: JSON-like information for reports.
+          details: what reports may show: a lens's record, or a JSON-like dictionary with fields of `details.Details`
+            and any others.
           device: of a device function.
           workers, timeout, retries, backoff: of host code, see `HostOptions`.
 
         Raises:
           ValueError: fn is not callable, n is no positive whole number, names or width do not fit n, or an option is
-            out of range or does not belong to such a function.
+            out of range or does not belong to such a function; details that reports cannot show.
         """
         if not callable(fn):
             raise ValueError(f"a value function must be callable (masks [M, n] -> values [M]), got {type(fn).__name__}")
@@ -133,7 +135,8 @@ class ValueFunction:
             raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
         self.fn, self.n, self.on_device = fn, int(n), on_device
         self.names = masks_lib.check_names(names, self.n)
-        self.identity, self.outputs, self.details = identity, tuple(outputs), details or {}
+        self.identity, self.outputs = identity, tuple(outputs)
+        self.details = details if isinstance(details, Details) else plain_details(details or {}, self.n)
         self.host = HostOptions(workers=workers, timeout=timeout, retries=retries, backoff=backoff)
         self.device = DeviceOptions() if device is None else device
         if on_device and self.host != HostOptions(backoff=backoff):

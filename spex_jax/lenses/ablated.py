@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from spex_jax.lenses.layout import Template
 from spex_jax.lenses.values import logit_and_margin, value_of_answers, watched
-from spex_jax.models.decoder import Decoder, KeyValues
+from spex_jax.models.protocols import Classifier, HiddenStates
 
 __all__ = ["AblatedAnswer", "AblatedClass"]
 
@@ -53,7 +53,7 @@ class AblatedClass:
         """Class logits [B, S, C]."""
         masks, used = _with_slots(self.template, batch)
         rows = self.template.rows(masks, used)
-        if hasattr(self.model, "classify"):
+        if isinstance(self.model, Classifier):
             return self.model.classify(rows.tokens, rows.positions, rows.segments, masks.shape[1])
         return self.model(rows.tokens, rows.segments >= 0)[:, None]
 
@@ -73,7 +73,7 @@ class AblatedAnswer:
     """Masks -> values of an answer, as `AblatedClass`.
 
     Attributes:
-      model: a `Decoder`, or any function tokens, attention_mask -> logits [B, L, V].
+      model: one with `HiddenStates`, or any function tokens, attention_mask -> logits [B, L, V].
       prefix_tokens, prefix: what comes before the template, int32 [P], and its keys and values; None where nothing
         does.
       sources: int32 [K], the place in the template after which each token of the answers is expected, -1 for the
@@ -86,7 +86,7 @@ class AblatedAnswer:
     model: Any
     template: Template
     prefix_tokens: jax.Array | None
-    prefix: KeyValues | None
+    prefix: Any
     sources: jax.Array
     tokens: jax.Array
     weight: jax.Array
@@ -106,7 +106,7 @@ class AblatedAnswer:
     def __call__(self, *batch: jax.Array) -> jax.Array:
         """Values; see `AblatedClass`."""
         masks, used = _with_slots(self.template, batch)
-        if isinstance(self.model, Decoder):
+        if isinstance(self.model, HiddenStates):
             values = self.measured(self.states(masks, used))
         else:
             rows = self.template.rows(masks, used)
@@ -118,8 +118,8 @@ class AblatedAnswer:
         return values if self.template.kind == "packed" else values[:, 0]
 
     def states(self, masks: jax.Array, used: jax.Array) -> jax.Array:
-        """States [B, S, K, D] of a `Decoder`, after which the tokens of the answers are expected, of masks bool
-        [B, S, width] of which `used` bool [B, S] are there; S is 1 unless the template is packed.
+        """States [B, S, K, D] of a model with `HiddenStates`, after which the tokens of the answers are expected, of
+        masks bool [B, S, width] of which `used` bool [B, S] are there; S is 1 unless the template is packed.
         """
         rows = self.template.rows(masks, used)
         places = rows.read(self.sources, self.template.branch)
@@ -141,7 +141,8 @@ class AblatedAnswer:
         def score(state: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
             return logit_and_margin(self.model.logits(state), token)
 
-        at_once = max(1, _LOGITS // self.model.config.vocab_size)
+        one = jax.eval_shape(self.model.logits, jax.ShapeDtypeStruct(flat.shape[1:], flat.dtype))
+        at_once = max(1, _LOGITS // one.size)
         if len(flat) <= at_once:
             scores = score(flat, expected)
         else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from spex_jax.lenses.prompt import Prompt, encode
 from spex_jax.models.decoder import Decoder, generate
+from spex_jax.models.protocols import Tokenizer, decoded, special_tokens_of
 
 __all__ = ["Answer", "answer_of", "own_answer"]
 
@@ -22,7 +23,7 @@ class Answer:
     text: str
 
 
-def answer_of(tokenizer: Any, prompt: Prompt, given: Any, vocab_size: int, role: str) -> Answer:
+def answer_of(tokenizer: Tokenizer, prompt: Prompt, given: Any, vocab_size: int, role: str) -> Answer:
     """A given answer.
 
     A text is tokenised behind the prompt, as a tokenizer would see both, unless its first letters melt into the
@@ -51,7 +52,7 @@ def answer_of(tokenizer: Any, prompt: Prompt, given: Any, vocab_size: int, role:
             ids = encode(tokenizer, given, special=False)[0]
         if not ids:
             raise ValueError(f"{role} {given!r} has no tokens; the tokenizer sees nothing in it")
-        unknown = getattr(tokenizer, "unk_token_id", None)
+        unknown = special_tokens_of(tokenizer).unknown
         if unknown is not None and unknown in ids:
             raise ValueError(f"{role} {given!r} cannot be encoded: the tokenizer has no token for a part of it")
     else:
@@ -62,26 +63,26 @@ def answer_of(tokenizer: Any, prompt: Prompt, given: Any, vocab_size: int, role:
             if isinstance(token, bool) or not isinstance(token, int | np.integer) or not 0 <= token < vocab_size:
                 raise ValueError(f"{role} must be a text or ids from 0 to {vocab_size - 1}, got {token!r}")
     found = tuple(map(int, ids))
-    return Answer(found, given if isinstance(given, str) else _text(tokenizer, found))
+    return Answer(found, given if isinstance(given, str) else decoded(tokenizer, found))
 
 
-def own_answer(model: Any, tokenizer: Any, prompt: Prompt, most: int, context: int) -> Answer:
+def own_answer(model: Any, tokenizer: Tokenizer, prompt: Prompt, most: int, context: int) -> Answer:
     """The model's own greedy answer; any special token ends it.
 
     Raises:
       ValueError: it is empty, or there is no room for it.
     """
-    stops = {int(token) for token in getattr(tokenizer, "all_special_ids", ())}
+    stops = special_tokens_of(tokenizer).every
     if isinstance(model, Decoder):
         ids = generate(model, prompt.ids, most=most, stops=tuple(sorted(stops)))
     else:
         ids = _continued(model, prompt.ids, min(most, context - len(prompt.ids)), stops)
     if not ids:
         raise ValueError("the model's own answer is empty (it stops at once); give target=")
-    return Answer(tuple(ids), _text(tokenizer, tuple(ids)))
+    return Answer(tuple(ids), decoded(tokenizer, ids))
 
 
-def _continued(model: Callable[..., jax.Array], prompt: np.ndarray, most: int, stops: set[int]) -> list[int]:
+def _continued(model: Callable[..., jax.Array], prompt: np.ndarray, most: int, stops: frozenset[int]) -> list[int]:
     """Greedy answer of any function tokens, attention_mask -> logits [B, L, V]: a forward for every token."""
     tokens = jnp.asarray(np.pad(prompt, (0, most))[None])
     ids: list[int] = []
@@ -97,8 +98,3 @@ def _continued(model: Callable[..., jax.Array], prompt: np.ndarray, most: int, s
         tokens = tokens.at[0, length].set(token)
         ids.append(token)
     return ids
-
-
-def _text(tokenizer: Any, ids: tuple[int, ...]) -> str:
-    decode = getattr(tokenizer, "decode", None)
-    return decode(list(ids)) if decode is not None else " ".join(map(str, ids))

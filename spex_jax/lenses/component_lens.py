@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.details import ComponentsDetails
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.ablated_components import AblatedComponents, Reading
-from spex_jax.lenses.component_units import ComponentUnits, component_units
+from spex_jax.lenses.component_units import component_units
 from spex_jax.lenses.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
 from spex_jax.lenses.values import VALUES
 from spex_jax.models.components import record
@@ -127,14 +128,15 @@ def components(
             order_of=lambda masks: np.where(masks, len(starts), first).min(axis=1),
             relaxed=True,
         ),
-        details={
-            "units": chosen.noun,
-            "removal": removal,
-            "value": value,
-            "prompts": prompts.count,
-            **({"own_target": True} if target is None and value not in ("loss", "kl") else {}),
-            **_layout(chosen),
-        },
+        details=ComponentsDetails(
+            units=chosen.noun,
+            removal=removal,
+            value=value,
+            prompts=prompts.count,
+            own_target=target is None and value not in ("loss", "kl"),
+            layers=tuple(tuple(sorted({layer for _, layer, _ in parts})) for parts in chosen.parts),
+            columns=tuple(chosen.columns),
+        ),
     )
 
 
@@ -257,9 +259,3 @@ def _with_clean(fn: AblatedComponents, target: Any) -> AblatedComponents:
     else:
         reading = dataclasses.replace(reading, target=logits.argmax(axis=-1).astype(jnp.int32))
     return dataclasses.replace(fn, reading=reading)
-
-
-def _layout(units: ComponentUnits) -> dict[str, Any]:
-    """For reports: the layers of each unit, and what it is called within its layer."""
-    layers = [sorted({layer for _, layer, _ in parts}) for parts in units.parts]
-    return {"layers": layers, "columns": list(units.columns)}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spex_jax.masks import check_unicode
+from spex_jax.models.protocols import ChatTokenizer, Tokenizer
 
 __all__ = ["Conversation", "Passage", "check_messages", "render"]
 
@@ -80,7 +81,7 @@ def check_messages(messages: Sequence[Any]) -> None:
             check_unicode(str(message[key]), f"the {key} of message {number}")
 
 
-def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Conversation:
+def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> Conversation:
     """Renders a conversation and finds its messages.
 
     Raises:
@@ -88,7 +89,7 @@ def render(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> Conversatio
       ValueError: there is no chat template, it refuses the messages, or it does with other contents something else
         wherever they are changed, so that nothing can be followed.
     """
-    if not getattr(tokenizer, "chat_template", None):
+    if not isinstance(tokenizer, ChatTokenizer) or not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template; give a text instead of messages")
 
     def rendered(contents: Contents) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.details import ComponentsDetails, JointDetails, TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.identity import fingerprint
@@ -19,6 +20,7 @@ from spex_jax.lenses.layout import rounded
 from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
 from spex_jax.masks import deduplicate
+from spex_jax.models.protocols import width_of
 
 __all__ = ["joint"]
 
@@ -123,16 +125,18 @@ def _names(lenses: dict[str, ValueFunction]) -> list[str]:
     ]
 
 
-def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> dict[str, Any]:
+def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> JointDetails:
     """Of both lenses; the value, and what it is of, are those of the lens that asks."""
-    of_value = ("value", "prompts", "target", "contrast")
-    return {
-        "units": "unit",
-        "lenses": [dict(a.details), dict(b.details)],
-        "lens_sizes": [a.n, b.n],
-        "removal": "; ".join(dict.fromkeys(lens.details["removal"] for lens in (a, b) if "removal" in lens.details)),
-        **{name: asking.details[name] for name in of_value if name in asking.details},
-    }
+    return JointDetails(
+        units="unit",
+        lenses=(a.details, b.details),
+        lens_sizes=(a.n, b.n),
+        removal="; ".join(dict.fromkeys(str(lens.details.removal) for lens in (a, b))),
+        value=asking.details.value,
+        prompts=asking.details.prompts,
+        target=asking.details.target,
+        contrast=asking.details.contrast,
+    )
 
 
 def _identity(parts: Iterable[tuple[ValueFunction, Any]]) -> str | None:
@@ -201,7 +205,7 @@ def _asked_retrained(
             "value 'kl' compares with what the whole network predicts, and with training data every mask has another "
             "network; use a value with a target, such as 'logprob'"
         )
-    if asking.details.get("own_target"):
+    if isinstance(asking.details, TextDetails | ComponentsDetails) and asking.details.own_target:
         raise ValueError(
             f"the {kind} lens was given no target and took what its model says; with training data the models are "
             "others: give target="
@@ -212,7 +216,7 @@ def _asked_retrained(
         layers = tuple(np.flatnonzero(np.any(holding, axis=0)).tolist())
     else:
         fn = _of_one_text(asking)
-    fn = fn.without_derived() if hasattr(fn, "without_derived") else fn
+    fn = fn if isinstance(fn, AblatedClass) else fn.without_derived()
     return AskedRetrained(
         training=producing,
         asking=dataclasses.replace(fn, model=without_arrays(fn.model)),
@@ -255,7 +259,7 @@ def _of_one_text(text: ValueFunction) -> Any:
     packing = text.device.packing
     if packing is None:
         return fn
-    width = getattr(getattr(fn.model, "config", None), "dim", 256)
+    width = width_of(fn.model)
     longest = packing.fixed + int(np.maximum(packing.kept, packing.removed).sum())
     capacity = min(fn.template.capacity, rounded(longest, width))
     return dataclasses.replace(fn, template=dataclasses.replace(fn.template, capacity=capacity))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
+from spex_jax.details import PatchesDetails
 from spex_jax.engine.value_function import ValueFunction, as_pytree
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
@@ -92,8 +93,8 @@ def _probed(fn: _MaskedImage, n: int) -> np.ndarray:
     return twice[:1]
 
 
-def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndarray, list[str], dict[str, Any]]:
-    """Patch of every pixel int32 [H, W] (-1: always kept), names, and what a report should know."""
+def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndarray, list[str], tuple[int, int] | None]:
+    """Patch of every pixel int32 [H, W] (-1: always kept), names, and rows and columns of a grid."""
     if segments is not None:
         given = np.asarray(segments)
         if given.shape != shape or not np.issubdtype(given.dtype, np.integer):
@@ -105,7 +106,7 @@ def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndar
         if not len(present):
             raise ValueError("segments must hold a number of at least 0; all pixels would always be kept")
         numbered = np.where(given >= 0, np.searchsorted(present, given), -1).astype(np.int32)
-        return numbered, [f"segment {number}" for number in present], {"units": "segment"}
+        return numbered, [f"segment {number}" for number in present], None
     sides = np.asarray(grid) if isinstance(grid, tuple | list | np.ndarray) else np.array([grid, grid])
     if sides.shape != (2,) or sides.dtype.kind not in "iu" or not (sides >= 1).all() or not (sides <= shape).all():
         raise ValueError(
@@ -116,7 +117,7 @@ def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndar
     column = np.arange(shape[1]) * columns // shape[1]
     names = [f"row {i}, column {j}" for i in range(rows) for j in range(columns)]
     segment = (row[:, None] * columns + column[None, :]).astype(np.int32)
-    return segment, names, {"units": "patch", "grid": [rows, columns]}
+    return segment, names, (rows, columns)
 
 
 def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
@@ -187,7 +188,7 @@ def patches(
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise ValueError("image has pixels that are not finite")
-    segment, names, details = _segments(array.shape[:2], grid, segments)
+    segment, names, sides = _segments(array.shape[:2], grid, segments)
     replacement, described = _replacement(array, removal)
     fn = _MaskedImage(
         apply=as_pytree(apply_fn),
@@ -199,12 +200,21 @@ def patches(
         value=value,
     )
     full = _probed(fn, len(names))
-    chosen, against, classes = choose_classes(apply_fn, full[0], value, target, contrast)
-    fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
+    classes = choose_classes(apply_fn, full[0], value, target, contrast)
+    chosen, against = (jnp.asarray(number, jnp.int32) for number in classes[:2])
+    fn = dataclasses.replace(fn, target=chosen, contrast=against)
     return ValueFunction(
         fn,
         len(names),
         names=names,
         on_device=True,
-        details={**details, "removal": described, "value": value, **classes, "pixels": math.prod(array.shape[:2])},
+        details=PatchesDetails(
+            units="segment" if sides is None else "patch",
+            removal=described,
+            value=value,
+            target=classes.target_name,
+            contrast=classes.contrast_name,
+            grid=sides,
+            pixels=math.prod(array.shape[:2]),
+        ),
     )

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.details import Pictures
 from spex_jax.lenses.groups import Groups
 
-__all__ = ["picture_details", "to_uri"]
+__all__ = ["group_pictures", "to_uri"]
 
 _OF_A_GROUP = 5
 _SIDE = 96  # larger pictures are made smaller
@@ -45,9 +46,8 @@ def _checked(given: Any, count: int, whose: str) -> np.ndarray:
     return array
 
 
-def picture_details(pictures: Any, groups: Groups, points: int) -> dict[str, Any]:
-    """What a report shows: {"pictures": {"units": lists of URIs of the first examples of each group, "tests": a URI for
-    each test point}}.
+def group_pictures(pictures: Any, groups: Groups, points: int) -> Pictures:
+    """Makes small pictures of the first examples of each group, and of each test point.
 
     Raises:
       ValueError: no pair of pictures, shapes or dtypes that do not fit, or Pillow is not installed.
@@ -61,5 +61,5 @@ def picture_details(pictures: Any, groups: Groups, points: int) -> dict[str, Any
     order = np.argsort(groups.labels, kind="stable")
     starts = np.searchsorted(groups.labels[order], np.arange(len(groups)))
     ends = np.minimum(starts + np.minimum(groups.sizes, shown), len(order))
-    units = [[to_uri(train[i]) for i in order[start:end]] for start, end in zip(starts, ends, strict=True)]
-    return {"pictures": {"units": units, "tests": [to_uri(picture) for picture in test]}}
+    units = (tuple(to_uri(train[i]) for i in order[start:end]) for start, end in zip(starts, ends, strict=True))
+    return Pictures(tuple(units), tuple(map(to_uri, test)))

@@ -10,6 +10,7 @@ import numpy as np
 from spex_jax.lenses.conversation import Passage, check_messages, render
 from spex_jax.lenses.units import Span, assign_tokens, check_spans, find_units
 from spex_jax.masks import check_unicode
+from spex_jax.models.protocols import Tokenizer
 
 __all__ = ["Prompt", "encode", "read_prompt"]
 
@@ -47,7 +48,7 @@ class Prompt:
         return len(self.spans)
 
 
-def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
+def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
     """Ids and spans of a text's tokens; `special` adds the tokenizer's own ones.
 
     Raises:
@@ -107,7 +108,7 @@ def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
 
 
 def read_prompt(
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     text_or_messages: Any,
     *,
     units: Any,

@@ -8,6 +8,7 @@ import numpy as np
 
 from spex_jax.lenses.prompt import Prompt, encode
 from spex_jax.lenses.units import assign_tokens
+from spex_jax.models.protocols import Tokenizer, special_tokens_of
 
 __all__ = ["REMOVALS", "Tokens", "always", "removable"]
 
@@ -53,7 +54,7 @@ def always(ids: Sequence[int] | np.ndarray, branch: int) -> Tokens:
     )
 
 
-def removable(tokenizer: Any, prompt: Prompt, removal: str, replacement: Any) -> tuple[Tokens, bool]:
+def removable(tokenizer: Tokenizer, prompt: Prompt, removal: str, replacement: Any) -> tuple[Tokens, bool]:
     """The prompt's tokens and what stands for removed ones; whether removal leaves the length as it is."""
     tokens = dataclasses.replace(always(prompt.ids, 0), unit=prompt.unit)
     if removal == "mask":
@@ -78,9 +79,9 @@ def removable(tokenizer: Any, prompt: Prompt, removal: str, replacement: Any) ->
     return found.then(tokens[start:]), False
 
 
-def _mask_token(tokenizer: Any) -> int:
-    for name in ("mask_token_id", "pad_token_id", "unk_token_id"):
-        token = getattr(tokenizer, name, None)
+def _mask_token(tokenizer: Tokenizer) -> int:
+    special = special_tokens_of(tokenizer)
+    for token in (special.mask, special.pad, special.unknown):
         if token is not None:
             return int(token)
     raise ValueError(
@@ -89,7 +90,7 @@ def _mask_token(tokenizer: Any) -> int:
     )
 
 
-def _replacements(tokenizer: Any, prompt: Prompt, given: Any) -> list[list[int]]:
+def _replacements(tokenizer: Tokenizer, prompt: Prompt, given: Any) -> list[list[int]]:
     """Tokens of what stands for each unit, tokenised in its place."""
     texts = [given] * prompt.n if isinstance(given, str) else list(given or ())
     if len(texts) != prompt.n or not all(isinstance(part, str) for part in texts):

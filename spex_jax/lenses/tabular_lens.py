@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.details import TabularDetails
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.columns import is_missing
@@ -257,7 +258,7 @@ def tabular(
         int(group.max()) + 1,
         names=names,
         on_device=on_device,
-        details={"units": "column", "removal": removal, "value": value, "target": target, "background": size},
+        details=TabularDetails(units="column", removal=removal, value=value, target=target, background=size),
     )
 
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.details import TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction, as_pytree
 from spex_jax.jax_settings import own_settings
@@ -20,7 +21,17 @@ from spex_jax.lenses.prompt import Prompt, read_prompt
 from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.values import check_value, choose_classes
 from spex_jax.masks import check_unicode, check_whole
-from spex_jax.models.decoder import Decoder
+from spex_jax.models.protocols import (
+    Classifier,
+    HiddenStates,
+    PrefixModel,
+    Tokenizer,
+    max_length_of,
+    special_tokens_of,
+    token_name,
+    vocabulary_of,
+    width_of,
+)
 
 __all__ = ["REMOVALS", "text"]
 
@@ -37,9 +48,9 @@ def _logits_of_model(model: Any, tokens: jax.Array, attention_mask: jax.Array) -
 
 def _is_causal(model: Any) -> bool:
     """Whether a model gives logits [B, L, V] rather than [B, C]."""
-    if isinstance(model, Decoder) or hasattr(model, "classify"):
-        return isinstance(model, Decoder)
-    shape = (1, min(BUCKET, getattr(model, "max_length", BUCKET)))
+    if isinstance(model, HiddenStates | Classifier):
+        return isinstance(model, HiddenStates)
+    shape = (1, min(BUCKET, max_length_of(model)))
     tokens, mask = jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.bool_)
     one = (jax.ShapeDtypeStruct(shape[1:], jnp.int32), jax.ShapeDtypeStruct(shape[1:], jnp.bool_))
     remedy = Remedy(one, "it takes one text and not several: give jax.vmap(model)")
@@ -53,9 +64,9 @@ def _is_causal(model: Any) -> bool:
 
 def _check_independent(model: Any, ids: np.ndarray) -> None:
     """Raises ValueError where what a model of a user says of a text depends on the one beside it, or on chance."""
-    if isinstance(model, Decoder) or hasattr(model, "classify"):
+    if isinstance(model, HiddenStates | Classifier):
         return
-    first = np.resize(ids, min(BUCKET, getattr(model, "max_length", BUCKET))).astype(np.int32)
+    first = np.resize(ids, min(BUCKET, max_length_of(model))).astype(np.int32)
     batches = (np.stack([first, first]), np.stack([first, first[::-1]]))
     twice, beside = (np.asarray(_logits_of_model(model, batch, np.ones_like(batch, np.bool_))) for batch in batches)
     check_rows(twice, beside, "the model")
@@ -96,7 +107,7 @@ def _padded(values: Sequence[float], dtype: type) -> jax.Array:
 @own_settings()
 def text(
     model: Any,
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     text_or_messages: str | Sequence[Mapping[str, str]],
     *,
     units: Any = "word",
@@ -118,11 +129,12 @@ def text(
     Args:
       model: a pure JAX function, model(tokens int32 [B, L], attention_mask bool [B, L]) -> class logits [B, C], or the
         next token's logits [B, L, V] of a causal language model. One that is a registered pytree, as all of
-        `spex_jax.models` are, shares its compiled program between texts.
+        `spex_jax.models` are, shares its compiled program between texts. See `models.protocols` for methods that make
+        it faster.
       tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
       text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
         messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
-        writes is always kept; what it leaves out of the messages is no unit, and is in details["left_out"].
+        writes is always kept; what it leaves out of the messages is no unit, and is in details.left_out.
       units: "token"; "word" (a run between white space, with its punctuation; of scripts that write no spaces the
         words of Chinese and Thai, the phrases of Japanese, grapheme clusters of others); "sentence" (see
         `sentences.sentence_borders`); "line"; "paragraph"; "turn" (a message); "document" (each text of `within`); a
@@ -140,7 +152,7 @@ def text(
       protect: roles of messages that are always kept.
       replacement: of "replace": a text, or one for each unit.
       max_new_tokens: the most tokens of the model's own answer.
-      share_prefix: compute what stands before the first unit once for all masks (a `Decoder`).
+      share_prefix: compute what stands before the first unit once for all masks (a `PrefixModel`, as `Decoder` is).
 
     Raises:
       ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class
@@ -156,10 +168,10 @@ def text(
         raise ValueError(f"the model must be callable (tokens, attention_mask -> logits), got {type(model).__name__}")
     shared = as_pytree(model)
     causal = _is_causal(shared)
-    begin = getattr(tokenizer, "bos_token_id", None) if causal else None
+    begin = special_tokens_of(tokenizer).begin if causal else None
     units = units.tolist() if isinstance(units, np.ndarray) else units
     prompt = read_prompt(tokenizer, text_or_messages, units=units, within=within, protect=tuple(protect), begin=begin)
-    context = min(getattr(model, "max_length", 10**9), getattr(tokenizer, "model_max_length", None) or 10**9)
+    context = max_length_of(model, tokenizer)
     if len(prompt.ids) + causal > context:
         raise ValueError(
             f"the text has {len(prompt.ids)} tokens and the model's context is {context}; "
@@ -175,12 +187,12 @@ def text(
             f"with removal {removal!r} and everything removed nothing is left that the model could answer to: the "
             "tokenizer has no BOS token; keep a part of the text by within=, use messages, or removal='mask'"
         )
-    knows_segments = (causal and isinstance(model, Decoder)) or hasattr(model, "classify")
+    knows_segments = isinstance(shared, HiddenStates | Classifier)
     kind = "in_place" if in_place else "hidden" if removal == "attention" and not knows_segments else "packed"
     options = {
         "kind": kind,
         "move": removal != "attention",
-        "width": getattr(getattr(model, "config", None), "dim", 256),
+        "width": width_of(model),
         "alone": None if knows_segments else context,
     }
     if causal:
@@ -190,39 +202,40 @@ def text(
         made: Any = _of_answers(shared, prompt, tokens, answers, value, share_prefix, options)
     else:
         made = _of_classes(shared, model, prompt, tokens, value, target, contrast, options)
-    fn, packing, chosen = made
+    fn, packing, shown = made
     return ValueFunction(
         fn,
         prompt.n,
         names=prompt.names,
         on_device=True,
         device=DeviceOptions(width=_width(prompt.n), packing=packing),
-        details={
-            "text": prompt.text,
-            "spans": [list(span) for span in prompt.spans],
-            "units": prompt.noun,
-            "removal": removal,
-            "value": value,
-            **({"own_target": True} if target is None else {}),
-            **({"left_out": list(prompt.left_out)} if prompt.left_out else {}),
-            **chosen,
-        },
+        details=TextDetails(
+            text=prompt.text,
+            spans=tuple(prompt.spans),
+            units=prompt.noun,
+            removal=removal,
+            value=value,
+            target=shown[0],
+            contrast=shown[1],
+            own_target=target is None,
+            left_out=prompt.left_out,
+        ),
     )
 
 
-def _check_ids(model: Any, tokenizer: Any, ids: Sequence[int] | np.ndarray, role: str) -> None:
+def _check_ids(model: Any, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, role: str) -> None:
     """Raises ValueError for a token that the model does not embed: tokenizers have some that only a larger model knows,
     such as those of pictures.
     """
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    size = vocabulary_of(model)
     if size is None:
         return
     outside = next((int(token) for token in ids if token >= size), None)
     if outside is not None:
-        name = getattr(tokenizer, "convert_ids_to_tokens", str)(outside)
         raise ValueError(
-            f"{role} uses the token {name!r} of id {outside}, and the model embeds ids from 0 to {size - 1}: it does "
-            "not know this token. Leave it out, or use the tokenizer that belongs to the model"
+            f"{role} uses the token {token_name(tokenizer, outside)!r} of id {outside}, and the model embeds ids from "
+            f"0 to {size - 1}: it does not know this token. Leave it out, or use the tokenizer that belongs to the "
+            "model"
         )
 
 
@@ -235,7 +248,7 @@ def _check_texts(given: Mapping[str, Any]) -> None:
 
 
 def _answer(
-    model: Any, tokenizer: Any, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
+    model: Any, tokenizer: Tokenizer, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
 ) -> Answer:
     """A given answer, or the model's own where None.
 
@@ -245,9 +258,7 @@ def _answer(
     if given is None:
         check_whole("max_new_tokens", max_new_tokens, 1)
         return own_answer(model, tokenizer, prompt, max_new_tokens, context)
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None) or len(tokenizer)
-    answer = answer_of(tokenizer, prompt, given, vocabulary, role)
+    answer = answer_of(tokenizer, prompt, given, vocabulary_of(model) or len(tokenizer), role)
     _check_ids(model, tokenizer, answer.ids, role)
     if len(prompt.ids) + len(answer.ids) > context:
         raise ValueError(
@@ -265,12 +276,12 @@ def _of_answers(
     value: str,
     share_prefix: bool,
     options: dict[str, Any],
-) -> tuple[AblatedAnswer, Packing | None, dict[str, Any]]:
-    """The value function of one answer, or of two of which one is subtracted."""
+) -> tuple[AblatedAnswer, Packing | None, tuple[str, str | None]]:
+    """The value function of one answer, or of two of which one is subtracted, and the texts of both."""
     sources: list[int] = []
     first = int(np.flatnonzero(tokens.unit >= 0)[0])
     # One token before the first unit stays, so that something is there to be read when all units are removed.
-    start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, Decoder) else 0
+    start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, PrefixModel) else 0
     prefix_tokens = prefix = None
     if start:
         prefix_tokens = jnp.asarray(prompt.ids[:start])
@@ -292,12 +303,11 @@ def _of_answers(
         weight=_padded(signs, np.float32),
         value=value,
     )
-    shown = [answer.text for answer in answers]
-    return fn, packing, {"target": shown[0], "contrast": shown[1] if len(shown) > 1 else None}
+    return fn, packing, (answers[0].text, answers[1].text if len(answers) > 1 else None)
 
 
 @jax.jit
-def _prefix(model: Decoder, tokens: jax.Array) -> Any:
+def _prefix(model: PrefixModel, tokens: jax.Array) -> Any:
     return model.prefix(tokens, jnp.arange(len(tokens)))
 
 
@@ -310,8 +320,8 @@ def _of_classes(
     target: Any,
     contrast: Any,
     options: dict[str, Any],
-) -> tuple[AblatedClass, Packing | None, dict[str, Any]]:
-    """The value function of a class."""
+) -> tuple[AblatedClass, Packing | None, tuple[str, str | None]]:
+    """The value function of a class, or of two of which one is subtracted, and the names of both."""
     template, packing = _template(tokens, prompt.n, start=0, **options)
     fn = AblatedClass(
         model=shared,
@@ -326,6 +336,6 @@ def _of_classes(
         used = np.arange(packing.slots)[None] == 0
         batch = [np.ones((1, packing.slots, width), np.bool_), used]
     full = np.asarray(_logits_of_full(fn, *batch), np.float32)[0, 0]
-    chosen, against, classes = choose_classes(model, full, value, target, contrast)
-    fn = dataclasses.replace(fn, target=jnp.asarray(chosen, jnp.int32), contrast=jnp.asarray(against, jnp.int32))
-    return fn, packing, classes
+    classes = choose_classes(model, full, value, target, contrast)
+    chosen, against = (jnp.asarray(number, jnp.int32) for number in classes[:2])
+    return dataclasses.replace(fn, target=chosen, contrast=against), packing, classes[2:]

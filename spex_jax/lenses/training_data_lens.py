@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from spex_jax.details import OutputDetails, TrainingDetails, ValueNoise
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.evaluation import evaluate
 from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.groups import as_groups
 from spex_jax.lenses.network_state import trained_parts
-from spex_jax.lenses.pictures import picture_details
+from spex_jax.lenses.pictures import group_pictures
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.retraining import Retraining, seed_keys
 from spex_jax.lenses.values import logit_and_margin
@@ -269,21 +270,18 @@ def training_data(
     )
     _check_network(fn, classes_matter)
     sizes = divided.sizes
-    details = {
-        "units": "example" if groups is None else "group",
-        "value": value if isinstance(value, str) else getattr(value, "__name__", "value"),
-        "removal": "not trained on",
-        "seeds": int(seeds),
-        "examples": examples,
-        "test_points": points,
-        **({} if groups is None else {"sizes": sizes.tolist()}),
-        **({} if pictures is None else picture_details(pictures, divided, points)),
-    }
-    if not average:
-        details["outputs"] = [
-            {"test_point": point, **({"target": str(int(label))} if classes_matter else {})}
-            for point, label in enumerate(np.asarray(y_test) if classes_matter else range(points))
-        ]
+    targets = [str(int(label)) for label in np.asarray(y_test)] if classes_matter else [None] * points
+    details = TrainingDetails(
+        units="example" if groups is None else "group",
+        value=value if isinstance(value, str) else getattr(value, "__name__", "value"),
+        removal="not trained on",
+        seeds=int(seeds),
+        examples=examples,
+        test_points=points,
+        sizes=None if groups is None else tuple(sizes.tolist()),
+        pictures=None if pictures is None else group_pictures(pictures, divided, points),
+        outputs=() if average else tuple(OutputDetails(test_point=t, target=y) for t, y in enumerate(targets)),
+    )
     return ValueFunction(
         fn,
         len(divided),
@@ -364,8 +362,11 @@ def measure_seed_noise(
     total = table.var(axis=1, ddof=1).mean(axis=0)
     share = np.where(total > 0, np.minimum(changing / np.where(total > 0, total, 1.0), 1.0), np.nan)
     noise = SeedNoise(deviation=np.sqrt(within), share=share, masks=count, repeats=repeats)
-    outputs = value_fn.details.get("outputs", [value_fn.details])
-    for details, deviation, part in zip(outputs, np.ravel(noise.deviation), np.ravel(share), strict=True):
-        if np.isfinite(part):
-            details["seed_noise"] = {"deviation": float(deviation), "share": float(part), "seeds": seeds}
+    details: Any = value_fn.details
+    found = zip(details.outputs or [details], np.ravel(noise.deviation).tolist(), np.ravel(share).tolist(), strict=True)
+    outputs = [
+        dataclasses.replace(one, seed_noise=ValueNoise(deviation, part, seeds)) if np.isfinite(part) else one
+        for one, deviation, part in found
+    ]
+    value_fn.details = dataclasses.replace(details, outputs=tuple(outputs)) if details.outputs else outputs[0]
     return noise

@@ -1,13 +1,23 @@
 """What is watched of a classifier: one number of its logits."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["VALUES", "check_value", "choose_classes", "logit_and_margin", "value_of_answers", "watched"]
+from spex_jax.models.protocols import class_names_of
+
+__all__ = [
+    "VALUES",
+    "ChosenClasses",
+    "check_value",
+    "choose_classes",
+    "logit_and_margin",
+    "value_of_answers",
+    "watched",
+]
 
 VALUES = ("logit", "margin", "logprob", "logit_diff")
 
@@ -33,10 +43,17 @@ def _class_index(names: Sequence[str], given: Any, classes: int, role: str) -> i
     return int(given)
 
 
-def choose_classes(
-    model: Any, logits: np.ndarray, value: str, target: Any, contrast: Any
-) -> tuple[int, int, dict[str, Any]]:
-    """Numbers of the target and contrast class, and their names for reports.
+class ChosenClasses(NamedTuple):
+    """Numbers of the target and contrast class (0 where there is none), and their names for reports."""
+
+    target: int
+    contrast: int
+    target_name: str
+    contrast_name: str | None
+
+
+def choose_classes(model: Any, logits: np.ndarray, value: str, target: Any, contrast: Any) -> ChosenClasses:
+    """Chooses the target and contrast class.
 
     Args:
       model: whose `class_names`, where it has them, may be given instead of numbers.
@@ -48,7 +65,7 @@ def choose_classes(
     Raises:
       ValueError: no such class, the same one twice, or a model with one output and a value that needs more.
     """
-    names = tuple(getattr(model, "class_names", ()))
+    names = class_names_of(model)
     if len(logits) == 1 and value != "logit":
         raise ValueError(f"the model has one output, of which value {value!r} says nothing; use value='logit'")
     chosen = int(logits.argmax()) if target is None else _class_index(names, target, len(logits), "target")
@@ -56,7 +73,7 @@ def choose_classes(
     if contrast is not None and against == chosen:
         raise ValueError(f"contrast and target are the same class, {chosen}; give another contrast")
     shown = names or tuple(map(str, range(len(logits))))
-    return chosen, against, {"target": shown[chosen], "contrast": None if contrast is None else shown[against]}
+    return ChosenClasses(chosen, against, shown[chosen], None if contrast is None else shown[against])
 
 
 def watched(logits: jax.Array, value: str, target: jax.Array, contrast: jax.Array) -> jax.Array:

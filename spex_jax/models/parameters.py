@@ -51,8 +51,9 @@ def layers(
     heads and hidden units: products with queries, keys, values, gate and up by their outputs, those with the
     attention's output and down by their inputs.
     """
-    kv = getattr(c, "num_kv_heads", c.num_heads)
-    width = c.head_dim if isinstance(c, DecoderConfig) else c.dim // c.num_heads
+    kv, width = c.num_heads, c.dim // c.num_heads
+    if isinstance(c, DecoderConfig):
+        kv, width = c.num_kv_heads, c.head_dim
     queries, keys = c.num_heads * width, kv * width
     shapes: dict[str, tuple[int, ...]] = {
         "query": (queries, c.dim),

@@ -24,18 +24,18 @@ def _image(uri: Any, description: str) -> str:
 
 def gallery(view: View) -> str:
     """The section, or nothing where a lens knows no pictures of training examples."""
-    details = view.explanation.details
-    pictures = details.get("pictures")
+    details = view.details
+    pictures = details.pictures
     if pictures is None:
         return ""
     found: dict[tuple[int, bool], list[str]] = collections.defaultdict(list)
-    sign = -1 if details.get("value") == "loss" else 1
+    sign = -1 if details.value == "loss" else 1
     for key, value in view.ranked:
         rows = found[len(key), sign * value > 0]
         if len(key) <= 2 and len(rows) < _ROWS:
             names = [view.explanation.names[unit] for unit in key]
             shown = " <em>&amp;</em> ".join(
-                f'<span class="sx-group">{"".join(_image(uri, name) for uri in pictures["units"][unit])}'
+                f'<span class="sx-group">{"".join(_image(uri, name) for uri in pictures.units[unit])}'
                 f"<small>{view.name(unit)}</small></span>"
                 for unit, name in zip(key, names, strict=True)
             )
@@ -45,12 +45,12 @@ def gallery(view: View) -> str:
         for order, good, title, meaning in _KINDS
         if found[order, good]
     ]
-    point = details.get("test_point")
+    point = details.test_point
     test = ""
-    if point is not None:
-        label = "" if details.get("target") is None else f", class {escape(details['target'])}"
+    if isinstance(point, int):  # of the pictures
+        label = "" if details.target is None else f", class {escape(details.target)}"
         test = (
-            f'<div class="sx-pictures"><span class="sx-group">{_image(pictures["tests"][point], "test point")}'
+            f'<div class="sx-pictures"><span class="sx-group">{_image(pictures.tests[point], "test point")}'
             f"<small>test point {escape(point)}{label}</small></span></div>"
         )
     return (

@@ -125,25 +125,25 @@ def _json(content: object) -> str:
 
 
 def _headline(view: View) -> str:
-    details = view.explanation.details
-    value = str(details.get("value", "value"))
+    details = view.details
+    value = str(details.value)
     value = VALUE_NAMES.get(value, value)
-    if "prompts" in details:
-        return f"{value[:1].upper()}{value[1:]} over {counted(details['prompts'], 'prompt')}"
-    if details.get("target") is None:
+    if details.prompts is not None:
+        return f"{value[:1].upper()}{value[1:]} over {counted(details.prompts, 'prompt')}"
+    if details.target is None:
         return f"Interactions of {counted(view.explanation.n, view.noun)}"
-    against = "" if details.get("contrast") is None else f" against \u201c{details['contrast']}\u201d"
-    return f"{value[:1].upper()}{value[1:]} of \u201c{details['target']}\u201d{against}"
+    against = "" if details.contrast is None else f" against \u201c{details.contrast}\u201d"
+    return f"{value[:1].upper()}{value[1:]} of \u201c{details.target}\u201d{against}"
 
 
 def _facts(view: View) -> str:
-    e, index = view.explanation, view.interactions
-    facts = [counted(e.n, view.noun)]
-    if e.details.get("test_point") is not None:
-        facts.append(f"test point {e.details['test_point']}")
-    if e.details.get("removal") is not None:
-        facts.append(f"removal: {e.details['removal']}")
-    facts += [f"left out by the chat template: {part}" for part in e.details.get("left_out", ())]
+    details, index = view.details, view.interactions
+    facts = [counted(view.explanation.n, view.noun)]
+    if details.test_point is not None:
+        facts.append(f"test point {details.test_point}")
+    if details.removal is not None:
+        facts.append(f"removal: {details.removal}")
+    facts += [f"left out by the chat template: {part}" for part in details.left_out]
     facts.append(f"{index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
     return escape(" \u00b7 ".join(facts))
 
@@ -151,7 +151,7 @@ def _facts(view: View) -> str:
 def _tiles(view: View) -> str:
     """What was explained and how well, in four numbers."""
     e, score = view.explanation, view.explanation.faithfulness
-    whole = "value of the whole text" if "text" in e.details else "value with everything kept"
+    whole = "value with everything kept" if view.details.text is None else "value of the whole text"
     tiles = []
     for kept, title in ((True, whole), (False, "value with everything removed")):
         value = view.asked(kept)
@@ -185,18 +185,18 @@ def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
 
 def _units(view: View) -> str:
     """The text with its units, or a row of chips where there is none."""
-    e = view.explanation
+    e, text = view.explanation, view.details.text
     if (drawn := layer_map(view, lambda unit, shown: _unit(view, unit, shown, False))) is not None:
         return drawn
-    if "text" not in e.details:
+    if text is None:
         shown = np.sort(np.argsort(-np.abs(view.first_order), kind="stable")[:_CHIPS])
         chips = [_unit(view, unit, shorten(e.names[unit]), e.names[unit] != str(unit)) for unit in shown.tolist()]
         strongest = f"The {_CHIPS} strongest of {e.n:,} {escape(plural(view.noun))} are shown."
         rest = f'<p class="sx-note sx-below">{strongest}</p>' if len(shown) < e.n else ""
         return f'<div class="sx-chips">{"".join(chips)}</div>{rest}'
-    text, cursor, pieces = e.details["text"], 0, []
+    cursor, pieces = 0, list[str]()
     names = collections.Counter(map(shorten, e.names))
-    for unit, (start, end) in enumerate(e.details["spans"]):
+    for unit, (start, end) in enumerate(view.details.spans):
         start, end = max(start, cursor), max(end, cursor)  # tokens of one character share its span: the first has it
         pieces.append(escape(text[cursor:start]))
         pieces.append(_unit(view, unit, text[start:end], names[shorten(e.names[unit])] > 1))

@@ -16,10 +16,9 @@ _TOP, _BOTTOM = 16 / 48, 46 / 48  # edges of a cell in its row, by page.css
 _LISTED = 5  # pairs of each kind
 
 
-def _places(view: View) -> tuple[list[int], list[str], list[tuple[int, int]]] | None:
+def _places(view: View) -> tuple[list[int | str], list[str], list[tuple[int, int]]] | None:
     """Layers, names of the columns, and row and column of each unit; None where units have no such places."""
-    details = view.explanation.details
-    layers, columns = details.get("layers"), details.get("columns")
+    layers, columns = view.details.layers, view.details.columns
     if layers is None or columns is None or any(len(of) != 1 for of in layers):
         return None
     rows = sorted({of[0] for of in layers})
@@ -85,7 +84,7 @@ def _arc(ends: list[tuple[int, int]], value: float, strength: float) -> str:
 
 def layer_tables(view: View) -> str:
     """A section on what acts within a layer and across layers; empty where units have no layer of their own."""
-    layers = view.explanation.details.get("layers")
+    layers = view.details.layers
     if layers is None or any(len(of) != 1 for of in layers) or not view.ranked:
         return ""
     of = np.array([unit[0] for unit in layers])

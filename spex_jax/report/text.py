@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from spex_jax.details import Details
 from spex_jax.report.view import (
     correction_note,
     counted,
@@ -32,20 +33,21 @@ def to_text(explanation: Any, top: int = 10) -> str:
       explanation: a `spex_jax.Explanation`.
       top: rows of the table.
     """
-    interactions, details, settings = explanation.interactions(), explanation.details, explanation.settings
-    lines, units = [], details.get("units", "feature")
-    if "text" in details:
+    interactions, settings = explanation.interactions(), explanation.settings
+    details: Details = explanation.details
+    lines = []
+    if details.text is not None:
         kept = explanation.values[explanation.masks.all(axis=1)]
         value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
         lines.append(
-            f"{details.get('value', 'value')} of {details.get('target')!r}{value}; "
-            f"{counted(explanation.n, units)}, removal {details.get('removal')!r}"
+            f"{details.value} of {details.target!r}{value}; "
+            f"{counted(explanation.n, details.units)}, removal {details.removal!r}"
         )
-        lines += [f"left out by the chat template: {part}" for part in details.get("left_out", ())]
-    if "test_point" in details:
-        target = f" of class {details['target']}" if "target" in details else ""
-        of = f"{details.get('value', 'value')} of test point {details['test_point']}{target}"
-        lines.append(f"{of}; {counted(explanation.n, units)}")
+        lines += [f"left out by the chat template: {part}" for part in details.left_out]
+    if details.test_point is not None:
+        target = "" if details.target is None else f" of class {details.target}"
+        of = f"{details.value} of test point {details.test_point}{target}"
+        lines.append(f"{of}; {counted(explanation.n, details.units)}")
     lines.append(interactions.table(top))
     if explanation.validation is not None:
         lines.append(str(explanation.validation))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.details import check_details
+from spex_jax.details import Details, ValueNoise
 from spex_jax.indices import find_index
 from spex_jax.metrics import varies
 from spex_jax.report.wording import plural
@@ -60,9 +60,14 @@ class View:
     digits: int | None
 
     @property
+    def details(self) -> Details:
+        """What the lens tells of the input."""
+        return self.explanation.details
+
+    @property
     def noun(self) -> str:
         """What one unit is called: 'word', 'feature'."""
-        return str(self.explanation.details.get("units", "feature"))
+        return self.details.units
 
     @functools.cached_property
     def first_order(self) -> np.ndarray:
@@ -138,12 +143,7 @@ def constant(explanation: Any) -> bool:
 
 
 def look(explanation: Any) -> View:
-    """Ranks the interactions of an explanation and chooses how its numbers are written.
-
-    Raises:
-      ValueError: details that reports cannot read.
-    """
-    check_details(explanation.details, explanation.n)
+    """Ranks the interactions of an explanation and chooses how its numbers are written."""
     interactions = explanation.interactions()
     ranked = [] if constant(explanation) else interactions.top(len(interactions))
     scale = abs(ranked[0][1]) if ranked else float(np.abs(explanation.values).max())
@@ -173,9 +173,9 @@ def low_score(explanation: Any) -> str:
     advice = [] if method in (None, "proxyspex", "spex") else ["method='proxyspex', which is no surrogate"]
     everything = n < 63 and 2**n <= 8 * budget
     advice.append(f"budget={2**n if everything else 4 * budget}" + (", every mask that there is" if everything else ""))
-    advice.append(f"fewer and larger units than {n} {plural(str(details.get('units', 'feature')))}")
-    if details.get("removal") is not None:
-        advice.append(f"another removal than {details['removal']!r}")
+    advice.append(f"fewer and larger units than {n} {plural(details.units)}")
+    if details.removal is not None:
+        advice.append(f"another removal than {details.removal!r}")
     return (
         f"{count[:1].upper()}{count[1:]}: the spectrum may explain less than half of the variance of the values, and "
         f"its interactions with it. Try {'; '.join(advice[:-1])}; or {advice[-1]}."
@@ -208,13 +208,13 @@ def correction_note(explanation: Any) -> str:
 
 def seed_noise(explanation: Any) -> str:
     """A sentence on what other seeds would change, where that was measured, else ''."""
-    noise = explanation.details.get("seed_noise")
+    noise: ValueNoise | None = explanation.details.seed_noise
     if noise is None:
         return ""
-    mean = "" if noise["seeds"] == 1 else f"; each value is the mean of {noise['seeds']} trainings"
+    mean = "" if noise.seeds == 1 else f"; each value is the mean of {noise.seeds} trainings"
     return (
-        f"Other seeds change a value by {noise['deviation']:.3g} (standard deviation{mean}) and reproduce "
-        f"{100 * (1 - noise['share']):.0f}% of the variance over masks; more seeds raise that."
+        f"Other seeds change a value by {noise.deviation:.3g} (standard deviation{mean}) and reproduce "
+        f"{100 * (1 - noise.share):.0f}% of the variance over masks; more seeds raise that."
     )
 
 

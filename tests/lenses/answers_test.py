@@ -68,7 +68,7 @@ def of_hidden(model, prompt, kept, answer):
 
 def by_hand(model, tokenizer, value_fn, masks, removal, answer, stand_in=(6,)):
     """Values of masks, each by a forward of its own."""
-    text, spans = value_fn.details["text"], value_fn.details["spans"]
+    text, spans = value_fn.details.text, value_fn.details.spans
     encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
     ids, offsets = encoded["input_ids"], encoded["offset_mapping"]
     unit = [next((u for u, (a, b) in enumerate(spans) if a <= s and e <= b and e > s), -1) for s, e in offsets]
@@ -130,7 +130,7 @@ def test_conversations(removal, llama, rng):
     model, tokenizer = llama
     value_fn = lenses.text(model, tokenizer, MESSAGES, removal=removal, target="c", units="word")
     assert value_fn.names == tuple("rstuvwxyz")  # the system's words are protected
-    assert value_fn.details["text"].endswith("w x y z </s><assistant> ")
+    assert value_fn.details.text.endswith("w x y z </s><assistant> ")
     masks = some_masks(9, rng)
     answer = tokenizer("c", add_special_tokens=False)["input_ids"]
     expected = by_hand(model, tokenizer, value_fn, masks, removal, answer)
@@ -200,9 +200,9 @@ def test_the_margin_of_a_single_token_is_its_own(margin):
 def test_the_models_own_answer(llama):
     model, tokenizer = llama
     value_fn = lenses.text(model, tokenizer, MESSAGES, max_new_tokens=4)
-    ids = tokenizer(value_fn.details["text"], add_special_tokens=False)["input_ids"]
+    ids = tokenizer(value_fn.details.text, add_special_tokens=False)["input_ids"]
     expected = models.generate(model, ids, most=4, stops=tuple(tokenizer.all_special_ids))
-    assert value_fn.details["target"] == tokenizer.decode(expected)
+    assert value_fn.details.target == tokenizer.decode(expected)
     # Any JAX model gives the same answer and the same values; its positions cannot be set, its lengths can.
     for removal in ("mask", "delete"):
         mine = lenses.text(model, tokenizer, MESSAGES, max_new_tokens=4, removal=removal)

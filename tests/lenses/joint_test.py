@@ -133,7 +133,7 @@ def test_the_order_of_the_arguments_is_that_of_the_mask_alone(load, data):
     for a, b in ((words, heads), (data(), trained)):
         one, two = joint(a, b), joint(b, a)
         assert two.names == (*b.names, *a.names)
-        assert two.details["lens_sizes"] == [b.n, a.n]
+        assert two.details.lens_sizes == (b.n, a.n)
         assert jax.tree.structure(one.fn) == jax.tree.structure(two.fn)  # and so one compiled program
         masks = some_masks(one.n, a.n)
         turned = np.concatenate([masks[:, a.n :], masks[:, : a.n]], axis=1)
@@ -383,15 +383,15 @@ def test_an_explanation_of_words_and_heads(load, tmp_path):
     both = joint(words, components(model, [[1, 2, 3]], layers=[0, 2], removal="zero", value="logit", target=3))
     options = {"budget": 150, "proxy": "linear", "store": tmp_path / "store"}
     e = spex_jax.explain(both, **options)
-    assert e.details["lens_sizes"] == [5, 8]
-    assert [lens["units"] for lens in e.details["lenses"]] == ["word", "head"]
-    assert (e.details["units"], e.details["value"], e.details["removal"]) == ("unit", "margin", "delete; zero")
+    assert e.details.lens_sizes == (5, 8)
+    assert [lens.units for lens in e.details.lenses] == ["word", "head"]
+    assert (e.details.units, e.details.value, e.details.removal) == ("unit", "margin", "delete; zero")
     e.to_html(tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(shown in page for shown in ("L2H3", "w ,", f"Margin of \u201c{ANSWER}", "13 units", "delete; zero"))
     assert "150 ablations" in str(e)
     e.save(tmp_path / "saved")
-    across = spex_jax.Explanation.load(tmp_path / "saved").interactions("FSII", 2).across(e.details["lens_sizes"])
+    across = spex_jax.Explanation.load(tmp_path / "saved").interactions("FSII", 2).across(e.details.lens_sizes)
     assert all(min(key) < 5 <= max(key) for key in across)
     again = joint(words, components(model, [[1, 2, 3]], layers=[0, 2], removal="zero", value="logit", target=3))
     assert spex_jax.explain(again, **options).stored == 150

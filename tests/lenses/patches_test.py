@@ -105,7 +105,7 @@ def test_grids_of_any_size_hold_every_pixel(grid, model, image):
     counts = np.bincount(np.asarray(value_fn.fn.segment).ravel())
     assert value_fn.n == len(counts) == rows * columns
     assert counts.sum() == 54
-    assert value_fn.details["grid"] == [rows, columns]
+    assert value_fn.details.grid == (rows, columns)
 
 
 def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, image):

@@ -77,7 +77,7 @@ def test_values_are_those_of_a_text_masked_by_hand(units, tiny, rng):
     model, tokenizer = tiny
     value_fn = lenses.text(model, tokenizer, TEXT, units=units, value="logit", target="positive")
     encoded = tokenizer(TEXT, return_offsets_mapping=True)
-    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details["spans"]])
+    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details.spans])
     masks = rng.integers(0, 2, (12, value_fn.n)).astype(bool)
     found = evaluate(value_fn, masks)
     for mask, value in zip(masks, found, strict=True):
@@ -85,7 +85,7 @@ def test_values_are_those_of_a_text_masked_by_hand(units, tiny, rng):
         ids = [tokenizer.mask_token_id if u in removed else i for i, u in zip(encoded["input_ids"], unit, strict=True)]
         logits = forward(model, jnp.array([ids]), jnp.ones((1, len(ids)), bool))
         assert value == pytest.approx(float(logits[0, 1]), abs=1e-4)
-    assert value_fn.names == tuple(TEXT[start:end] for start, end in value_fn.details["spans"])
+    assert value_fn.names == tuple(TEXT[start:end] for start, end in value_fn.details.spans)
 
 
 def test_a_removed_unit_has_no_influence(tiny, rng):
@@ -131,7 +131,7 @@ def test_values_are_those_of_texts_edited_by_hand(kind, removal, tiny, rng, tmp_
     masks = rng.integers(0, 2, (12, value_fn.n)).astype(bool)
     masks[0], masks[1] = True, False
     encoded = tokenizer(text, return_offsets_mapping=True)
-    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details["spans"]])
+    unit = assign_tokens(encoded["offset_mapping"], [tuple(span) for span in value_fn.details.spans])
     stand_in = tokenizer(stand_in_text, add_special_tokens=False)["input_ids"]
     expected = []
     for mask in masks:
@@ -173,7 +173,7 @@ def test_a_model_with_one_output(tiny):
     def score(tokens, attention_mask):
         return (tokens * attention_mask).sum(axis=1, keepdims=True) / 1000.0
 
-    assert lenses.text(score, tiny[1], "a b", value="logit").details["target"] == "0"
+    assert lenses.text(score, tiny[1], "a b", value="logit").details.target == "0"
     with pytest.raises(ValueError, match="one output, of which value 'margin' says nothing"):
         lenses.text(score, tiny[1], "a b", value="margin")
 
@@ -227,7 +227,7 @@ def test_a_plain_function_is_a_model(tiny):
 
 def test_the_target_is_the_class_of_the_whole_text(tiny):
     for text, name in (("a wonderful , moving film", "positive"), ("a dull , lifeless mess", "negative")):
-        assert lenses.text(*tiny, text).details["target"] == name
+        assert lenses.text(*tiny, text).details.target == name
 
 
 @pytest.mark.parametrize(

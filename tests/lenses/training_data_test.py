@@ -151,7 +151,7 @@ def test_seed_noise_falls_with_the_root_of_the_seeds(lens):
     ratio = np.sqrt((single.deviation**2).mean() / (mean.deviation**2).mean())
     assert 1.6 < ratio < 2.5
     assert (mean.share < single.share + 0.05).all()
-    assert one.details["outputs"][2]["seed_noise"]["deviation"] == single.deviation[2]
+    assert one.details.outputs[2].seed_noise.deviation == single.deviation[2]
 
 
 @pytest.mark.parametrize("value", ["margin", "logit", "logprob", "loss", "accuracy"])
@@ -204,7 +204,7 @@ def test_half_precision_stays_near(lens):
 def test_one_explanation_for_each_test_point_from_the_same_trainings(lens, tmp_path):
     value_fn = lens(groups=np.arange(N) % 5, steps=6, identity="clouds")
     several = spex_jax.explain_many(value_fn, budget=32, store=tmp_path, progress=False)
-    assert [e.details["test_point"] for e in several] == list(range(T))
+    assert [e.details.test_point for e in several] == list(range(T))
     assert all(e.exact for e in several)
     values = value_fn(several[0].masks)
     for point, e in enumerate(several):

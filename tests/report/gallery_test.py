@@ -31,17 +31,18 @@ def test_groups_are_shown_as_pictures(explanation):
     assert "Redundant" in section or "Synergistic" in section
     assert "test point 1, class 1" in section
     assert "<g" not in section  # names are escaped
-    pictures = explanation.details["pictures"]
-    assert section.count(pictures["tests"][1]) == 1
+    pictures = explanation.details.pictures
+    assert section.count(pictures.tests[1]) == 1
     strongest = explanation.interactions().top(1, order=1)[0][0][0]
-    for uri in pictures["units"][strongest]:
+    for uri in pictures.units[strongest]:
         assert uri in section
-    assert len(pictures["units"][0]) == 3
+    assert len(pictures.units[0]) == 3
 
 
 @pytest.mark.parametrize("value", ["margin", "loss"])
 def test_rows_of_the_pictures_are_ordered_and_of_one_sign(value, explanation):
-    explanation = dataclasses.replace(explanation, details={**explanation.details, "value": value})
+    details = dataclasses.replace(explanation.details, value=value)
+    explanation = dataclasses.replace(explanation, details=details)
     page, good = explanation._repr_html_(), -1 if value == "loss" else 1
     for title, sign in (("Most helpful", 1), ("Most harmful", -1), ("Redundant", -1), ("Synergistic", 1)):
         block = re.search(f"<h3>{title}</h3>(.*?)(<h3>|</section>)", page, re.DOTALL)
@@ -63,7 +64,7 @@ def test_seed_noise_and_failures_are_said(explanation):
 
 
 def test_pages_without_pictures_have_no_such_section(explanation):
-    details = {name: given for name, given in explanation.details.items() if name != "pictures"}
+    details = dataclasses.replace(explanation.details, pictures=None)
     assert "As pictures" not in dataclasses.replace(explanation, details=details)._repr_html_()
 
 

@@ -1,5 +1,6 @@
 """The HTML page: nothing breaks out of its place, nothing is fetched, and the numbers are the explanation's."""
 
+import dataclasses
 import html
 import json
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import spex_jax
+from spex_jax.details import plain_details
 from spex_jax.indices import INDICES
 from spex_jax.report.html import save_html, to_html
 from spex_jax.report.view import counted
@@ -92,9 +94,13 @@ def explanation_of(spectrum, *, text=None, details=None, masks=None, r2=(0.9, 0.
         "max_order": 2,
         "timings": {"compile": 1.5, "model": 0.25, "fit": 2.0},
         "settings": {"method": "proxyspex", "budget": 60, "seed": 7, "proxy": "auto", "versions": {"jax": "0.10"}},
-        "details": (known if text else {}) if details is None else details,
+        "details": plain_details((known if text else {}) if details is None else details, n),
     }
     return spex_jax.Explanation(**{**content, **given})
+
+
+def changed(explanation, **details):
+    return dataclasses.replace(explanation, details=dataclasses.replace(explanation.details, **details))
 
 
 SIMPLE = {(): 0.5, (0,): -0.8, (1,): 0.3, (0, 1): 0.25, (1, 2, 3): 0.125}
@@ -108,7 +114,7 @@ def simple(**given):
 def test_no_text_breaks_out_of_its_place(page):
     n = len(NASTY.split())
     nasty = explanation_of(spectrum_of(n, {(): 0.1, (0,): 1.0, (0, 2): 0.7, (n - 1,): -2.0}), text=NASTY)
-    nasty.details.update(target="</title><script>x</script>", units='w"><script>', removal="<img>", value="<u>")
+    nasty = changed(nasty, target="</title><script>x</script>", units='w"><script>', removal="<img>", value="<u>")
     nasty.settings.update(proxy="</dd><script>", device="&<")
     read = Reader(to_html(nasty, page=page))
     assert [tag for tag, _ in read.elements].count("script") == 2
@@ -303,8 +309,7 @@ def test_save_writes_the_page(tmp_path):
     e = simple()
     e.to_html(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_bytes().decode() == to_html(e)
-    e.details["text"] = "not bad the \ud800he"
-    save_html(e, tmp_path / "report.html")
+    save_html(changed(e, text="not bad the \ud800he"), tmp_path / "report.html")
     with pytest.raises(ValueError, match="does not exist"):
         save_html(e, tmp_path / "missing" / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
@@ -353,8 +358,7 @@ def test_what_was_measured_on_the_model_has_a_section():
 def test_names_in_what_was_measured_stay_names(noun):
     names = ("<img src=x onerror=alert(1)>", "</script>", "a & b", "")
     found = validation_of(measured((0, 1), 0.2, 0.1, 0.05, "confirmed"), names=names, index="<u>")
-    e = explanation_of(spectrum_of(4, SIMPLE), names=names, validation=found)
-    e.details.update(units=noun)
+    e = explanation_of(spectrum_of(4, SIMPLE), names=names, validation=found, details={"units": noun})
     read = Reader(to_html(e))
     assert not [tag for tag, _ in read.elements if tag == "img"]
     assert [tag for tag, _ in read.elements].count("u") == 1

@@ -1,0 +1,142 @@
+"""What a text model and its tokenizer can do for a lens, as protocols, and what they may say of themselves.
+
+A model is a function tokens int32 [B, L], attention_mask bool [B, L] -> logits. One that has methods of these protocols
+besides is evaluated with them, which takes less time. In the shape descriptions, B denotes rows, L positions of a row,
+S texts of a row, C classes, K read-outs of a row, D the width of the model, P positions of a prefix, V the vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+__all__ = [
+    "ChatTokenizer",
+    "Classifier",
+    "HiddenStates",
+    "PrefixModel",
+    "SpecialTokens",
+    "Tokenizer",
+    "class_names_of",
+    "decoded",
+    "max_length_of",
+    "special_tokens_of",
+    "token_name",
+    "vocabulary_of",
+    "width_of",
+]
+
+_UNLIMITED = 10**9
+_WIDTH = 256  # of a model that does not say it
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """Classifies several texts of a row, as `Encoder` does."""
+
+    def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
+        """Returns class logits float32 [B, S, C]; see `Encoder.classify`."""
+
+
+@runtime_checkable
+class HiddenStates(Protocol):
+    """A causal language model that gives states of several texts of a row, and logits of those that are asked for."""
+
+    def states(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        branches: jax.Array | None = None,
+        *,
+        read: jax.Array | None = None,
+        prefix: Any = None,
+    ) -> jax.Array:
+        """Returns states [B, K, D]; see `Decoder.states`."""
+
+    def logits(self, states: jax.Array) -> jax.Array:
+        """Returns logits float32 [..., V] of states [..., D]."""
+
+
+@runtime_checkable
+class PrefixModel(HiddenStates, Protocol):
+    """One that computes what all rows begin with once, and takes it as the `prefix` of `states`."""
+
+    def prefix(self, tokens: jax.Array, positions: jax.Array) -> Any:
+        """Returns what `states` needs of tokens int32 [P] at positions int32 [P], keys and values say: a pytree."""
+
+
+class Tokenizer(Protocol):
+    """A tokenizer that tells where each token stands in the text, as the fast ones of Hugging Face do."""
+
+    def __call__(
+        self, text: str, *, add_special_tokens: bool = True, return_offsets_mapping: bool = False
+    ) -> Mapping[str, Any]:
+        """Returns "input_ids" and, where asked for, "offset_mapping", a span (start, end) of each token."""
+
+    def __len__(self) -> int:
+        """Returns the number of tokens that it knows."""
+
+
+@runtime_checkable
+class ChatTokenizer(Protocol):
+    """A tokenizer that renders a conversation as a text; an empty template is none."""
+
+    chat_template: Any
+
+    def apply_chat_template(
+        self, conversation: Sequence[Mapping[str, str]], *, tokenize: bool, add_generation_prompt: bool
+    ) -> Any:
+        """Returns the text of messages [{"role": ..., "content": ...}]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SpecialTokens:
+    """Ids of a tokenizer's special tokens, None for those it lacks; `every` holds these and all others."""
+
+    begin: int | None
+    mask: int | None
+    pad: int | None
+    unknown: int | None
+    every: frozenset[int]
+
+
+def special_tokens_of(tokenizer: Tokenizer) -> SpecialTokens:
+    """Returns the special tokens that a tokenizer names as those of Hugging Face do."""
+    names = {"begin": "bos_token_id", "mask": "mask_token_id", "pad": "pad_token_id", "unknown": "unk_token_id"}
+    every = frozenset(map(int, getattr(tokenizer, "all_special_ids", ())))
+    return SpecialTokens(every=every, **{ours: getattr(tokenizer, theirs, None) for ours, theirs in names.items()})
+
+
+def token_name(tokenizer: Tokenizer, token: int) -> str:
+    """Returns what a tokenizer calls a token, for messages; its id where it does not say."""
+    convert = getattr(tokenizer, "convert_ids_to_tokens", None)
+    return str(token) if convert is None else str(convert([token])[0])
+
+
+def decoded(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Returns the text of tokens; their ids where the tokenizer has no `decode`."""
+    decode = getattr(tokenizer, "decode", None)
+    return " ".join(map(str, ids)) if decode is None else decode(list(ids))
+
+
+def max_length_of(model: Any, tokenizer: Any = None) -> int:
+    """Returns the most tokens that a model reads, and its tokenizer allows where one is given."""
+    allowed = getattr(tokenizer, "model_max_length", None) or _UNLIMITED
+    return min(getattr(model, "max_length", _UNLIMITED), allowed)
+
+
+def vocabulary_of(model: Any) -> int | None:
+    """Returns how many tokens a model embeds, V; None where it does not say."""
+    return getattr(getattr(model, "config", None), "vocab_size", None)
+
+
+def width_of(model: Any) -> int:
+    """Returns the width of a model, D, by which rows are made larger; that of a small one where it does not say."""
+    return getattr(getattr(model, "config", None), "dim", _WIDTH)
+
+
+def class_names_of(model: Any) -> tuple[str, ...]:
+    """Returns the names of a classifier's classes, () where it has none."""
+    return tuple(getattr(model, "class_names", ()))
