@@ -5,13 +5,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
 
 from spex_jax.evaluate import Engine
 from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.methods import METHODS, Method
+from spex_jax.options import MethodOptions
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]
@@ -58,7 +60,7 @@ def estimate(
     n: int | None = None,
     *,
     budget: int | None = None,
-    method: str = "proxyspex",
+    method: str | Method = "proxyspex",
     store: str | os.PathLike[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -70,7 +72,7 @@ def estimate(
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> Estimate:
     """What `explain` with the same arguments would take: a dry run of two batches, or one call of host code.
 
@@ -85,13 +87,12 @@ def estimate(
         value_fn,
         n,
         budget=budget,
-        method=method,
+        method=METHODS.record(method, options),
         index=index,
         max_order=max_order,
         seed=seed,
         names=names,
         several=True,
-        **options,
     )
     masks = asked.masks
     count = asked.budget if asked.adaptive else len(masks)

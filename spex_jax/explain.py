@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from spex_jax.evaluate import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.invariance import check_batch_invariance
 from spex_jax.lenses.value_function import ValueFunction
+from spex_jax.methods import METHODS, Method
+from spex_jax.options import MethodOptions
 from spex_jax.question import question
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.timing import Stopwatch
@@ -31,7 +33,7 @@ def explain(
     n: int | None = None,
     *,
     budget: int | None = None,
-    method: str = "proxyspex",
+    method: str | Method = "proxyspex",
     index: str = "FSII",
     max_order: int = 2,
     store: str | os.PathLike[str] | None = None,
@@ -43,7 +45,7 @@ def explain(
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> Explanation:
     """Which features act together in a value function.
 
@@ -65,7 +67,8 @@ def explain(
       budget: ablations, held-out ones included; None is 8 n log2(n), or the least that the method needs.
       method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
         compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
-        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`).
+        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`); or the record of
+        a method with its options, such as `spex_jax.ProxySPEX(max_terms=100)`.
       index, max_order: of the interactions that reports show; any other can be had from the same answer.
       store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
         function; see `spex_jax.store`.
@@ -77,17 +80,11 @@ def explain(
         `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
       nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
         leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
-      **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`);
-        sampling: "uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out" (see `sampling.draw`) or
-        "adaptive": half of the masks uniform, then `refits` (5) batches, each chosen by what was learned. Of it
-        acquisition: "information" (the masks that say most under the Gaussian process, see `proxyspex.acquisition`),
-        "interactions" (of those at the corners of large and uncertain interactions) or "uniform"; target_r2 and
-        target_width (of the widest 95% interval among the ten strongest interactions, in units of the value) stop
-        before the budget is spent; a warning says where they were not reached.
-        "spex": max_degree (see `spex.design`; "auto" by default) and residual_of, a proxy for the smooth part, of which
-        SPEX decodes what it leaves (see `proxyspex.fit_and_decode`). "lime": kernel_width, alpha, sampling; "lasso":
-        alpha, sampling; "kernel_shap": sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order,
-        sampling.
+      **options: fields of the record that a name means: `method="proxyspex", max_terms=100` is
+        `method=spex_jax.ProxySPEX(max_terms=100)`. Of "proxyspex": proxy, max_degree, max_terms, sampling, acquisition,
+        refits, target_r2, target_width, and solver or extract of the proxy (see `ProxySPEX`); of "spex": max_degree,
+        residual_of (see `SPEX`); "lime": kernel_width, alpha, sampling; "lasso": alpha, sampling; "kernel_shap":
+        sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order, sampling.
 
     Warns:
       UserWarning: there is one feature, so that there are no interactions.
@@ -102,7 +99,7 @@ def explain(
         n,
         several=False,
         budget=budget,
-        method=method,
+        method=METHODS.record(method, options),
         index=index,
         max_order=max_order,
         store=store,
@@ -114,7 +111,6 @@ def explain(
         progress=progress,
         check_invariance=check_invariance,
         nonfinite=nonfinite,
-        **options,
     )
     return explanations_of([reading])[0]
 
@@ -123,32 +119,44 @@ def read_outputs(
     value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
     *,
+    method: Method,
+    budget: int | None,
+    index: str,
+    max_order: int,
+    seed: int,
+    names: Sequence[str] | None,
+    batch_size: int | None,
+    mesh: jax.sharding.Mesh | None,
+    progress: bool,
+    check_invariance: bool,
+    nonfinite: str,
+    store: str | os.PathLike[str] | None = None,
+    store_key: str | None = None,
     several: bool = True,
     which: Sequence[int] | None = None,
-    store: str | os.PathLike[str] | None = None,
-    batch_size: int | None = None,
-    store_key: str | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    progress: bool = True,
-    check_invariance: bool = False,
-    nonfinite: str = "raise",
-    **arguments: Any,
 ) -> list[Reading]:
     """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
 
     Args:
       several: whether a value may be more than one number.
       which: numbers of the outputs; None for all.
-      **arguments: of the question, and options of the method.
     """
     check_nonfinite(nonfinite)
-    value_fn, asked = question(value_fn, n, several=several, **arguments)
+    value_fn, asked = question(
+        value_fn,
+        n,
+        budget=budget,
+        method=method,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        names=names,
+        several=several,
+    )
     if value_fn.n == 1:
         warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
     if nonfinite == "keep" and not asked.method.from_any_masks:
-        raise ValueError(
-            f"method {asked.settings['method']!r} needs the values of all its masks; use nonfinite='raise'"
-        )
+        raise ValueError(f"method {method.name!r} needs the values of all its masks; use nonfinite='raise'")
     if asked.adaptive and value_fn.outputs:
         raise ValueError(
             f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
@@ -162,7 +170,7 @@ def read_outputs(
         answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})
         if asked.adaptive:
             with watch.phase("fit"):
-                answers = continue_asking(asked, answers.values, asker)
+                answers = continue_asking(asked, asked.adaptive, answers.values, asker)
         noise = asker.noise
         if check_invariance:
             with watch.phase("model"):

@@ -1,16 +1,18 @@
 """Leave-one-out: every unit removed alone."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
+from spex_jax.baselines.surrogate import OwnMasks
 from spex_jax.evaluate import evaluate, features_of
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["leave_one_out", "left_out", "one_left_out"]
+__all__ = ["LeaveOneOut", "leave_one_out", "left_out", "one_left_out"]
 
 
 def one_left_out(n: int) -> np.ndarray:
@@ -59,3 +61,29 @@ def leave_one_out(value_fn: Any, n: int | None = None, **options: Any) -> Spectr
     if values.ndim == 1:
         return left_out(masks, values)
     return [left_out(masks, column) for column in values.reshape(len(values), -1).T]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeaveOneOut(OwnMasks):
+    """The method "leave_one_out" of `explain`; see `leave_one_out`.
+
+    Its masks are the full one and every one that removes one unit, however large the budget; its fit sees no others.
+    The empty mask comes last, for the report.
+    """
+
+    name: ClassVar[str] = "leave_one_out"
+
+    def least(self, n: int) -> int:
+        """Returns n + 2, or all masks where there are fewer."""
+        return min(n + 2, 2 ** min(n, 63))
+
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns the full mask, those that remove one unit, and the empty one."""
+        del count, seed
+        masks = np.concatenate([one_left_out(n), np.zeros((1, n), np.bool_)])
+        return masks[masks_lib.deduplicate(masks)[0]], None
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the effects of single units."""
+        del made, seed
+        return left_out(masks, values)
