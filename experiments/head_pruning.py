@@ -32,7 +32,7 @@ import pruning_tasks
 from absl import flags
 from pruning_tasks import Task
 
-from spex_jax import baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
+from spex_jax import ProxySPEX, baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
 from spex_jax.lenses.component_lens import COMPONENT_REMOVALS
 from spex_jax.question import default_budget
 from spex_jax.runtime import define_path, first_process, run_program, save_result
@@ -197,7 +197,7 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
         smooth = lenses.components(task.model, **chosen, **options, value="logprob")
     n = value_fn.n
     kept = sizes(n)
-    budget = _BUDGET.value or (2**n if n <= 10 else default_budget(n))
+    budget = _BUDGET.value or (2**n if n <= 10 else default_budget(n, ProxySPEX()))
     found = explain(value_fn, budget=budget, seed=seed, store=_STORE.value, sampling="uniform", progress=False)
     rng = np.random.default_rng([seed, 7])
     additive = {name: effects(name, value_fn, smooth, found) for name in ADDITIVE}

@@ -224,7 +224,7 @@ def game_table(rows: list[dict[str, Any]], k: str) -> str:
 
 def main() -> None:
     """Runs all games; prints tables of energy, of rates and of the proxy against the exact spectra."""
-    proxyspex.check_options(proxy=_PROXY.value)
+    proxyspex.proxy_of(_PROXY.value)
     tops = sorted(map(int, _TOPS.value))
     if not tops or tops[0] < 1:
         raise ValueError(f"--tops={','.join(_TOPS.value)} must be whole numbers above 0, at least one")

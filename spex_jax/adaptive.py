@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax import masks as masks_lib
+from spex_jax.methods import Adaptive
 from spex_jax.metrics import r2_score
 from spex_jax.proxyspex.acquisition import corners, most_informative, uncertain_sets
 from spex_jax.question import Question, too_few
@@ -45,22 +46,23 @@ def _widest_interval(asked: Question, spectrum: Spectrum) -> float:
     return 2 * _95 * max((errors[key] for key in strongest), default=0.0)
 
 
-def _reached(asked: Question, spectrum: Spectrum, masks: np.ndarray, values: np.ndarray) -> str | None:
+def _reached(asked: Question, plan: Adaptive, spectrum: Spectrum, masks: np.ndarray, values: np.ndarray) -> str | None:
     """Which target the spectrum has reached on the held-out masks, in words."""
-    options, known = asked.options, np.isfinite(values)
-    if options["target_r2"] is not None and known.any():  # no values have no mean
+    known = np.isfinite(values)
+    if plan.target_r2 is not None and known.any():  # no values have no mean
         r2 = float(r2_score(values[known], spectrum(masks[known])))
-        if r2 >= options["target_r2"]:
+        if r2 >= plan.target_r2:
             return f"R2 {r2:.3f} reached"
-    if options["target_width"] is not None:
+    if plan.target_width is not None:
         width = _widest_interval(asked, spectrum)
-        if width <= options["target_width"]:
+        if width <= plan.target_width:
             return f"interval width {width:.3g} reached"
     return None
 
 
 def _choose(
     asked: Question,
+    acquisition: str,
     masks: np.ndarray,
     values: np.ndarray,
     seen: np.ndarray,
@@ -70,10 +72,10 @@ def _choose(
 ) -> np.ndarray:
     """The next `count` masks, none of them among `seen`."""
     rng, n = generator(asked.seed, Stream.ADAPTIVE, turn), masks.shape[1]
-    if asked.options["acquisition"] == "uniform":
+    if acquisition == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
     chosen = seen[:0]
-    if asked.options["acquisition"] == "interactions":
+    if acquisition == "interactions":
         assert spectrum is not None
         found = spectrum.interactions(asked.index, max(2, asked.max_order))
         if sets := uncertain_sets(found, _SETS):
@@ -90,37 +92,41 @@ def _choose(
     return chosen
 
 
-def continue_asking(asked: Question, values: np.ndarray, ask: Callable[[np.ndarray], np.ndarray]) -> Asked:
+def continue_asking(
+    asked: Question, plan: Adaptive, values: np.ndarray, ask: Callable[[np.ndarray], np.ndarray]
+) -> Asked:
     """Asks batch after batch until the budget is spent or a target is reached.
 
     Args:
       asked: a question whose masks are the first part and those held out.
+      plan: how the others are chosen, and when there are enough.
       values: float64 [M] of these masks; what is not finite takes no part in any fit.
       ask: masks bool [B, n] -> values float64 [B].
     """
-    options, split = asked.options, len(asked.masks) - asked.held_out
+    split = len(asked.masks) - asked.held_out
     masks, held, answers = asked.masks[:split], asked.masks[split:], values[:split]
     room = asked.budget - asked.held_out
-    batch = math.ceil((room - split) / options["refits"])
-    aims = options["target_r2"] is not None or options["target_width"] is not None
-    least = asked.method.least(masks.shape[1], options)
+    batch = math.ceil((room - split) / plan.refits)
+    aims = plan.target_r2 is not None or plan.target_width is not None
+    least = asked.method.least(masks.shape[1])
     turn, reached, spectrum = 0, None, None
     while True:
         known = np.isfinite(answers)
         if known.sum() < least:
             raise too_few(known.sum(), len(masks), least)
-        if aims or (options["acquisition"] == "interactions" and len(masks) < room):
-            spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed, options)
-            reached = _reached(asked, spectrum, held, values[split:])
+        if aims or (plan.acquisition == "interactions" and len(masks) < room):
+            spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed)
+            reached = _reached(asked, plan, spectrum, held, values[split:])
         if reached or len(masks) >= room:
             break
         seen = np.concatenate([masks, held])
         count = min(batch, room - len(masks))
-        new = _choose(asked, masks[known], answers[known], seen, count, turn, spectrum)
+        new = _choose(asked, plan.acquisition, masks[known], answers[known], seen, count, turn, spectrum)
         masks, answers = np.concatenate([masks, new]), np.concatenate([answers, ask(new)])
         spectrum, turn = None, turn + 1
     if aims and not reached:
-        wanted = [f"{name} = {options[name]:g}" for name in ("target_r2", "target_width") if options[name] is not None]
+        targets = {"target_r2": plan.target_r2, "target_width": plan.target_width}
+        wanted = [f"{name} = {target:g}" for name, target in targets.items() if target is not None]
         warnings.warn(
             f"{' and '.join(wanted)} was not reached within the budget of {asked.budget} ablations; the answer uses "
             "all of them",

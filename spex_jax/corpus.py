@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import inspect
 import json
 import math
 import os
 import pathlib
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, Unpack
 
 import jax
 
@@ -18,7 +20,9 @@ from spex_jax.engine.progress import Progress
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.evaluation import identity_of
 from spex_jax.explanation import Explanation
-from spex_jax.pipeline import read_outputs
+from spex_jax.methods import METHODS, Method
+from spex_jax.options import MethodOptions
+from spex_jax.pipeline import explain, read_outputs
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.store.store import as_path, naming
 from spex_jax.version import __version__
@@ -26,15 +30,24 @@ from spex_jax.version import __version__
 __all__ = ["explain_many"]
 
 _TOGETHER = 32  # tables that are fitted at once
-_OF_THE_ENGINE = ("batch_size", "mesh")  # options that no answer depends on
 
 
 def explain_many(
     value_fns: Iterable[ValueFunction] | ValueFunction,
     *,
+    budget: int | None = None,
+    method: str | Method = "proxyspex",
+    index: str = "FSII",
+    max_order: int = 2,
     store: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    names: Sequence[str] | None = None,
     progress: bool = True,
-    **options: Any,
+    check_invariance: bool = False,
+    nonfinite: str = "raise",
+    **options: Unpack[MethodOptions],
 ) -> list[Explanation]:
     """Explains one value function after another, with the same options, or every output of one from the same ablations.
 
@@ -51,8 +64,9 @@ def explain_many(
         explanation.
       progress: of the whole corpus, or of the ablations and outputs of one value function: a bar on a terminal or in a
         notebook, else a line a minute.
-      **options: of `explain`. `store_key` cannot be one of them, since value functions need an identity each
-        (`ValueFunction(..., identity=)`).
+      budget, method, index, max_order, seed, batch_size, mesh, names, check_invariance, nonfinite, **options: see
+        `explain`. There is no `store_key`, since value functions need an identity each (`ValueFunction(...,
+        identity=)`).
 
     Returns:
       The explanations, in the order of the value functions and their outputs; `Explanation.validate` of those from an
@@ -65,6 +79,34 @@ def explain_many(
         raise ValueError(
             "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
         )
+    chosen = METHODS.record(method, options)
+    read = functools.partial(
+        read_outputs,
+        budget=budget,
+        method=chosen,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        batch_size=batch_size,
+        mesh=mesh,
+        names=names,
+        check_invariance=check_invariance,
+        nonfinite=nonfinite,
+    )
+    # What an answer depends on and is not by default names its folder.
+    arguments = {
+        "budget": budget,
+        "method": chosen.name,
+        "index": index,
+        "max_order": max_order,
+        "seed": seed,
+        "names": None if names is None else list(names),
+        "check_invariance": check_invariance,
+        "nonfinite": nonfinite,
+    }
+    default = inspect.signature(explain).parameters
+    changed = {name: given for name, given in arguments.items() if given != default[name].default}
+    changed |= chosen.changed()
     folder = None if store is None else as_path(store)
     if folder is not None:
         with naming(folder):
@@ -82,7 +124,7 @@ def explain_many(
     with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
-                for answer in _answers(value_fn, folder, options, progress and alone):
+                for answer in _answers(value_fn, folder, read, changed, progress and alone):
                     if isinstance(answer, _Waiting):
                         reading = answer.reading if held else dataclasses.replace(answer.reading, ask=None)
                         waiting.append(dataclasses.replace(answer, reading=reading, place=len(found)))
@@ -139,19 +181,22 @@ def _saved(folder: pathlib.Path, value_fn: ValueFunction) -> Explanation:
 
 
 def _answers(
-    value_fn: ValueFunction, folder: pathlib.Path | None, options: dict[str, Any], progress: bool
+    value_fn: ValueFunction,
+    folder: pathlib.Path | None,
+    read: Callable[..., list[Reading]],
+    changed: dict[str, Any],
+    progress: bool,
 ) -> Iterator[Explanation | _Waiting]:
     """For each output of a value function its explanation out of the folder, or its values."""
     if not isinstance(value_fn, ValueFunction):
         raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
-        for reading in read_outputs(value_fn, progress=progress, **options):
+        for reading in read(value_fn, progress=progress):
             yield _Waiting(reading=reading, saved=None)
         return
     identity = identity_of(value_fn)
-    of_answer = {name: value for name, value in options.items() if name not in _OF_THE_ENGINE}
     outputs = range(math.prod(value_fn.outputs))
-    known = [__version__, of_answer, value_fn.names, value_fn.details.to_json()]
+    known = [__version__, changed, value_fn.names, value_fn.details.to_json()]
     saved = []
     for output in outputs:
         settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)
@@ -167,7 +212,7 @@ def _answers(
                 os.replace(saved[output], aside / saved[output].name)
                 warnings.warn(f"{error}; it is made again, and what was there is now in {aside.name}", stacklevel=3)
     missing = [output for output in outputs if output not in found]
-    readings = read_outputs(value_fn, which=missing, progress=progress, store=folder, **options) if missing else []
+    readings = read(value_fn, which=missing, progress=progress, store=folder) if missing else []
     answers = iter(readings)
     for output in outputs:
         if output in found:

@@ -5,7 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -14,6 +14,8 @@ from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.evaluation import Engine
 from spex_jax.indices import Index
+from spex_jax.methods import METHODS, Method
+from spex_jax.options import MethodOptions
 from spex_jax.question import question
 
 __all__ = ["Estimate", "estimate"]
@@ -60,7 +62,7 @@ def estimate(
     n: int | None = None,
     *,
     budget: int | None = None,
-    method: str = "proxyspex",
+    method: str | Method = "proxyspex",
     store: str | os.PathLike[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
@@ -72,7 +74,7 @@ def estimate(
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> Estimate:
     """What `explain` with the same arguments would take: a dry run of two batches, or one call of host code.
 
@@ -87,12 +89,11 @@ def estimate(
     asked = question(
         value_fn,
         budget=budget,
-        method=method,
+        method=METHODS.record(method, options),
         index=index,
         max_order=max_order,
         seed=seed,
         names=names,
-        **options,
     )
     masks = asked.masks
     count = asked.budget if asked.adaptive else len(masks)

@@ -15,7 +15,7 @@ import numpy as np
 from spex_jax import masks as masks_lib
 from spex_jax.explanation import Explanation
 from spex_jax.indices import INDICES, find_index
-from spex_jax.methods import METHODS
+from spex_jax.methods import METHODS, Method
 from spex_jax.pipeline import explain
 
 __all__ = ["ShapiqApproximator"]
@@ -54,7 +54,7 @@ def _approximator_class() -> type:
             max_order: int = 2,
             index: str = "k-SII",
             *,
-            method: str = "proxyspex",
+            method: str | Method = "proxyspex",
             top_order: bool = False,
             random_state: int | None = None,
             **options: Any,
@@ -73,8 +73,7 @@ def _approximator_class() -> type:
             Raises:
               ValueError: an unknown index or method, or n or max_order below 1.
             """
-            if method not in METHODS:
-                raise ValueError(f"unknown method {method!r}; expected one of {', '.join(METHODS)}")
+            METHODS.record(method, {})
             masks_lib.check_whole("n", n, 1)
             masks_lib.check_whole("max_order", max_order, 1)
             super().__init__(

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from spex_jax.evaluation import Engine, check_nonfinite
 from spex_jax.explanation import Explanation
 from spex_jax.indices import Index
 from spex_jax.invariance import check_batch_invariance
+from spex_jax.methods import METHODS, Method
+from spex_jax.options import MethodOptions
 from spex_jax.question import question
 from spex_jax.reading import Reading, explanations_of
 from spex_jax.timing import Stopwatch
@@ -32,7 +34,7 @@ def explain(
     n: int | None = None,
     *,
     budget: int | None = None,
-    method: str = "proxyspex",
+    method: str | Method = "proxyspex",
     index: str | Index = "FSII",
     max_order: int = 2,
     store: str | os.PathLike[str] | None = None,
@@ -44,7 +46,7 @@ def explain(
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
-    **options: Any,
+    **options: Unpack[MethodOptions],
 ) -> Explanation:
     """Which features act together in a value function.
 
@@ -66,7 +68,8 @@ def explain(
       budget: ablations, held-out ones included; None is 8 n log2(n), or the least that the method needs.
       method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
         compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
-        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`).
+        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`); or the record of
+        a method with its options, such as `spex_jax.ProxySPEX(max_terms=100)`.
       index, max_order: of the interactions that reports show; any other can be had from the same answer. An index is
         a name or a record of `spex_jax.indices`.
       store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
@@ -79,17 +82,11 @@ def explain(
         `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
       nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
         leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
-      **options: of the method. "proxyspex": proxy, max_degree, max_terms, solver, extract (see `proxyspex.fit`);
-        sampling: "uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out" (see `sampling.draw`) or
-        "adaptive": half of the masks uniform, then `refits` (5) batches, each chosen by what was learned. Of it
-        acquisition: "information" (the masks that say most under the Gaussian process, see `proxyspex.acquisition`),
-        "interactions" (of those at the corners of large and uncertain interactions) or "uniform"; target_r2 and
-        target_width (of the widest 95% interval among the ten strongest interactions, in units of the value) stop
-        before the budget is spent; a warning says where they were not reached.
-        "spex": max_degree (see `spex.design`; "auto" by default) and residual_of, a proxy for the smooth part, of which
-        SPEX decodes what it leaves (see `proxyspex.fit_and_decode`). "lime": kernel_width, alpha, sampling; "lasso":
-        alpha, sampling; "kernel_shap": sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order,
-        sampling.
+      **options: fields of the record that a name means: `method="proxyspex", max_terms=100` is
+        `method=spex_jax.ProxySPEX(max_terms=100)`. Of "proxyspex": proxy, max_degree, max_terms, sampling, acquisition,
+        refits, target_r2, target_width, and solver or extract of the proxy (see `ProxySPEX`); of "spex": max_degree,
+        residual_of (see `SPEX`); "lime": kernel_width, alpha, sampling; "lasso": alpha, sampling; "kernel_shap":
+        sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order, sampling.
 
     Warns:
       UserWarning: there is one feature, so that there are no interactions.
@@ -102,7 +99,7 @@ def explain(
     (reading,) = read_outputs(
         as_value_function(value_fn, n, "explain"),
         budget=budget,
-        method=method,
+        method=METHODS.record(method, options),
         index=index,
         max_order=max_order,
         store=store,
@@ -114,7 +111,6 @@ def explain(
         progress=progress,
         check_invariance=check_invariance,
         nonfinite=nonfinite,
-        **options,
     )
     return explanations_of([reading])[0]
 
@@ -122,30 +118,40 @@ def explain(
 def read_outputs(
     value_fn: ValueFunction,
     *,
-    which: Sequence[int] | None = None,
+    method: Method,
+    budget: int | None,
+    index: str | Index,
+    max_order: int,
+    seed: int,
+    names: Sequence[str] | None,
+    batch_size: int | None,
+    mesh: jax.sharding.Mesh | None,
+    progress: bool,
+    check_invariance: bool,
+    nonfinite: str,
     store: str | os.PathLike[str] | None = None,
-    batch_size: int | None = None,
     store_key: str | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    progress: bool = True,
-    check_invariance: bool = False,
-    nonfinite: str = "raise",
-    **arguments: Any,
+    which: Sequence[int] | None = None,
 ) -> list[Reading]:
     """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
 
     Args:
       which: numbers of the outputs; None for all.
-      **arguments: of the question, and options of the method.
     """
     check_nonfinite(nonfinite)
-    asked = question(value_fn, **arguments)
+    asked = question(
+        value_fn,
+        budget=budget,
+        method=method,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        names=names,
+    )
     if value_fn.n == 1:
         warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
     if nonfinite == "keep" and not asked.method.from_any_masks:
-        raise ValueError(
-            f"method {asked.settings['method']!r} needs the values of all its masks; use nonfinite='raise'"
-        )
+        raise ValueError(f"method {method.name!r} needs the values of all its masks; use nonfinite='raise'")
     if asked.adaptive and value_fn.outputs:
         raise ValueError(
             f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
@@ -159,7 +165,7 @@ def read_outputs(
         answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})
         if asked.adaptive:
             with watch.phase("fit"):
-                answers = continue_asking(asked, answers.values, asker)
+                answers = continue_asking(asked, asked.adaptive, answers.values, asker)
         noise = asker.noise
         if check_invariance:
             with watch.phase("model"):

@@ -65,7 +65,7 @@ def _table(reading: Reading) -> _Table:
     masks, failed, values = reading.answers.masks[finite], reading.answers.masks[~finite], values[finite]
     complete, held_out = asked.complete and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
     exact = complete and asked.method.exact
-    least = 1 if complete else asked.method.least(masks.shape[1], asked.options)
+    least = 1 if complete else asked.method.least(masks.shape[1])
     if asked.complete and not complete:  # some of all masks are missing: a part of the others is held out now
         order = generator(asked.seed, Stream.ROWS_HELD_OUT).permutation(len(values))
         order = order[ends_first(masks[order])]  # the fit needs the full and the empty mask
@@ -120,7 +120,7 @@ def _spectra(readings: Sequence[Reading], tables: Sequence[_Table]) -> list[tupl
     if missing := [b for b in range(len(tables)) if b not in found]:
         masks, values = zip(*(tables[b].fitted for b in missing), strict=True)
         asked, made = readings[missing[0]].asked, [readings[b].asked.made for b in missing]
-        fits = asked.method.cross_fit_many(list(masks), list(values), made, asked.seed, asked.options)
+        fits = asked.method.cross_fit_many(list(masks), list(values), made, asked.seed)
         found |= dict(zip(missing, fits, strict=True))
     return [found[b] for b in range(len(tables))]
 

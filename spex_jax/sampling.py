@@ -4,6 +4,8 @@ Uniform masks serve R2, Fourier and Banzhaf-type indices. Shapley-type indices w
 are drawn by size, each with its complement.
 """
 
+from typing import Literal, get_args
+
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -11,16 +13,29 @@ import scipy.stats
 from spex_jax import masks as masks_lib
 from spex_jax.indices import Index, find_index
 
-__all__ = ["ACQUISITIONS", "PAIRED", "SAMPLINGS", "by_size", "check", "draw", "for_index", "leave_out"]
+__all__ = [
+    "ACQUISITIONS",
+    "PAIRED",
+    "SAMPLINGS",
+    "Acquisition",
+    "Sampling",
+    "by_size",
+    "check",
+    "draw",
+    "for_index",
+    "leave_out",
+]
 
-SAMPLINGS = ("uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out")
-ACQUISITIONS = ("information", "interactions", "uniform")
+Sampling = Literal["uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out"]
+Acquisition = Literal["information", "interactions", "uniform"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
 PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complement
 
 _DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
 
 
-def for_index(index: str | Index) -> str:
+def for_index(index: str | Index) -> Sampling:
     """The draw that an index asks for (BUILD_NOTES.md)."""
     return "mixed" if find_index(index).shapley_type else "uniform"
 

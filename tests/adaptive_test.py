@@ -5,7 +5,6 @@ import pytest
 
 from spex_jax import PackedMasks, ValueFunction, explain, explain_many, sampling
 from spex_jax.explanation import Explanation
-from spex_jax.methods import METHODS
 from spex_jax.sampling import ACQUISITIONS
 
 N = 16
@@ -146,4 +145,3 @@ def test_other_methods_have_no_adaptive_sampling():
         explain(Counting(), N, method="spex", sampling="adaptive")
     with pytest.raises(ValueError, match="unknown sampling 'adaptive'"):
         explain(Counting(), N, method="kernel_shap", sampling="adaptive")
-    assert "sampling" in METHODS["proxyspex"].defaults

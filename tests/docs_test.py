@@ -13,7 +13,7 @@ DECISIONS = sorted(ROOT.glob("docs/decisions/*.md"))
 
 
 def test_public_names_are_sorted_and_there():
-    assert spex_jax.__all__ == sorted(spex_jax.__all__)
+    assert spex_jax.__all__ == sorted(spex_jax.__all__, key=lambda name: (not name.isupper(), name))
     assert all(getattr(spex_jax, name).__doc__ for name in spex_jax.__all__ if name != "__version__")
 
 

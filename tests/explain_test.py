@@ -6,7 +6,7 @@ import oracle
 import pytest
 
 import spex_jax
-from spex_jax import Explanation, explain
+from spex_jax import SPEX, Explanation, ProxySPEX, explain
 from spex_jax import masks as masks_lib
 from spex_jax.question import default_budget, least_budget
 
@@ -102,7 +102,7 @@ def test_spex_decodes_a_design(n, options, degree):
 @pytest.mark.filterwarnings("ignore:there is one feature")
 @pytest.mark.parametrize("n", [1, 2, 6, 8])
 def test_the_least_budget_of_spex_does(n):
-    budget = least_budget(n, "spex")
+    budget = least_budget(n, SPEX())
     found = explain(lambda masks: masks[:, 0] * 2.0 + masks[:, n - 1], n, method="spex", budget=budget)
     assert len(found.masks) == budget
     assert found.exact == (n < 8)
@@ -130,10 +130,10 @@ def test_few_features_are_asked_completely(n, rng):
 
 
 def test_the_default_budget():
-    assert default_budget(32) == 8 * 32 * 5
-    assert default_budget(24) == 881
+    assert default_budget(32, ProxySPEX()) == 8 * 32 * 5
+    assert default_budget(24, ProxySPEX()) == 881
     assert explain(pairs, 5).exact
-    assert [default_budget(n) >= least_budget(n) for n in range(1, 60)] == [True] * 59
+    assert [default_budget(n, ProxySPEX()) >= least_budget(n, ProxySPEX()) for n in range(1, 60)] == [True] * 59
 
 
 @pytest.mark.parametrize("n", [7, 30, 100])
@@ -141,14 +141,16 @@ def test_a_budget_that_is_too_small_says_the_least_that_would_do(n):
     def value_fn(masks):
         raise AssertionError("nothing may be asked")
 
-    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(n)}"):
-        explain(value_fn, n, budget=least_budget(n) - 1)
+    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(n, ProxySPEX())}"):
+        explain(value_fn, n, budget=least_budget(n, ProxySPEX()) - 1)
 
 
 @pytest.mark.parametrize("n", [7, 16])
 def test_the_least_budget_does(n):
-    found = explain(lambda masks: masks[:, 0] * 2.0 + masks[:, 1], n, budget=least_budget(n), sampling="uniform")
-    assert len(found.masks) == least_budget(n)
+    found = explain(
+        lambda masks: masks[:, 0] * 2.0 + masks[:, 1], n, budget=least_budget(n, ProxySPEX()), sampling="uniform"
+    )
+    assert len(found.masks) == least_budget(n, ProxySPEX())
     assert found.faithfulness.r2 > 0.8  # twelve rows are fitted where n = 7
 
 

@@ -49,7 +49,7 @@ def together(arguments):
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
-PARAMS = jax.eval_shape(lambda keys: jax.vmap(lambda key: mlp.MLP().init(key, jnp.zeros((1, n))))(keys), KEYS)
+PARAMS = jax.eval_shape(lambda keys: jax.vmap(lambda key: mlp.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS)
 PARAMS_OF_STOPS = jax.tree.map(lambda leaf: real(C, *leaf.shape), PARAMS)
 TABLE = (real(N, n), real(N))  # signs and targets
 FITS = (*TABLE, real(B, N), real(B, N))  # with the rows of each fit and those on which it is scored

@@ -45,18 +45,17 @@ def of_proxy(ask: Asked, n: int, draw: str, budget: int, seed: int, proxy: str) 
     return spectrum, interactions
 
 
-def of_method(ask: Asked, n: int, method: str, budget: int, seed: int, **given: Any) -> Spectrum:
+def of_method(ask: Asked, n: int, method: str, budget: int, seed: int) -> Spectrum:
     """The spectrum of a method of `explain` that chooses its masks, none of which are held out.
 
     Raises:
       Unsuitable: too few masks for it.
     """
-    made = METHODS[method]
-    options = made.complete({**made.defaults, **given}, "FSII")
-    if budget < (least := made.least(n, options)):
+    made = METHODS[method]().complete("FSII")
+    if budget < (least := made.least(n)):
         raise Unsuitable(f"needs {least} masks")
-    masks, detail = made.draw(n, budget, seed, options)
-    return made.fit(masks, ask(masks), detail, seed, options)
+    masks, detail = made.draw(n, budget, seed)
+    return made.fit(masks, ask(masks), detail, seed)
 
 
 def of_shapiq(ask: Asked, n: int, name: str, index: str, order: int, budget: int, seed: int) -> Any:

@@ -6,9 +6,10 @@ from typing import Any
 
 from games import Game
 
+import spex_jax
 from compared.contender import Answer, Contender, Unsuitable, asked_of
 from spex_jax import Spectrum, baselines, proxyspex
-from spex_jax.methods import METHODS
+from spex_jax.methods import Method
 from spex_jax.timing import Stopwatch
 
 
@@ -39,25 +40,24 @@ def _proxy(name: str) -> Contender:
     return Contender(name=name, run=functools.partial(_of_table, fit), same_masks=True)
 
 
-def _of_masks(game: Game, budget: int, seed: int, *, method: str, given: dict[str, Any], drawn: bool) -> Answer:
+def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool) -> Answer:
     """A method of `explain` without the share that it holds out: with the game's masks, or those that it draws."""
-    made = METHODS[method]
-    options = made.complete({**made.defaults, **given}, "FSII" if drawn else "FBII")
-    if budget < (least := made.least(game.n, options)):
+    method = method.complete("FSII" if drawn else "FBII")
+    if budget < (least := method.least(game.n)):
         raise Unsuitable(f"needs {least} masks")
     if not drawn:
-        return _of_table(lambda masks, values, seed: made.fit(masks, values, None, seed, options), game, budget, seed)
+        return _of_table(lambda masks, values, seed: method.fit(masks, values, None, seed), game, budget, seed)
     ask, watch = asked_of(game), Stopwatch("fit", "model")
     with watch.phase("fit"):
-        masks, detail = made.draw(game.n, budget, seed, options)
+        masks, detail = method.draw(game.n, budget, seed)
         with watch.phase("model"):
             values = ask(masks)
-        spectrum = made.fit(masks, values, detail, seed, options)
+        spectrum = method.fit(masks, values, detail, seed)
     return _answer(spectrum, watch, masks)
 
 
-def _method(name: str, method: str, *, drawn: bool, **given: Any) -> Contender:
-    run = functools.partial(_of_masks, method=method, given=given, drawn=drawn)
+def _method(name: str, method: Method, *, drawn: bool) -> Contender:
+    run = functools.partial(_of_masks, method=method, drawn=drawn)
     return Contender(name=name, run=run, same_masks=not drawn)
 
 
@@ -68,14 +68,14 @@ def _lasso(masks: Any, values: Any, seed: int) -> Spectrum:
 
 OWN = (
     *(_proxy(name) for name in proxyspex.PROXIES),
-    _method("spex", "spex", drawn=True),
-    _method("spex, residual of walsh_gp", "spex", drawn=True, residual_of="walsh_gp"),
+    _method("spex", spex_jax.SPEX(), drawn=True),
+    _method("spex, residual of walsh_gp", spex_jax.SPEX(residual_of="walsh_gp"), drawn=True),
     Contender(name="lasso", run=functools.partial(_of_table, _lasso), same_masks=True),
-    _method("lime", "lime", drawn=False, sampling="uniform"),
-    _method("banzhaf", "banzhaf", drawn=False),
-    _method("faith_banzhaf", "faith_banzhaf", drawn=False),
-    _method("kernel_shap", "kernel_shap", drawn=True),
-    _method("faith_shapley", "faith_shapley", drawn=True),
-    _method("permutation_shapley", "permutation_shapley", drawn=True),
-    _method("leave_one_out", "leave_one_out", drawn=True),
+    _method("lime", spex_jax.LIME(sampling="uniform"), drawn=False),
+    _method("banzhaf", spex_jax.Banzhaf(), drawn=False),
+    _method("faith_banzhaf", spex_jax.FaithBanzhaf(), drawn=False),
+    _method("kernel_shap", spex_jax.KernelSHAP(), drawn=True),
+    _method("faith_shapley", spex_jax.FaithShapley(), drawn=True),
+    _method("permutation_shapley", spex_jax.PermutationShapley(), drawn=True),
+    _method("leave_one_out", spex_jax.LeaveOneOut(), drawn=True),
 )

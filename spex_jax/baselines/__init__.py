@@ -11,14 +11,31 @@ from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.circuit_discovery import Circuits, acdc
 from spex_jax.baselines.gradients import attribution_patching, integrated_gradients
 from spex_jax.baselines.influence_functions import influence, trak
-from spex_jax.baselines.lasso_regression import datamodels, lasso
-from spex_jax.baselines.local_surrogates import lime
-from spex_jax.baselines.permutations import permutation_shapley
-from spex_jax.baselines.semivalues import banzhaf, faith_banzhaf, faith_shapley, kernel_shap
-from spex_jax.baselines.single_removals import leave_one_out, left_out
+from spex_jax.baselines.lasso_regression import LASSO, datamodels, lasso
+from spex_jax.baselines.local_surrogates import LIME, lime
+from spex_jax.baselines.permutations import PermutationShapley, permutation_shapley
+from spex_jax.baselines.semivalues import (
+    Banzhaf,
+    FaithBanzhaf,
+    FaithShapley,
+    KernelSHAP,
+    banzhaf,
+    faith_banzhaf,
+    faith_shapley,
+    kernel_shap,
+)
+from spex_jax.baselines.single_removals import LeaveOneOut, leave_one_out, left_out
 
 __all__ = [
+    "LASSO",
+    "LIME",
+    "Banzhaf",
     "Circuits",
+    "FaithBanzhaf",
+    "FaithShapley",
+    "KernelSHAP",
+    "LeaveOneOut",
+    "PermutationShapley",
     "acdc",
     "additive_spectrum",
     "attribution_patching",

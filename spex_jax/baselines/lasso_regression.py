@@ -1,16 +1,19 @@
 """Sparse linear functions of the masks, by scikit-learn."""
 
+import dataclasses
 import importlib.util
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.surrogate import ShrunkRegression
+from spex_jax.sampling import Sampling
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["check_sklearn", "datamodels", "lasso"]
+__all__ = ["LASSO", "check_sklearn", "datamodels", "lasso"]
 
 
 def check_sklearn(caller: str) -> None:
@@ -82,3 +85,32 @@ def lasso(masks: Any, values: Any, *, alpha: float = 0.01) -> Spectrum:
     model = Lasso(alpha=alpha).fit(scaler.fit_transform(masks.astype(np.float64)), values)
     effects = model.coef_ / scaler.scale_
     return additive_spectrum(effects, float(model.intercept_ + (1 - scaler.mean_) @ effects))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LASSO(ShrunkRegression):
+    """The method "lasso" of `explain`; see `lasso`.
+
+    Attributes:
+      alpha: the penalty, in units of the values.
+      sampling: how masks are drawn (see `sampling.draw`); None is "uniform".
+    """
+
+    name: ClassVar[str] = "lasso"
+    alpha: float = 0.01
+    sampling: Sampling | None = None
+
+    def drawn(self) -> Sampling:
+        """Returns how the masks are drawn."""
+        return self.sampling or "uniform"
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used, or where scikit-learn is not installed."""
+        super().check(seed)
+        masks_lib.check_positive("alpha", self.alpha)
+        check_sklearn("method 'lasso'")
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the sparse regression."""
+        del made, seed
+        return lasso(masks, values, alpha=self.alpha)

@@ -1,14 +1,17 @@
 """LIME: a linear function of the masks, those near the full one first."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.surrogate import ShrunkRegression
+from spex_jax.sampling import Sampling
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["lime"]
+__all__ = ["LIME", "lime"]
 
 
 def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 1.0) -> Spectrum:
@@ -50,3 +53,36 @@ def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 
         gram = (design * weight[:, None]).T @ design
         effects = np.linalg.solve(gram + alpha * np.eye(n), (weight * target) @ design)
     return additive_spectrum(effects, float(middle + mean + (1 - center) @ effects))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LIME(ShrunkRegression):
+    """The method "lime" of `explain`; see `lime`.
+
+    LIME's own draw takes the number of removed words uniformly, without complements and with repetitions.
+
+    Attributes:
+      kernel_width: in hundredths of the distance.
+      alpha: of the ridge.
+      sampling: how masks are drawn (see `sampling.draw`); None is "size".
+    """
+
+    name: ClassVar[str] = "lime"
+    kernel_width: float = 25.0
+    alpha: float = 1.0
+    sampling: Sampling | None = None
+
+    def drawn(self) -> Sampling:
+        """Returns how the masks are drawn."""
+        return self.sampling or "size"
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used."""
+        super().check(seed)
+        masks_lib.check_positive("kernel_width", self.kernel_width)
+        masks_lib.check_positive("alpha", self.alpha)
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the weighted ridge regression."""
+        del made, seed
+        return lime(masks, values, kernel_width=self.kernel_width, alpha=self.alpha)

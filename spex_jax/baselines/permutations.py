@@ -1,14 +1,16 @@
 """Shapley values by the permutations in which units arrive."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.baselines.surrogate import OwnMasks
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["draw_permutations", "permutation_shapley"]
+__all__ = ["PermutationShapley", "draw_permutations", "permutation_shapley"]
 
 
 def draw_permutations(n: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -99,3 +101,23 @@ def _prefixes(orders: np.ndarray) -> np.ndarray:
     """The masks of the first 0 to n units of permutations int [P, n], bool [P, n + 1, n]."""
     n = orders.shape[1]
     return np.argsort(orders, axis=1)[:, None, :] < np.arange(n + 1)[:, None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PermutationShapley(OwnMasks):
+    """The method "permutation_shapley" of `explain`; see `permutation_shapley`. Its masks lie along permutations."""
+
+    name: ClassVar[str] = "permutation_shapley"
+
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns the masks along permutations, and the permutations."""
+        return draw_permutations(n, count, seed)
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the mean effects along the permutations."""
+        del seed
+        return permutation_shapley(masks, values, made)
+
+    def settings(self, made: Any) -> dict[str, Any]:
+        """Returns the number of permutations."""
+        return {"permutations": len(made)}

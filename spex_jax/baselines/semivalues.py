@@ -6,22 +6,43 @@ fitted. Rows that are equal count as often as they stand in the table; which of 
 leave some open is said at each.
 """
 
-from typing import Any
+import dataclasses
+import math
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
-from spex_jax.baselines.regression import check_rows, check_weights, least_squares, support_up_to, table
+from spex_jax.baselines.regression import (
+    check_rows,
+    check_weights,
+    coefficients_up_to,
+    least_squares,
+    support_up_to,
+    table,
+)
+from spex_jax.baselines.surrogate import Regression
 from spex_jax.masks import check_whole
+from spex_jax.sampling import PAIRED, Sampling
 from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import subset_characters
 
-__all__ = ["ESTIMATORS", "banzhaf", "faith_banzhaf", "faith_shapley", "kernel_shap"]
+__all__ = [
+    "Banzhaf",
+    "Estimator",
+    "FaithBanzhaf",
+    "FaithShapley",
+    "KernelSHAP",
+    "banzhaf",
+    "faith_banzhaf",
+    "faith_shapley",
+    "kernel_shap",
+]
 
-ESTIMATORS = ("regression", "reuse")
+Estimator = Literal["regression", "reuse"]
 
 
-def banzhaf(masks: Any, values: Any, *, estimator: str = "regression") -> Spectrum:
+def banzhaf(masks: Any, values: Any, *, estimator: Estimator = "regression") -> Spectrum:
     """Banzhaf values (Data Banzhaf: Wang and Jia 2023, https://arxiv.org/abs/2205.15466).
 
     Args:
@@ -35,8 +56,7 @@ def banzhaf(masks: Any, values: Any, *, estimator: str = "regression") -> Spectr
       ValueError: no table of ablations, a unit that is always kept or always removed, an unknown estimator, or a
         regression of fewer masks than n + 1.
     """
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"unknown estimator {estimator!r}; expected one of {', '.join(ESTIMATORS)}")
+    Banzhaf(estimator=estimator).check_choices()
     if estimator == "regression":
         return faith_banzhaf(masks, values, order=1)
     masks, values = table(masks, values)
@@ -174,3 +194,119 @@ def _shapley(masks: np.ndarray, values: np.ndarray, *, order: int, weights: Any)
     coefficients = np.concatenate([[even - deviation[~is_odd].sum()], deviation])
     coefficients[1 : n + 1] += odd / n
     return Spectrum(support=support, coefficients=coefficients)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Banzhaf(Regression):
+    """The method "banzhaf" of `explain`; see `banzhaf`.
+
+    Attributes:
+      estimator: "regression" (least squares) or "reuse" (maximum sample reuse).
+    """
+
+    name: ClassVar[str] = "banzhaf"
+    estimator: Estimator = "regression"
+
+    def least(self, n: int) -> int:
+        """Returns n + 1, a mask for each coefficient."""
+        return n + 1
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the surrogate of first order."""
+        del made, seed
+        return banzhaf(masks, values, estimator=self.estimator)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaithBanzhaf(Regression):
+    """The method "faith_banzhaf" of `explain`; see `faith_banzhaf`.
+
+    Attributes:
+      order: of the largest set.
+    """
+
+    name: ClassVar[str] = "faith_banzhaf"
+    order: int = 2
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used."""
+        super().check(seed)
+        check_whole("order", self.order, 1)
+
+    def least(self, n: int) -> int:
+        """Returns the number of coefficients."""
+        return coefficients_up_to(n, self.order)
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the surrogate of this order."""
+        del made, seed
+        return faith_banzhaf(masks, values, order=self.order)
+
+
+def _least_shapley(n: int, order: int, sampling: Sampling) -> int:
+    """Returns the fewest masks of a sampling that determine the surrogate of this order."""
+    order = min(order, n)
+    fewest = coefficients_up_to(n, order)
+    if sampling in PAIRED:
+        # A pair of complements is one equation for the odd coefficients and one for the even ones, both of which the
+        # pair of the ends constrains.
+        groups = [sum(math.comb(n, size) for size in range(first, order + 1, 2)) for first in (0, 1)]
+        fewest = 2 * max(groups)
+    return min(fewest, 2 ** min(n, 63))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaithShapley(Regression):
+    """The method "faith_shapley" of `explain`; see `faith_shapley`.
+
+    Attributes:
+      order: of the largest set.
+      sampling: how masks are drawn (see `sampling.draw`); None is "kernel_shap".
+    """
+
+    name: ClassVar[str] = "faith_shapley"
+    order: int = 2
+    sampling: Sampling | None = None
+
+    def drawn(self) -> Sampling:
+        """Returns how the masks are drawn."""
+        return self.sampling or "kernel_shap"
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used."""
+        super().check(seed)
+        check_whole("order", self.order, 1)
+
+    def least(self, n: int) -> int:
+        """Returns the fewest masks that determine all coefficients."""
+        return _least_shapley(n, self.order, self.drawn())
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the surrogate of this order."""
+        del made, seed
+        return faith_shapley(masks, values, order=self.order)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KernelSHAP(Regression):
+    """The method "kernel_shap" of `explain`; see `kernel_shap`.
+
+    Attributes:
+      sampling: how masks are drawn (see `sampling.draw`); None is "kernel_shap".
+    """
+
+    name: ClassVar[str] = "kernel_shap"
+    sampling: Sampling | None = None
+
+    def drawn(self) -> Sampling:
+        """Returns how the masks are drawn."""
+        return self.sampling or "kernel_shap"
+
+    def least(self, n: int) -> int:
+        """Returns the fewest masks that determine all coefficients."""
+        return _least_shapley(n, 1, self.drawn())
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the surrogate of first order."""
+        del made, seed
+        return kernel_shap(masks, values)

@@ -1,18 +1,20 @@
 """Leave-one-out: every unit removed alone."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
+from spex_jax.baselines.surrogate import OwnMasks
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.evaluation import evaluate
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["leave_one_out", "left_out", "one_left_out"]
+__all__ = ["LeaveOneOut", "leave_one_out", "left_out", "one_left_out"]
 
 
 def one_left_out(n: int) -> np.ndarray:
@@ -62,3 +64,29 @@ def leave_one_out(
     if values.ndim == 1:
         return left_out(masks, values)
     return [left_out(masks, column) for column in values.reshape(len(values), -1).T]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeaveOneOut(OwnMasks):
+    """The method "leave_one_out" of `explain`; see `leave_one_out`.
+
+    Its masks are the full one and every one that removes one unit, however large the budget; its fit sees no others.
+    The empty mask comes last, for the report.
+    """
+
+    name: ClassVar[str] = "leave_one_out"
+
+    def least(self, n: int) -> int:
+        """Returns n + 2, or all masks where there are fewer."""
+        return min(n + 2, 2 ** min(n, 63))
+
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns the full mask, those that remove one unit, and the empty one."""
+        del count, seed
+        masks = np.concatenate([one_left_out(n), np.zeros((1, n), np.bool_)])
+        return masks[masks_lib.deduplicate(masks)[0]], None
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the effects of single units."""
+        del made, seed
+        return left_out(masks, values)

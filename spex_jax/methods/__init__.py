@@ -1,20 +1,10 @@
-"""The methods of `explain`: which masks each asks and how it fits a spectrum to their values."""
+"""What `explain` needs to know of a method, and the methods by their names.
 
-from spex_jax.methods import surrogates
-from spex_jax.methods.method import Method
-from spex_jax.methods.spectral import PROXYSPEX, SPEX
+A method is a frozen dataclass that inherits from `Method`: its fields are its options. `register` makes it known by its
+name, so that `explain(..., method="its name", option=...)` means the record.
+"""
 
-__all__ = ["METHODS", "Method"]
+from spex_jax.methods.method import METHODS, Adaptive, Method, Tables, register
+from spex_jax.methods.registry import Named, Registry
 
-METHODS: dict[str, Method] = {
-    "proxyspex": PROXYSPEX,
-    "spex": SPEX,
-    "leave_one_out": surrogates.LEAVE_ONE_OUT,
-    "lime": surrogates.LIME,
-    "kernel_shap": surrogates.KERNEL_SHAP,
-    "lasso": surrogates.LASSO,
-    "banzhaf": surrogates.BANZHAF,
-    "faith_banzhaf": surrogates.FAITH_BANZHAF,
-    "faith_shapley": surrogates.FAITH_SHAPLEY,
-    "permutation_shapley": surrogates.PERMUTATION_SHAPLEY,
-}
+__all__ = ["METHODS", "Adaptive", "Method", "Named", "Registry", "Tables", "register"]

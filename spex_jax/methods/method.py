@@ -1,64 +1,109 @@
 """What `explain` needs to know of a method."""
 
 import abc
-from typing import Any, ClassVar
+import dataclasses
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
+from spex_jax.masks import check_whole
+from spex_jax.methods.registry import Named, Registry
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Method", "Options", "Tables"]
+__all__ = ["METHODS", "Adaptive", "Method", "Tables", "register"]
 
-Options = dict[str, Any]
 Tables = list[np.ndarray]
 
 
-class Method(abc.ABC):
-    """What `explain` needs to know of a method.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adaptive:
+    """How adaptive sampling goes on after its first part.
 
     Attributes:
-      defaults: its options.
+      acquisition: how the masks of a batch are chosen, one of `sampling.ACQUISITIONS`.
+      refits: number of batches.
+      target_r2, target_width: of the held-out masks and of the widest interval, at which it stops; None never.
+    """
+
+    acquisition: str
+    refits: int
+    target_r2: float | None
+    target_width: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method(Named, abc.ABC):
+    """Which masks a method evaluates and how it fits a spectrum to their values; its fields are its options.
+
+    Attributes:
       from_any_masks: whether it can do without some of the masks that it drew.
       exact: whether its answer to all 2^n masks is the function itself, and not a surrogate of it.
     """
 
-    defaults: ClassVar[dict[str, Any]]
     from_any_masks: ClassVar[bool] = True
     exact: ClassVar[bool] = True
 
-    def complete(self, options: dict[str, Any], index: str) -> dict[str, Any]:
-        """The options with what follows from the index that is asked for."""
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """How further masks are chosen where `draw` gives the first part alone; None where it gives all."""
+        return None
+
+    def complete(self, index: str) -> Self:
+        """Returns the method with what follows from the index that is asked for."""
         del index
-        return options
+        return self
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used, before anything has been paid for."""
+        check_whole("seed", seed, 0, 2**32 - 1)
+        self.check_choices()
 
     @abc.abstractmethod
-    def check(self, seed: int, options: dict[str, Any]) -> None:
-        """Raises ValueError for options that could not be used."""
+    def least(self, n: int) -> int:
+        """Returns the fewest masks that can be fitted."""
 
     @abc.abstractmethod
-    def least(self, n: int, options: dict[str, Any]) -> int:
-        """The fewest masks that can be fitted."""
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns up to `count` distinct masks to fit, bool [M, n], and what `fit` must know of them."""
 
     @abc.abstractmethod
-    def draw(self, n: int, count: int, seed: int, options: dict[str, Any]) -> tuple[np.ndarray, Any]:
-        """Up to `count` distinct masks to fit, bool [M, n], and what `fit` must know of them."""
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the spectrum.
 
-    @abc.abstractmethod
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int, options: dict[str, Any]) -> Spectrum:
-        """The spectrum."""
+        Args:
+          masks: bool [M, n].
+          values: float64 [M].
+          made: what `draw` gave beside the masks.
+          seed: of the fit.
+        """
 
     def cross_fit_many(
-        self, masks: Tables, values: Tables, made: list[Any], seed: int, options: Options
+        self, masks: Tables, values: Tables, made: list[Any], seed: int
     ) -> list[tuple[Spectrum, np.ndarray | None]]:
-        """`fit` of many tables, each with this seed and these options.
+        """Fits many tables, each with this seed.
 
         Returns:
           For each table the spectrum, and where its interactions are to be corrected by what it misses, what was
           predicted for each mask without it, float64 [M].
         """
-        return [(self.fit(*table, seed, options), None) for table in zip(masks, values, made, strict=True)]
+        return [(self.fit(*table, seed), None) for table in zip(masks, values, made, strict=True)]
 
     def settings(self, made: Any) -> dict[str, Any]:
-        """What a report should say of the masks."""
+        """Returns what a report should say of the masks that were drawn."""
         del made
         return {}
+
+
+METHODS: Registry[Method] = Registry("method", Method)
+
+M = TypeVar("M", bound=Method)
+
+
+def register(method: type[M]) -> type[M]:
+    """Makes a method known by its name, so that `method="its name"` means it; stands above the class as a decorator.
+
+    Raises:
+      ValueError: another method has this name.
+    """
+    METHODS.register(method)
+    return method

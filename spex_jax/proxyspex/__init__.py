@@ -1,18 +1,42 @@
-"""ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy."""
+"""ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy.
 
-from spex_jax.proxyspex.fitting import PROXIES, check_options, cross_fit, fit
+
+Proxies are records: `Auto()`, `WalshGP()`, `MLP(extract="grow")`, `Trees()`, `Linear(solver="greedy")`. Wherever one is
+asked for, its name means it: "auto", "walsh_gp", "mlp", "trees", "linear".
+"""
+
+from spex_jax.proxyspex.fitting import cross_fit, fit
+from spex_jax.proxyspex.linear import Linear
 from spex_jax.proxyspex.many import cross_fit_many, fit_many
+from spex_jax.proxyspex.mlp import MLP
+from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of, register
 from spex_jax.proxyspex.residual import fit_and_decode
+from spex_jax.proxyspex.stack import Auto
+from spex_jax.proxyspex.table import Fitted, Table
 from spex_jax.proxyspex.trained import TrainedMLP, train_mlp
+from spex_jax.proxyspex.trees import Trees
+from spex_jax.proxyspex.walsh_gp import WalshGP
 
 __all__ = [
+    "MLP",
     "PROXIES",
+    "Auto",
+    "Fitted",
+    "Linear",
+    "Proxy",
+    "Table",
     "TrainedMLP",
-    "check_options",
+    "Trees",
+    "WalshGP",
     "cross_fit",
     "cross_fit_many",
     "fit",
     "fit_and_decode",
     "fit_many",
+    "proxy_of",
+    "register",
     "train_mlp",
 ]
+
+for _proxy in (Auto, WalshGP, MLP, Trees, Linear):
+    register(_proxy)

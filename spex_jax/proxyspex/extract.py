@@ -7,7 +7,7 @@ spectrum of anything that can be asked.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from spex_jax.spectrum import Spectrum
 from spex_jax.walsh import signs as to_signs
 from spex_jax.walsh import walsh_hadamard
 
-__all__ = ["EXTRACTS", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
+__all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
 
-EXTRACTS = ("grow", "spex")
+Extract = Literal["grow", "spex"]
+EXTRACTS = get_args(Extract)
 
 _ANSWERS = 2**17  # asked of a proxy at random
 _MOST_COMPLETE = 17  # features up to which all 2^n are asked

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,18 +11,17 @@ from spex_jax.ends import through_ends, with_spare_terms
 from spex_jax.jax_settings import in_float32
 from spex_jax.masks import check_whole
 from spex_jax.packed import PackedMasks
-from spex_jax.proxyspex import linear, mlp, stack, streaming, trees, walsh_gp
-from spex_jax.proxyspex.extract import EXTRACTS, in_units
+from spex_jax.proxyspex.extract import in_units
+from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of
 from spex_jax.proxyspex.table import Fitted, Table, prepare, trust
 from spex_jax.spectrum import Spectrum
 from spex_jax.threads import one_blas_thread
 
 __all__ = [
-    "PROXIES",
     "SMALL_ROWS",
     "Fit",
+    "FitOptions",
     "check_distinct",
-    "check_options",
     "checked_options",
     "constant",
     "cross_fit",
@@ -32,54 +30,47 @@ __all__ = [
     "fit_table",
 ]
 
-FITS: dict[str, Callable[..., Fitted]] = {
-    "auto": stack.fit,
-    "walsh_gp": walsh_gp.fit,
-    "mlp": mlp.fit,
-    "trees": trees.fit,
-    "linear": linear.fit,
-}
-PROXIES = tuple(FITS)
 SMALL_ROWS = 2048  # up to which matrices are too small to be worth several threads of BLAS
 
 
-def check_options(
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """Options of `fit`, checked."""
+
+    proxy: Proxy
+    max_degree: int
+    max_terms: int | None
+    seed: int
+
+
+def checked_options(
     *,
-    proxy: str = "auto",
-    max_degree: int = 5,
-    max_terms: int | None = None,
-    seed: int = 0,
+    proxy: str | Proxy,
+    max_degree: int,
+    max_terms: int | None,
+    seed: int,
     solver: str | None = None,
     extract: str | None = None,
-) -> None:
-    """Raises ValueError for options that `fit` would refuse, before anything has been paid for."""
-    if proxy not in FITS:
-        raise ValueError(f"unknown proxy {proxy!r}; expected one of {', '.join(PROXIES)}")
+) -> FitOptions:
+    """Returns the options of `fit`, before anything has been paid for.
+
+    Raises:
+      ValueError: options that `fit` would refuse.
+    """
+    chosen = proxy_of(proxy, solver=solver, extract=extract)
     check_whole("max_degree", max_degree, 1)
     if max_terms is not None:
         check_whole("max_terms", max_terms, 1)
     check_whole("seed", seed, 0, 2**32 - 1)
-    for name, given, owner, known in (
-        ("solver", solver, "linear", linear.SOLVERS),
-        ("extract", extract, "mlp", EXTRACTS),
-    ):
-        if given is not None and proxy != owner:
-            raise ValueError(f"{name}= belongs to proxy={owner!r}, got it with proxy={proxy!r}; leave it out")
-        if given is not None and given not in known:
-            raise ValueError(f"unknown {name} {given!r}; expected one of {', '.join(known)}")
-
-
-def checked_options(**options: Any) -> dict[str, Any]:
-    """Options that `check_options` lets through, as `fit_table` takes them."""
-    check_options(**options)
-    return options | {name: int(options[name]) for name in ("max_degree", "seed")}
+    chosen.check()
+    return FitOptions(proxy=chosen, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed))
 
 
 def fit(
     masks: Any,
     values: Any,
     *,
-    proxy: str = "auto",
+    proxy: str | Proxy = "auto",
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
@@ -97,7 +88,7 @@ def fit(
       values: [M], finite.
       proxy: "walsh_gp" (a Gaussian process diagonal in the Walsh basis), "mlp" (an ensemble of perceptrons), "trees"
         (gradient boosted trees), "linear" (sparse regression over characters), or "auto" (the first, stacked with trees
-        and linear where it leaves much unexplained).
+        and linear where it leaves much unexplained); or its record, such as `Linear(solver="lasso")`.
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
       solver: of "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
@@ -112,25 +103,27 @@ def fit(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
     if isinstance(masks, PackedMasks):
-        if proxy != "linear":
+        if not options.proxy.reads_packed:
+            readers = " or ".join(f"proxy={name!r}" for name, known in PROXIES.items() if known.reads_packed)
             raise ValueError(
-                f"a table of PackedMasks is for proxy='linear', got proxy={proxy!r}; give that, or a smaller table as "
-                "an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
+                f"a table of PackedMasks is for {readers}, got proxy={options.proxy.name!r}; give that, or a smaller "
+                "table as an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
             )
-        known = {name: options[name] for name in ("max_degree", "max_terms", "seed")}
         with in_float32():
-            return streaming.fit(masks, values, **known, solver=solver or "greedy")
+            return options.proxy.fit_packed(
+                masks, values, max_degree=options.max_degree, max_terms=options.max_terms, seed=options.seed
+            )
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         return constant(masks, table)
-    return fit_table(table, **options).spectrum
+    return fit_table(table, options).spectrum
 
 
 def cross_fit(
     masks: Any,
     values: Any,
     *,
-    proxy: str = "auto",
+    proxy: str | Proxy = "auto",
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
@@ -157,7 +150,7 @@ def cross_fit(
     if isinstance(table, float):
         return constant(masks, table), np.full(len(masks), table)
     check_distinct(table, masks)
-    found = fit_table(table, **options)
+    found = fit_table(table, options)
     return found.spectrum, found.out_of_fold(table)
 
 
@@ -203,25 +196,22 @@ def _given_values(table: Table) -> np.ndarray:
 
 
 @in_float32()
-def fit_table(
-    table: Table, *, proxy: str, max_degree: int, max_terms: int | None, seed: int, **options: str | None
-) -> Fit:
+def fit_table(table: Table, options: FitOptions) -> Fit:
     """`fit` of a table that is ready."""
-    extra = {name: given for name, given in options.items() if given is not None}
     small = len(table.targets) <= SMALL_ROWS
     with one_blas_thread() if small else contextlib.nullcontext():
-        fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed, **extra)
-        return cut(table, fitted, proxy, max_degree, max_terms).finished(table, max_terms)
+        fitted = options.proxy.fit(table, max_degree=min(options.max_degree, table.n), seed=options.seed)
+        return cut(table, fitted, options).finished(table, options.max_terms)
 
 
-def cut(table: Table, fitted: Fitted, proxy: str, max_degree: int, max_terms: int | None) -> Fit:
+def cut(table: Table, fitted: Fitted, options: FitOptions) -> Fit:
     """Returns the largest terms as far as they are to be believed, in units of the values that were given, and those
     that it takes to go through the values at the full and the empty mask.
     """
-    # The posterior's own predictions cost as much as its fit where there are many rows, and are not needed there.
-    honest = proxy != "walsh_gp" or table.count <= walsh_gp.HONEST_ROWS
-    share = trust(fitted.held_out, table.values, table.n) if honest else 1.0
+    share = trust(fitted.held_out, table.values, table.n) if table.count <= options.proxy.most_rows_doubted else 1.0
     largest = functools.partial(in_units, fitted.spectrum * share, table.mean, table.scale)
     known = (table.masks, _given_values(table), table.scale)
-    found = with_spare_terms(largest(max_terms), largest, *known, max_terms=max_terms, max_degree=max_degree)
+    found = with_spare_terms(
+        largest(options.max_terms), largest, *known, max_terms=options.max_terms, max_degree=options.max_degree
+    )
     return Fit(found, fitted, share)

@@ -5,22 +5,27 @@ search through all of them is affordable; higher degrees grow from what is there
 matching pursuit) and "lasso" (the convex relaxation). Out-of-fold errors choose how many terms.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.proxyspex import lasso, pursuit
+from spex_jax.packed import PackedMasks
+from spex_jax.proxyspex import lasso, pursuit, streaming
+from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.refit import refit
 from spex_jax.proxyspex.screening import characters_on_rows, triples
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["SOLVERS", "fit"]
+__all__ = ["SOLVERS", "Linear", "Solver", "fit"]
 
-SOLVERS = ("greedy", "lasso")
+Solver = Literal["greedy", "lasso"]
+SOLVERS = get_args(Solver)
 _MANY_FEATURES = 128  # from here on _AT_ONCE characters are chosen in a step of the pursuit
 _AT_ONCE = 8
 _FEW_ROWS = 400
@@ -121,3 +126,26 @@ def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> 
     terms = np.concatenate([empty, terms])
     coefficients, _ = refit(table.masks, table.values, terms, np.ones(len(terms)))
     return Fitted(spectrum=Spectrum(terms, coefficients), held_out=lambda: held_out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Proxy):
+    """The proxy "linear": sparse regression over characters, also of tables that stay on disk.
+
+    Attributes:
+      solver: "greedy" (orthogonal matching pursuit) or "lasso" (the convex relaxation).
+    """
+
+    name: ClassVar[str] = "linear"
+    reads_packed: ClassVar[bool] = True
+    solver: Solver = "greedy"
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Chooses terms by their out-of-fold errors and fits their coefficients."""
+        return fit(table, max_degree=max_degree, seed=seed, solver=self.solver)
+
+    def fit_packed(
+        self, masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | None, seed: int
+    ) -> Spectrum:
+        """Fits a table that stays on disk, in bounded memory."""
+        return streaming.fit(masks, values, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=self.solver)

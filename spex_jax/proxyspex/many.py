@@ -1,5 +1,6 @@
 """Many tables of ablations at once: what `fit` gives for each of them, in less time."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,8 +9,18 @@ import numpy as np
 
 from spex_jax.jax_settings import in_float32
 from spex_jax.packed import PackedMasks
-from spex_jax.proxyspex import stack, walsh_gp
-from spex_jax.proxyspex.fitting import SMALL_ROWS, Fit, check_distinct, checked_options, constant, cut, fit_table
+from spex_jax.proxyspex import walsh_gp
+from spex_jax.proxyspex.fitting import (
+    SMALL_ROWS,
+    Fit,
+    FitOptions,
+    check_distinct,
+    checked_options,
+    constant,
+    cut,
+    fit_table,
+)
+from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.table import Table, prepare
 from spex_jax.spectrum import Spectrum
 from spex_jax.threads import cores, each
@@ -18,7 +29,6 @@ __all__ = ["cross_fit_many", "fit_many"]
 
 Read = Callable[[Table, Fit], tuple[Spectrum, np.ndarray]]
 
-_TOGETHER = ("auto", "walsh_gp")  # proxies whose first stage is walsh_gp
 _BYTES = 2**30  # of tables at once where the device does not say how much memory it has
 _SHARE = 0.25  # of the memory of a device that does
 
@@ -56,7 +66,7 @@ def fit_many(
     masks: Any,
     values: Any,
     *,
-    proxy: str = "auto",
+    proxy: str | Proxy = "auto",
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
@@ -98,7 +108,7 @@ def cross_fit_many(
     masks: Any,
     values: Any,
     *,
-    proxy: str = "auto",
+    proxy: str | Proxy = "auto",
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
@@ -123,14 +133,14 @@ def cross_fit_many(
     return _fits(masks, values, options, predict=True)
 
 
-def _fits(masks: Any, values: Any, options: dict[str, Any], *, predict: bool) -> list[tuple[Spectrum, np.ndarray]]:
+def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> list[tuple[Spectrum, np.ndarray]]:
     """Spectra, and out-of-fold predictions where these are asked for."""
     given = _tables(masks, values)
     tables: dict[int, Table] = {}
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
     for b, (rows, answers) in enumerate(zip(*given, strict=True)):
         try:
-            table = prepare(rows, answers, options["seed"])
+            table = prepare(rows, answers, options.seed)
             if isinstance(table, float):
                 found[b] = constant(rows, table), np.full(len(rows), table)
                 continue
@@ -145,7 +155,7 @@ def _fits(masks: Any, values: Any, options: dict[str, Any], *, predict: bool) ->
         return fit.spectrum, fit.out_of_fold(table) if predict else np.zeros(0)
 
     run = _side_by_side if jax.default_backend() == "cpu" else _vmapped
-    found |= run(tables, read, **options)
+    found |= run(tables, read, options)
     return [found[b] for b in range(len(found))]
 
 
@@ -157,27 +167,26 @@ def _at_once(table: Table, max_degree: int) -> int:
     return max(1, most // walsh_gp.bytes_of(len(table.targets), len(table.used), max_degree))
 
 
-def _side_by_side(tables: dict[int, Table], read: Read, **options: Any) -> dict[int, tuple[Spectrum, np.ndarray]]:
+def _side_by_side(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[int, tuple[Spectrum, np.ndarray]]:
     """Whole fits, one in each core; one after another where BLAS itself can use the cores."""
 
     def fit(b: int) -> tuple[Spectrum, np.ndarray]:
-        return read(tables[b], fit_table(tables[b], **options))
+        return read(tables[b], fit_table(tables[b], options))
 
     small = [b for b, table in tables.items() if len(table.targets) <= SMALL_ROWS]
     largest = max((tables[b] for b in small), key=lambda table: table.signs.size, default=None)
-    at_once = min(cores(), _at_once(largest, options["max_degree"])) if largest is not None else 1
+    at_once = min(cores(), _at_once(largest, options.max_degree)) if largest is not None else 1
     found = dict(zip(small, each(fit, small, at_once), strict=True))
     return found | {b: fit(b) for b in tables if b not in found}
 
 
 @in_float32()
-def _vmapped(tables: dict[int, Table], read: Read, **options: Any) -> dict[int, tuple[Spectrum, np.ndarray]]:
-    """walsh_gp of tables of one shape in one program; what follows one table at a time."""
+def _vmapped(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[int, tuple[Spectrum, np.ndarray]]:
+    """Tables of one shape in one program, where the proxy can; the others one at a time."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    if options["proxy"] in _TOGETHER:
-        for b, table in tables.items():
-            if len(table.targets) <= walsh_gp.SOLVE_ROWS:
-                groups.setdefault((*table.signs.shape, min(options["max_degree"], table.n)), []).append(b)
+    for b, table in tables.items():
+        if len(table.targets) <= options.proxy.most_rows_together:
+            groups.setdefault((*table.signs.shape, min(options.max_degree, table.n)), []).append(b)
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
     for (*_, degree), members in groups.items():
         most = _at_once(tables[members[0]], degree)
@@ -185,10 +194,10 @@ def _vmapped(tables: dict[int, Table], read: Read, **options: Any) -> dict[int, 
             size = min(most, _size(-(-len(members) // -(-len(members) // most))))
             for start in range(0, len(members), size):
                 part = members[start : start + size]
-                fits = _chunk([tables[b] for b in part], size, degree, **options)
+                fits = _chunk([tables[b] for b in part], size, dataclasses.replace(options, max_degree=degree))
                 found |= {b: read(tables[b], fit) for b, fit in zip(part, fits, strict=True)}
     alone = {b: table for b, table in tables.items() if b not in found}
-    return found | {b: read(table, fit_table(table, **options)) for b, table in alone.items()}
+    return found | {b: read(table, fit_table(table, options)) for b, table in alone.items()}
 
 
 def _size(tables: int) -> int:
@@ -196,14 +205,9 @@ def _size(tables: int) -> int:
     return 2 ** (tables - 1).bit_length() if tables <= 16 else -(-tables // 16) * 16
 
 
-def _chunk(
-    tables: list[Table], size: int, degree: int, *, proxy: str, max_terms: int | None, seed: int, **_: Any
-) -> list[Fit]:
+def _chunk(tables: list[Table], size: int, options: FitOptions) -> list[Fit]:
     # Out-of-fold predictions cost next to nothing here, so that those who ask for them later share the program.
-    fits, draw = walsh_gp.fit_together(tables, size, max_degree=degree, seed=seed)
-    if proxy == "auto":
-        pairs = zip(tables, fits, strict=True)
-        fits = [stack.complete(table, smooth, max_degree=degree, seed=seed) for table, smooth in pairs]
-    found = [cut(table, fitted, proxy, degree, max_terms) for table, fitted in zip(tables, fits, strict=True)]
+    fits, draw = options.proxy.fit_together(tables, size, max_degree=options.max_degree, seed=options.seed)
+    found = [cut(table, fitted, options) for table, fitted in zip(tables, fits, strict=True)]
     draw([one.spectrum.support for one in found])
-    return [one.finished(table, max_terms) for table, one in zip(tables, found, strict=True)]
+    return [one.finished(table, options.max_terms) for table, one in zip(tables, found, strict=True)]

@@ -5,8 +5,9 @@ Inputs are the signs of the mask; strong decoupled weight decay (Loshchilov and 
 small. The spectrum of a perceptron has no closed form, but it is cheap to ask: see `extract.read_answers`.
 """
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -15,13 +16,14 @@ import numpy as np
 import optax
 
 from spex_jax.precision import compiled
-from spex_jax.proxyspex.extract import read_answers
+from spex_jax.proxyspex.extract import Extract, read_answers
+from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.refit import refit
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.seeds import MLPKey, NetworkKey
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["MLP", "Params", "answers", "fit", "read", "train", "train_ensemble"]
+__all__ = ["MLP", "Params", "Perceptron", "answers", "fit", "read", "train", "train_ensemble"]
 
 _MEMBERS = 5
 _DECAYS = (1.0, 2.0, 4.0)
@@ -34,7 +36,7 @@ _PRIOR_FLOOR = 1e-10  # a coefficient of exactly zero still gets a prior varianc
 Params = Any
 
 
-class MLP(nn.Module):
+class Perceptron(nn.Module):
     """Signs [B, n] -> values [B]: two hidden layers and a linear path beside them."""
 
     width: int = 128
@@ -49,7 +51,7 @@ class MLP(nn.Module):
 
 
 def _apply(params: Params, signs: jax.Array) -> jax.Array:
-    values: jax.Array = MLP().apply(params, signs)  # type: ignore[assignment]  # flax allows a state beside it
+    values: jax.Array = Perceptron().apply(params, signs)  # type: ignore[assignment]  # flax allows a state beside it
     return values
 
 
@@ -81,7 +83,7 @@ def train(
 
     def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
         optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=decay)
-        params = MLP().init(jax.random.fold_in(key, NetworkKey.START), signs[:1])
+        params = Perceptron().init(jax.random.fold_in(key, NetworkKey.START), signs[:1])
 
         def loss(params: Params, batch: jax.Array) -> jax.Array:
             return jnp.mean((_apply(params, signs[batch]) - targets[batch]) ** 2)
@@ -177,3 +179,20 @@ def fit(table: Table, *, max_degree: int, seed: int, extract: str = "grow") -> F
     prior = np.square(coefficients) + _PRIOR_FLOOR
     spectrum = Spectrum(support, refit(table.masks, table.values, support, prior)[0])
     return Fitted(spectrum=spectrum, held_out=lambda: held_out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLP(Proxy):
+    """The proxy "mlp": an ensemble of small multilayer perceptrons.
+
+    Attributes:
+      extract: how its spectrum is read: "grow" (a search that grows sets) or "spex" (coded masks, decoded: it finds
+        sets that no smaller one announces).
+    """
+
+    name: ClassVar[str] = "mlp"
+    extract: Extract = "grow"
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Trains the ensemble, reads its spectrum and refits the coefficients."""
+        return fit(table, max_degree=max_degree, seed=seed, extract=self.extract)

@@ -6,7 +6,8 @@ import numpy as np
 
 from spex_jax import spex
 from spex_jax.jax_settings import in_float32
-from spex_jax.proxyspex.fitting import FITS, check_options, fit
+from spex_jax.proxyspex.fitting import checked_options, fit
+from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.table import prepare
 from spex_jax.spectrum import Spectrum
 
@@ -14,7 +15,7 @@ __all__ = ["fit_and_decode"]
 
 
 def fit_and_decode(
-    design: spex.Design, values: object, *, proxy: str = "walsh_gp", max_degree: int = 5, seed: int = 0
+    design: spex.Design, values: object, *, proxy: str | Proxy = "walsh_gp", max_degree: int = 5, seed: int = 0
 ) -> Spectrum:
     """The sets that a proxy leaves behind, decoded, and the proxy of what these leave.
 
@@ -30,13 +31,13 @@ def fit_and_decode(
       ValueError: values of the wrong length, or not finite; options that `fit` refuses.
     """
     answers = spex.check_design(design, values)
-    check_options(proxy=proxy, max_degree=max_degree, seed=seed)
-    smooth = functools.partial(fit, design.masks, proxy=proxy, max_degree=max_degree, seed=seed)
+    chosen = checked_options(proxy=proxy, max_degree=max_degree, max_terms=None, seed=seed).proxy
+    smooth = functools.partial(fit, design.masks, proxy=chosen, max_degree=max_degree, seed=seed)
     table = prepare(design.masks, answers, seed)
     if isinstance(table, float):
         return smooth(answers)
     with in_float32():
-        fitted = FITS[proxy](table, max_degree=min(max_degree, table.n), seed=seed)
+        fitted = chosen.fit(table, max_degree=min(max_degree, table.n), seed=seed)
         predicted = table.as_given(fitted.held_out())
     predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
     found = spex.decode(design, answers - (table.mean + table.scale * predicted))

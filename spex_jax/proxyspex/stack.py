@@ -6,14 +6,17 @@ Fourier transform is linear.
 """
 
 import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import scipy.optimize
 
 from spex_jax.proxyspex import linear, trees, walsh_gp
+from spex_jax.proxyspex.proxy import Draw, Proxy
 from spex_jax.proxyspex.table import Fitted, Table
 
-__all__ = ["complete", "fit", "stack_weights"]
+__all__ = ["Auto", "complete", "fit", "stack_weights"]
 
 # Out-of-fold R2 of walsh_gp from which on nothing ever added more than .002 (BUILD_NOTES.md): nothing else is fitted.
 _GOOD_ENOUGH = 0.9
@@ -59,3 +62,24 @@ def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fit
         return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
 
     return Fitted(spectrum=spectrum, held_out=lambda: weights @ predictions, covariance_factor=covariance_factor)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto(Proxy):
+    """The proxy "auto": walsh_gp, stacked with trees and linear where it leaves much unexplained."""
+
+    name: ClassVar[str] = "auto"
+    has_variances: ClassVar[bool] = True
+    most_rows_together: ClassVar[int] = walsh_gp.WalshGP.most_rows_together
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Fits the members that are needed and weighs them by their out-of-fold predictions."""
+        return fit(table, max_degree=max_degree, seed=seed)
+
+    def fit_together(
+        self, tables: Sequence[Table], size: int, *, max_degree: int, seed: int
+    ) -> tuple[list[Fitted], Draw]:
+        """Fits walsh_gp to all tables in one program; what follows is fitted to one table at a time."""
+        fits, draw = walsh_gp.WalshGP().fit_together(tables, size, max_degree=max_degree, seed=seed)
+        pairs = zip(tables, fits, strict=True)
+        return [complete(table, smooth, max_degree=max_degree, seed=seed) for table, smooth in pairs], draw

@@ -28,7 +28,7 @@ class TrainedMLP:
     """An ensemble of perceptrons that stands for a value function: masks bool [M, n] -> float64 [M].
 
     Attributes:
-      params: parameters of `mlp.MLP` with a leading axis of members.
+      params: parameters of `mlp.Perceptron` with a leading axis of members.
       n: number of features.
       mean, scale: the value is mean + scale * mean answer of the members.
     """

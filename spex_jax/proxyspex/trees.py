@@ -10,17 +10,18 @@ second-order form of Chen and Guestrin (KDD 2016).
 import dataclasses
 import functools
 from itertools import combinations
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.precision import compiled
+from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.spectrum import Spectrum
 
-__all__ = ["Boosted", "Forest", "boost", "fit", "forest_terms"]
+__all__ = ["Boosted", "Forest", "Trees", "boost", "fit", "forest_terms"]
 
 _DEPTHS = (3, 5)
 _RATES = (0.1, 0.05)
@@ -282,3 +283,14 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     support, coefficients = forest_terms(chosen, table.n, best.depth)
     keep = support.sum(axis=1) <= max_degree
     return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: best.held_out[: table.count])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trees(Proxy):
+    """The proxy "trees": gradient boosted trees, the proxy of the published ProxySPEX."""
+
+    name: ClassVar[str] = "trees"
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Boosts trees and reads their exact spectrum."""
+        return fit(table, max_degree=max_degree, seed=seed)

@@ -13,10 +13,6 @@ from spex_jax.sampling import SAMPLINGS
 SURROGATES = [name for name in METHODS if name not in ("proxyspex", "spex")]
 
 
-def options_of(name, **given):
-    return {**METHODS[name].defaults, **given}
-
-
 def additive(masks):
     return np.asarray(masks, float) @ np.linspace(-1, 2, np.shape(masks)[1])
 
@@ -24,17 +20,17 @@ def additive(masks):
 @pytest.mark.parametrize("name", SURROGATES)
 @pytest.mark.parametrize("n", [1, 3, 6, 14])
 def test_the_fewest_masks_do(name, n):
-    method, options = METHODS[name], options_of(name)
-    method.check(0, options)
-    least = method.least(n, options)
+    method = METHODS[name]()
+    method.check(0)
+    least = method.least(n)
     assert least <= 2**n
-    masks, made = method.draw(n, least, 0, options)
+    masks, made = method.draw(n, least, 0)
     assert len(masks) <= least
     assert len(np.unique(masks, axis=0)) == len(masks)
     assert masks.all(axis=1).any()
-    found = method.fit(masks, additive(masks), made, 0, options)
+    found = method.fit(masks, additive(masks), made, 0)
     assert found.n == n
-    again = method.fit(masks, additive(masks), method.draw(n, least, 0, options)[1], 0, options)
+    again = method.fit(masks, additive(masks), method.draw(n, least, 0)[1], 0)
     np.testing.assert_array_equal(found.coefficients, again.coefficients)
     if name not in ("lime", "lasso"):  # which shrink
         seen = masks[: n + 1] if name == "leave_one_out" else masks
@@ -46,16 +42,16 @@ def test_the_fewest_masks_do(name, n):
 def test_the_fewest_masks_determine_all_coefficients(name, order, sampling):
     """Those of a random function of the order, but for few draws where masks of one size say the same."""
     n = 9
-    options = options_of(name, sampling=sampling) | ({"order": order} if name == "faith_shapley" else {})
-    method = METHODS[name]
-    masks, made = method.draw(n, 2 * method.least(n, options), 0, options)
+    options = {"sampling": sampling} | ({"order": order} if name == "faith_shapley" else {})
+    method = METHODS[name](**options)
+    masks, made = method.draw(n, 2 * method.least(n), 0)
     rng = np.random.default_rng(0)
     terms, weights = [rng.permutation(n)[:order] for _ in range(20)], rng.normal(size=20)
 
     def function(asked):
         return sum(weight * asked[:, term].all(axis=1) for weight, term in zip(weights, terms, strict=True))
 
-    found = method.fit(masks, function(masks), made, 0, options)
+    found = method.fit(masks, function(masks), made, 0)
     tested = rng.random((100, n)) < 0.5
     np.testing.assert_allclose(found(tested), function(tested), atol=1e-8)
 
@@ -78,13 +74,13 @@ def test_the_fewest_masks_determine_all_coefficients(name, order, sampling):
     ],
 )
 def test_the_fewest_masks_are_those_that_determine_the_coefficients(name, options, expected):
-    assert METHODS[name].least(20, options_of(name, **options)) == expected
+    assert METHODS[name](**options).least(20) == expected
 
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_a_larger_budget_asks_again_for_all_of_a_smaller_one(name):
-    few, _ = METHODS[name].draw(25, 800, 1, options_of(name))
-    more, _ = METHODS[name].draw(25, 1100, 1, options_of(name))
+    few, _ = METHODS[name]().draw(25, 800, 1)
+    more, _ = METHODS[name]().draw(25, 1100, 1)
     np.testing.assert_array_equal(more[: len(few)], few)
 
 
@@ -97,8 +93,8 @@ def test_explains(name):
     assert found.faithfulness.r2 > 0.99
     assert found.settings["method"] == name
     assert found.interactions("SV", 1).top(1)[0][0] == (n - 1,)
-    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(16, name)}"):
-        explain(additive, 16, method=name, budget=least_budget(16, name) - 1)
+    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(16, METHODS[name]())}"):
+        explain(additive, 16, method=name, budget=least_budget(16, METHODS[name]()) - 1)
     if name == "permutation_shapley":
         assert found.settings["permutations"] >= 200 // (n - 1)
 

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from planting import planted
 
-from spex_jax import proxyspex
-from spex_jax.methods.spectral import PROXYSPEX
+from spex_jax import ProxySPEX, proxyspex
 from spex_jax.packed import PackedMasks
 from spex_jax.proxyspex import many, walsh_gp
 
@@ -73,13 +72,13 @@ def test_chunks_have_no_influence(rng, monkeypatch):
     masks, values = masks[:4] + masks[:1], values[:4] + values[:1]
     whole = proxyspex.fit_many(masks, values, proxy="walsh_gp")
     sizes = []
-    together = walsh_gp.fit_together
+    together = walsh_gp.WalshGP.fit_together
 
-    def counted(tables, size, **options):
+    def counted(self, tables, size, **options):
         sizes.append((len(tables), size))
-        return together(tables, size, **options)
+        return together(self, tables, size, **options)
 
-    monkeypatch.setattr(walsh_gp, "fit_together", counted)
+    monkeypatch.setattr(walsh_gp.WalshGP, "fit_together", counted)
     monkeypatch.setattr(many, "_BYTES", 2 * walsh_gp.bytes_of(64, 16, 5))
     for first, second in zip(whole, proxyspex.fit_many(masks, values, proxy="walsh_gp"), strict=True):
         assert_close(first, second, rng)
@@ -182,10 +181,10 @@ def test_cross_fits(path, rng, request):
 @pytest.mark.parametrize("sampling", ["uniform", "size"])
 def test_the_method_fits_many(sampling, rng):
     masks, values = [part[:2] for part in mixed(rng)]
-    options = PROXYSPEX.complete({**PROXYSPEX.defaults, "proxy": "linear", "sampling": sampling}, "FSII")
-    crossed = PROXYSPEX.cross_fit_many(masks, values, [None, None], 0, options)
+    method = ProxySPEX(proxy="linear", sampling=sampling)
+    crossed = method.cross_fit_many(masks, values, [None, None], 0)
     for b, (found, predicted) in enumerate(crossed):
-        assert_equal(found, PROXYSPEX.fit(masks[b], values[b], None, 0, options))
+        assert_equal(found, method.fit(masks[b], values[b], None, 0))
         if sampling == "uniform":
             assert predicted is None
         else:

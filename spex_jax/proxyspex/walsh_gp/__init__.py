@@ -17,6 +17,7 @@ rows at every step.
 from spex_jax.proxyspex.walsh_gp.posteriors import factorise, posterior
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
 from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, fit
+from spex_jax.proxyspex.walsh_gp.record import WalshGP
 from spex_jax.proxyspex.walsh_gp.scales import learn, learn_scales
 from spex_jax.proxyspex.walsh_gp.together import bytes_of, fit_together
 
@@ -24,6 +25,7 @@ __all__ = [
     "HONEST_ROWS",
     "SOLVE_ROWS",
     "Scales",
+    "WalshGP",
     "bytes_of",
     "factorise",
     "fit",

@@ -5,13 +5,14 @@ time in any case, and the kernels of several tables no longer fit in the cache (
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.precision import compiled
+from spex_jax.proxyspex.proxy import Draw
 from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, Terms, posterior, predict, solve, spectrum_terms
@@ -20,9 +21,7 @@ from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, key_of_draws, read
 from spex_jax.proxyspex.walsh_gp.scales import learn_scales, settings
 from spex_jax.threads import one_blas_thread
 
-__all__ = ["Draw", "bytes_of", "fit_together"]
-
-Draw = Callable[[Sequence[np.ndarray]], None]
+__all__ = ["bytes_of", "fit_together"]
 
 
 def bytes_of(rows: int, width: int, max_degree: int) -> int:

@@ -1,0 +1,229 @@
+"""ProxySPEX and SPEX as methods of `explain`.
+
+SPEX stands here and not with its decoder, since the smooth part that it may leave out is fitted by a proxy.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from spex_jax import masks as masks_lib
+from spex_jax import sampling, spex
+from spex_jax.ends import through_ends, with_spare_terms
+from spex_jax.methods import Adaptive, Method, Tables
+from spex_jax.proxyspex.fitting import checked_options, fit
+from spex_jax.proxyspex.many import cross_fit_many, fit_many
+from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of
+from spex_jax.proxyspex.residual import fit_and_decode
+from spex_jax.sampling import Acquisition, Sampling
+from spex_jax.spectrum import Spectrum
+
+__all__ = ["SPEX", "ProxySPEX"]
+
+_FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
+_REFITS = 5  # batches of adaptive sampling
+_OF_ADAPTIVE = ("acquisition", "refits", "target_r2", "target_width")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProxySPEX(Method):
+    """The method "proxyspex": a proxy fitted to ablations at random, whose spectrum is read.
+
+    Its masks are the full and the empty one, and those of a sampling; of the adaptive one half of them, uniform.
+
+    Attributes:
+      proxy: a record of `spex_jax.proxyspex` or its name; the field holds the record.
+      max_degree: largest degree of a term.
+      max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
+      sampling: how masks are drawn (see `sampling.draw`), or "adaptive": half of them uniform, then batches, each
+        chosen by what was learned. None follows the index that is asked for.
+      acquisition: of adaptive sampling: "information" (None; the masks that say most under the Gaussian process, see
+        `proxyspex.acquisition`), "interactions" (of those at the corners of large and uncertain interactions) or
+        "uniform".
+      refits: of adaptive sampling: number of batches; None is 5.
+      target_r2: of adaptive sampling: R2 on the held-out masks at which it stops before the budget is spent.
+      target_width: of adaptive sampling: the same of the widest 95% interval among the ten strongest interactions, in
+        units of the value.
+    """
+
+    name: ClassVar[str] = "proxyspex"
+    proxy: str | Proxy = "auto"
+    max_degree: int = 5
+    max_terms: int | None = None
+    sampling: Sampling | Literal["adaptive"] | None = None
+    acquisition: Acquisition | None = None
+    refits: int | None = None
+    target_r2: float | None = None
+    target_width: float | None = None
+
+    def __post_init__(self) -> None:
+        """Replaces the name of a proxy by its record, so that equal options are equal."""
+        super().__post_init__()
+        object.__setattr__(self, "proxy", proxy_of(self.proxy))
+
+    @classmethod
+    def option_names(cls) -> tuple[str, ...]:
+        """Returns the keyword arguments of the short form, those of the proxies among them."""
+        of_proxies = (name for proxy in PROXIES.values() for name in proxy.option_names())
+        return tuple(dict.fromkeys((*super().option_names(), *of_proxies)))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Returns the record, options of its proxy in the proxy."""
+        own = super().option_names()
+        of_proxy = {name: option for name, option in options.items() if name not in own}
+        given = {name: option for name, option in options.items() if name in own}
+        return cls(**{**given, "proxy": proxy_of(options.get("proxy", "auto"), **of_proxy)})
+
+    def complete(self, index: str) -> Self:
+        """Returns the method with the sampling of the index, and all that adaptive sampling needs."""
+        chosen = self.sampling or sampling.for_index(index)
+        if chosen != "adaptive":
+            return dataclasses.replace(self, sampling=chosen)
+        return dataclasses.replace(
+            self,
+            acquisition=sampling.ACQUISITIONS[0] if self.acquisition is None else self.acquisition,
+            refits=_REFITS if self.refits is None else self.refits,
+        )
+
+    @property
+    def adaptive(self) -> Adaptive | None:
+        """How further masks are chosen where `sampling` is "adaptive"; of a method that is complete."""
+        if self.sampling != "adaptive":
+            return None
+        assert self.acquisition is not None
+        assert self.refits is not None
+        return Adaptive(
+            acquisition=self.acquisition,
+            refits=self.refits,
+            target_r2=self.target_r2,
+            target_width=self.target_width,
+        )
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used."""
+        proxy = checked_options(proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed).proxy
+        if self.sampling is not None:
+            sampling.check(self.sampling, adaptive=True)
+        if self.sampling != "adaptive":
+            for name in _OF_ADAPTIVE:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name}= belongs to sampling='adaptive', got it with sampling={self.sampling!r}; leave it out"
+                    )
+            return
+        if self.acquisition not in sampling.ACQUISITIONS:
+            raise ValueError(
+                f"unknown acquisition {self.acquisition!r}; expected one of {', '.join(sampling.ACQUISITIONS)}"
+            )
+        masks_lib.check_whole("refits", self.refits, 1)
+        if self.target_r2 is not None:
+            masks_lib.check_positive("target_r2", self.target_r2, 1.0)
+        if self.target_width is not None:
+            masks_lib.check_positive("target_width, in units of the value,", self.target_width)
+            if not proxy.has_variances:
+                known = ", ".join(name for name, other in PROXIES.items() if other.has_variances)
+                raise ValueError(f"target_width needs a proxy with standard errors ({known}), got proxy={proxy.name!r}")
+
+    def least(self, n: int) -> int:
+        """Returns the fewest masks that can be fitted: a row for each coefficient of first order."""
+        return max(n + 1, _FEWEST_ROWS)
+
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns the masks of a method that is complete."""
+        if self.sampling == "adaptive":
+            return sampling.draw("uniform", n, max(count // 2, min(count, self.least(n))), seed), None
+        assert self.sampling is not None
+        return sampling.draw(self.sampling, n, count, seed), None
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns the spectrum of the proxy."""
+        del made
+        return fit(masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed)
+
+    def cross_fit_many(
+        self, masks: Tables, values: Tables, made: list[Any], seed: int
+    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        """Fits many tables; of masks drawn by size it gives what is predicted from the other folds too."""
+        del made
+        if self.sampling in sampling.PAIRED:
+            return [
+                *cross_fit_many(
+                    masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed
+                )
+            ]
+        found = fit_many(
+            masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed
+        )
+        return [(spectrum, None) for spectrum in found]
+
+
+def _through_ends(found: Spectrum, masks: np.ndarray, values: np.ndarray, made: Any) -> Spectrum:
+    """Returns a spectrum decoded from a design that takes the values at the full and the empty mask."""
+    known = (masks, values, float(values.std()))
+    return through_ends(with_spare_terms(found, lambda _: found, *known, max_degree=made.plan.t), *known)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SPEX(Method):
+    """The method "spex": ablations in a code, whose answers are decoded.
+
+    Its masks are those of a design, which hold the empty one, and the full one.
+
+    Attributes:
+      max_degree: largest degree of a term; "auto" is 5, or less where the budget asks for it (see `spex.design`).
+      residual_of: a proxy for the smooth part, or its name, where SPEX is to decode what that leaves (see
+        `proxyspex.fit_and_decode`); the field holds the record.
+    """
+
+    name: ClassVar[str] = "spex"
+    from_any_masks: ClassVar[bool] = False
+    max_degree: int | Literal["auto"] = "auto"
+    residual_of: str | Proxy | None = None
+
+    def __post_init__(self) -> None:
+        """Replaces the name of a proxy by its record, so that equal options are equal."""
+        super().__post_init__()
+        if self.residual_of is not None:
+            object.__setattr__(self, "residual_of", proxy_of(self.residual_of))
+
+    def check(self, seed: int) -> None:
+        """Raises ValueError for options that could not be used."""
+        super().check(seed)
+        if self.residual_of is not None:
+            proxy_of(self.residual_of).check()
+
+    def least(self, n: int) -> int:
+        """Returns the fewest masks of a design, and the full one."""
+        return spex.least_budget(n, max_degree=self.max_degree) + 1
+
+    def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Returns the masks of a design and the full one, and the design."""
+        made = spex.design(n, count - 1, max_degree=self.max_degree, seed=seed)
+        full = np.ones((1, n), np.bool_)
+        return (made.masks if made.masks.all(axis=1).any() else np.concatenate([made.masks, full])), made
+
+    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+        """Returns what is decoded, through the values at the full and the empty mask."""
+        answers = values[: len(made.masks)]  # those of the design come first
+        if self.residual_of is None:
+            found = spex.decode(made, answers)
+        else:
+            found = fit_and_decode(made, answers, proxy=self.residual_of, seed=seed)
+        return _through_ends(found, masks, values, made)
+
+    def cross_fit_many(
+        self, masks: Tables, values: Tables, made: list[Any], seed: int
+    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+        """Decodes many tables at once where no proxy is fitted."""
+        if self.residual_of is not None:
+            return super().cross_fit_many(masks, values, made, seed)
+        answers = [given[: len(one.masks)] for given, one in zip(values, made, strict=True)]
+        found = zip(spex.decode_many(made, answers), masks, values, made, strict=True)
+        return [(_through_ends(*one), None) for one in found]
+
+    def settings(self, made: Any) -> dict[str, Any]:
+        """Returns the size of the code."""
+        return {"bins": 2**made.plan.b, "degree": made.plan.t}
