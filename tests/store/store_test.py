@@ -14,12 +14,14 @@ import zlib
 
 import numpy as np
 import pytest
+from store import make_format2
 
 import spex_jax
 from spex_jax import masks as masks_lib
 from spex_jax.store import Store, read, records, verify
 
 FORMAT_1 = pathlib.Path(__file__).parent / "format1"
+FORMAT_2 = pathlib.Path(__file__).parent / "format2"
 OPTIONS = {"identity": "a" * 64, "n": 11}
 
 
@@ -273,6 +275,17 @@ def test_a_store_of_a_lens_that_was_named_otherwise_is_refused(tiny, tmp_path):
         spex_jax.evaluate(lens, np.ones((1, 3), bool), store=path)
     assert path.read_bytes() == before
     assert len(read(path).values) == 8
+
+
+@pytest.mark.parametrize("name", ["words", "heads"])
+def test_a_store_of_a_lens_outlives_moves_of_its_modules(name, tmp_path):
+    path = tmp_path / f"{name}.ablations"
+    shutil.copy(FORMAT_2 / path.name, path)
+    before, value_fn = path.read_bytes(), make_format2.lenses()[name]
+    every = masks_lib.all_masks(value_fn.n)
+    held = spex_jax.evaluate(value_fn, every, store=path, progress=False)
+    assert path.read_bytes() == before  # nothing was evaluated again
+    np.testing.assert_allclose(held, spex_jax.evaluate(value_fn, every, progress=False), atol=1e-5)
 
 
 @pytest.mark.parametrize("other", [{"n": 4}, {"n": 20}, {"outputs": (1,)}, {"outputs": (2, 3)}], ids=str)
