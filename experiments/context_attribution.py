@@ -28,9 +28,9 @@ from questions import Asking
 from scipy import stats
 
 from spex_jax import evaluate, explain, proxyspex
-from spex_jax import masks as masks_lib
-from spex_jax.lenses.removal import REMOVALS
-from spex_jax.metrics import lds, r2_score
+from spex_jax.analysis.metrics import lds, r2_score
+from spex_jax.core import masks as masks_lib
+from spex_jax.lenses.text_parts.removal import REMOVALS
 from spex_jax.runtime import define_path, mesh, run_program, save_result, seed, without_nan
 
 METHODS: dict[str, dict[str, Any]] = {

@@ -37,10 +37,10 @@ from flax import linen as nn
 from retraining_tables import explain_tables
 
 from spex_jax import baselines, explain_many, lenses, proxyspex
-from spex_jax.explanation import Explanation
-from spex_jax.lenses import groups
+from spex_jax.analysis.metrics import DatamodellingScore, lds
 from spex_jax.lenses.training_data_lens import VALUES
-from spex_jax.metrics import DatamodellingScore, lds
+from spex_jax.lenses.training_parts import groups
+from spex_jax.pipeline.explanation import Explanation
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import define_path, first_process, mesh, run_program, save_result, seed, without_nan
 

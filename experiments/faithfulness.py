@@ -43,10 +43,10 @@ from absl import flags
 from compared import CONTENDERS, OWN, PEERS, Contender, Unsuitable
 from compared.peers import missing
 
-from spex_jax.lenses.removal import REMOVALS
-from spex_jax.metrics import r2_score
+from spex_jax.analysis.metrics import r2_score
+from spex_jax.core.spectrum import Spectrum, exact_spectrum
+from spex_jax.lenses.text_parts.removal import REMOVALS
 from spex_jax.runtime import define_path, run_program, seed
-from spex_jax.spectrum import Spectrum, exact_spectrum
 
 DATASETS = ("games", "sentiment", "hotpotqa", "drop")
 

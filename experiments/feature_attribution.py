@@ -29,9 +29,9 @@ import model_flags
 from absl import flags
 
 from spex_jax import estimate, explain, lenses
-from spex_jax.indices import INDICES
-from spex_jax.lenses.removal import REMOVALS
-from spex_jax.lenses.units import UNITS
+from spex_jax.core.indices import INDICES
+from spex_jax.lenses.text_parts.removal import REMOVALS
+from spex_jax.lenses.text_parts.units import UNITS
 from spex_jax.lenses.values import VALUES
 from spex_jax.methods import METHODS
 from spex_jax.proxyspex import PROXIES

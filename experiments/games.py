@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import ValueFunction, evaluate, lenses, masks, models
+from spex_jax import ValueFunction, evaluate, lenses, models
+from spex_jax.core import masks
 
 TEXTS = {
     "negation": "Her acting never fails to impress , but the plot is thin and nobody will miss the sequel .",

@@ -40,9 +40,9 @@ from compared.peers import missing_packages
 
 from spex_jax import Spectrum, evaluate, lenses, models, optimize
 from spex_jax.baselines import additive_spectrum
+from spex_jax.core.sampling import for_index
+from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.runtime import define_path, run_program, seed
-from spex_jax.sampling import for_index
-from spex_jax.spectrum import exact_spectrum
 
 _PARTS = flags.DEFINE_list("parts", ["values", "removal"], "Which of the two.")
 _GAMES = define_path("games", None, "Folder of tables. Default: games/ beside the folder SPEX_JAX_DATA; 'none': none.")

@@ -31,9 +31,9 @@ from absl import flags
 from compared import CONTENDERS
 from scipy import stats
 
-from spex_jax.files import replacing
 from spex_jax.runtime import run_program, save_result
-from spex_jax.threads import cores
+from spex_jax.utils.atomic_write import replacing
+from spex_jax.utils.threads import cores
 
 _RESULTS = flags.DEFINE_list(
     "results", [], "Results of faithfulness.py. Default: --out of that program, which is run where it does not exist."

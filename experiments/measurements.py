@@ -11,8 +11,8 @@ import pathlib
 import measured
 from absl import flags
 
-from spex_jax.files import replacing
 from spex_jax.runtime import run_program
+from spex_jax.utils.atomic_write import replacing
 
 _PAGE = flags.DEFINE_string("page", None, "The file to write. Default: none, the page is printed.")
 

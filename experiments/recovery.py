@@ -25,8 +25,8 @@ from absl import flags
 from compared.peers import public_decoder
 
 from spex_jax import Spectrum, explain, spex
-from spex_jax import masks as masks_lib
-from spex_jax.metrics import r2_score
+from spex_jax.analysis.metrics import r2_score
+from spex_jax.core import masks as masks_lib
 from spex_jax.runtime import define_path, run_program, save_result
 from spex_jax.runtime import seed as first_seed
 

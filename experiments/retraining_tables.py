@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from spex_jax import PackedMasks, proxyspex
-from spex_jax.metrics import faithfulness, lds
+from spex_jax.analysis.metrics import faithfulness, lds
 from spex_jax.runtime import save_result, seed, without_nan
 
 

@@ -27,11 +27,12 @@ from absl import flags
 from compared import asked_of
 from compared.indices import of_proxy, of_shapiq, relative_error, vector
 
-from spex_jax import explain, sampling
-from spex_jax.interactions import Interactions
-from spex_jax.metrics import r2_score
+from spex_jax import explain
+from spex_jax.analysis.metrics import r2_score
+from spex_jax.core import sampling
+from spex_jax.core.interactions import Interactions
+from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.runtime import define_path, run_parts, run_program, without_nan
-from spex_jax.spectrum import exact_spectrum
 
 _PARTS = flags.DEFINE_list("parts", ["shapley", "interactions", "adaptive"], "Which of them.")
 _GAMES = define_path("games", "", "Folder of games; only those with all 2^n values are used.")

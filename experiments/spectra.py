@@ -39,9 +39,9 @@ from pictures import draw_lines
 from tables import markdown, mean
 
 from spex_jax import Spectrum, proxyspex
-from spex_jax.metrics import hierarchy, r2_score, terms_for_energy
+from spex_jax.analysis.metrics import hierarchy, r2_score, terms_for_energy
+from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.runtime import define_path, run_program, seed
-from spex_jax.spectrum import exact_spectrum
 
 _GAMES = define_path("games", None, "Folder of tables; games/ beside the folder SPEX_JAX_DATA if there is one.")
 _CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")

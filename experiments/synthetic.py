@@ -45,11 +45,11 @@ from pictures import draw_lines
 from tables import markdown, mean
 
 from spex_jax import Spectrum, baselines, proxyspex, spex
-from spex_jax import masks as masks_lib
-from spex_jax.metrics import r2_score
+from spex_jax.analysis.metrics import r2_score
+from spex_jax.core import masks as masks_lib
 from spex_jax.runtime import define_path, run_program
 from spex_jax.runtime import seed as first_seed
-from spex_jax.timing import Stopwatch
+from spex_jax.utils.timing import Stopwatch
 
 _FAMILIES = flags.DEFINE_list("families", ["peak", "hierarchy"], "Which of peak and hierarchy.")
 _N = flags.DEFINE_list("n", ["32"], "Numbers of features.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.files import replacing
+from spex_jax.utils.atomic_write import replacing
 
 
 def shown(value: Any, digits: int = 3) -> str:

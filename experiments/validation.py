@@ -22,11 +22,11 @@ import numpy as np
 from absl import flags
 
 from spex_jax import Spectrum, explain
-from spex_jax import masks as masks_lib
+from spex_jax.analysis.validation import VERDICTS, Validation, validate
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import exact_spectrum
+from spex_jax.core.walsh import subset_characters
 from spex_jax.runtime import define_path, run_parts, run_program, seed, without_nan
-from spex_jax.spectrum import exact_spectrum
-from spex_jax.validation import VERDICTS, Validation, validate
-from spex_jax.walsh import subset_characters
 
 _PARTS = flags.DEFINE_list("parts", ["planted"], "Which of planted and games.")
 _N = flags.DEFINE_integer("n", 30, "Features of the planted functions.", lower_bound=10)

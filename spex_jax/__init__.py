@@ -1,11 +1,12 @@
 """spex_jax: which parts of the input, the training data or the network act together.
 
-Masks in, values out, a sparse Walsh spectrum back:
+Masks in, values out, a sparse Walsh spectrum back. One folder for each stage:
 
-     lenses            evaluate, engine   spex  proxyspex        interactions        report
-  text -> value_fn  ->  masks, values  ->  Spectrum        ->  SV BV SII k-SII ->  terminal, HTML
-  patches  tabular         store           (Walsh-Fourier)     BII STII FSII
-  components  training_data                                    FBII Moebius Fourier
+  lenses/, models/       engine/, store/       proxyspex/ spex/ baselines/    core/            analysis/, report/
+  text  components       value_fn(masks)       methods: masks, values         Spectrum         is it true? show it
+  training_data     ->   -> values, each  ->   -> Spectrum               ->   -> indices  ->   validation, HTML page
+  patches  tabular       mask once             (Walsh-Fourier)                SV ... FSII
+                   \\_______________ pipeline/: explain = plan, evaluate, fit, Explanation _______________/
 
 `explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
 
@@ -13,7 +14,10 @@ Methods are records of their options: `explain(..., method=ProxySPEX(max_terms=1
 "lasso")` and the like for its proxy. Their short forms mean the same: `method="proxyspex", max_terms=100`.
 """
 
-from spex_jax import baselines, interop, lenses, methods, metrics, models, optimize, proxyspex, spex
+from spex_jax import baselines, interop, lenses, methods, models, proxyspex, spex
+from spex_jax.analysis import metrics
+from spex_jax.analysis import subset_search as optimize
+from spex_jax.analysis.metrics import Faithfulness
 from spex_jax.baselines import (
     LASSO,
     LIME,
@@ -24,19 +28,19 @@ from spex_jax.baselines import (
     LeaveOneOut,
     PermutationShapley,
 )
-from spex_jax.corpus import explain_many
-from spex_jax.dry_run import Estimate, estimate
+from spex_jax.core import indices
+from spex_jax.core.interactions import Interactions
+from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.engine.evaluation import evaluate
+from spex_jax.engine.invariance import BatchInvariance, check_batch_invariance
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
-from spex_jax.evaluation import evaluate
-from spex_jax.explanation import Explanation
-from spex_jax.interactions import Interactions
-from spex_jax.invariance import BatchInvariance, check_batch_invariance
-from spex_jax.metrics import Faithfulness
-from spex_jax.packed import PackedMasks
-from spex_jax.pipeline import explain
+from spex_jax.pipeline.dry_run import Estimate, estimate
+from spex_jax.pipeline.explain import explain
+from spex_jax.pipeline.explain_many import explain_many
+from spex_jax.pipeline.explanation import Explanation
 from spex_jax.proxyspex.methods import SPEX, ProxySPEX
-from spex_jax.spectrum import Spectrum
-from spex_jax.version import __version__
+from spex_jax.utils.version import __version__
 
 __all__ = [
     "LASSO",
@@ -65,6 +69,7 @@ __all__ = [
     "evaluate",
     "explain",
     "explain_many",
+    "indices",
     "interop",
     "lenses",
     "methods",

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax.explanation import Explanation
-from spex_jax.indices import INDICES, find_index
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.indices import INDICES, find_index
 from spex_jax.methods import METHODS, Method
-from spex_jax.pipeline import explain
+from spex_jax.pipeline.explain import explain
+from spex_jax.pipeline.explanation import Explanation
 
 __all__ = ["ShapiqApproximator"]
 
@@ -41,7 +41,7 @@ def _approximator_class() -> type:
         """`spex_jax.explain` as an approximator of shapiq, for its explainers and its benchmark.
 
         Attributes:
-          valid_indices: those of `spex_jax.indices.INDICES` that the installed shapiq knows.
+          valid_indices: those of `spex_jax.core.indices.INDICES` that the installed shapiq knows.
           method, options: of `explain`.
           explanation: the `Explanation` behind the last answer, with its faithfulness and spectrum; None before.
         """

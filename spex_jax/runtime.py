@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 import jax
 from absl import app, flags, logging
 
-from spex_jax.files import replacing
-from spex_jax.version import environment
+from spex_jax.utils.atomic_write import replacing
+from spex_jax.utils.version import environment
 
 __all__ = [
     "define_path",

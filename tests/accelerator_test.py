@@ -15,8 +15,8 @@ import spex_jax
 import spex_jax.methods
 from spex_jax import baselines
 from spex_jax.baselines import influence_functions
-from spex_jax.masks import all_masks
-from spex_jax.walsh import walsh_hadamard
+from spex_jax.core.masks import all_masks
+from spex_jax.core.walsh import walsh_hadamard
 
 N, BUDGET = 11, 300  # 250 masks to fit, more than the 128 up to which folds learn their own scales, and 50 held out
 MASKS = all_masks(N)

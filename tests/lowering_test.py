@@ -16,14 +16,14 @@ from models.directories import write_model
 import spex_jax
 from spex_jax.lenses.values import VALUES
 from spex_jax.proxyspex import mlp
-from spex_jax.proxyspex.extract import _BATCH
-from spex_jax.proxyspex.passes import Sums, Terms
+from spex_jax.proxyspex.extraction import _BATCH
+from spex_jax.proxyspex.out_of_core.block_products import Sums, Terms
 from spex_jax.proxyspex.walsh_gp import Scales
 from spex_jax.spex.bch import bch
 
 # The engine compiles what others give it (its programs are the masked forwards below), so that its functions have no
 # example arguments of their own.
-ENGINE = {"evaluation", "engine"}
+ENGINE = {"engine"}
 
 # N rows, n features, B fits, R kernels, K terms, P candidates besides, D draws, C stops of a training.
 N, n, B, R, K, P, D, C = 64, 16, 2, 3, 8, 4, 5, 3
@@ -75,22 +75,22 @@ def peeling(b, t, uniform, every=0):
 
 # Module and function, and after a space what is different about these arguments: arguments and static arguments.
 CASES = {
-    "proxyspex.acquisition.greedy_information": (
+    "proxyspex.walsh_gp.acquisition.greedy_information": (
         (SCALES, real(N, n), mask(N), real(P, n), mask(P), mask(n)),
         {"count": 3},
     ),
-    "proxyspex.extract.grow": (
+    "proxyspex.extraction.grow": (
         (*TABLE, mask(n), real(R, n), real(R), real(n)),
         {"max_degree": 3, "front": K},
     ),
-    "proxyspex.extract._evaluate": ((real(2 * _BATCH, n), mask(K, n), real(K)), {}),
-    "proxyspex.extract._least_squares": ((*TABLE, mask(K, n)), {}),
-    "proxyspex.lasso.lasso_path": ((*FITS, mask(n)), {"max_degree": 3}),
-    "proxyspex.lasso.lasso_path pool": ((*FITS, mask(n), whole(), POOL), {"max_degree": 3}),
+    "proxyspex.extraction._evaluate": ((real(2 * _BATCH, n), mask(K, n), real(K)), {}),
+    "proxyspex.extraction._least_squares": ((*TABLE, mask(K, n)), {}),
+    "proxyspex.regression.lasso.lasso_path": ((*FITS, mask(n)), {"max_degree": 3}),
+    "proxyspex.regression.lasso.lasso_path pool": ((*FITS, mask(n), whole(), POOL), {"max_degree": 3}),
     "proxyspex.mlp.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
     "proxyspex.mlp.answers": ((PARAMS, real(N, n)), {}),
     "proxyspex.mlp._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
-    "proxyspex.passes._accumulate": (
+    "proxyspex.out_of_core.block_products._accumulate": (
         (
             Sums(real(n, 4), real(K, 4), real(2, 4)),
             BITS,
@@ -102,18 +102,21 @@ CASES = {
         ),
         {},
     ),
-    "proxyspex.passes._predict": ((BITS, TERMS, (real(n, 4), real(K, 4))), {}),
-    "proxyspex.passes._add_pairs": ((real(n, n), BITS, BITS, real(N, 1)), {}),
-    "proxyspex.passes._add_extensions": (((real(K, n), real(K)), BITS, real(N, 1), TERMS), {}),
-    "proxyspex.passes._add_gram": (((real(2, K, K), real(2, K)), BITS, real(N, 1), real(N, 2), TERMS), {}),
-    "proxyspex.passes._add_correlations": ((real(2, K), BITS, real(N, 1), real(N, 2), TERMS), {}),
-    "proxyspex.pursuit.pursue": ((*FITS, mask(n)), {"max_degree": 3, "most_terms": K}),
-    "proxyspex.pursuit.pursue pool": (
+    "proxyspex.out_of_core.block_products._predict": ((BITS, TERMS, (real(n, 4), real(K, 4))), {}),
+    "proxyspex.out_of_core.block_products._add_pairs": ((real(n, n), BITS, BITS, real(N, 1)), {}),
+    "proxyspex.out_of_core.block_products._add_extensions": (((real(K, n), real(K)), BITS, real(N, 1), TERMS), {}),
+    "proxyspex.out_of_core.block_products._add_gram": (
+        ((real(2, K, K), real(2, K)), BITS, real(N, 1), real(N, 2), TERMS),
+        {},
+    ),
+    "proxyspex.out_of_core.block_products._add_correlations": ((real(2, K), BITS, real(N, 1), real(N, 2), TERMS), {}),
+    "proxyspex.regression.pursuit.pursue": ((*FITS, mask(n)), {"max_degree": 3, "most_terms": K}),
+    "proxyspex.regression.pursuit.pursue pool": (
         (*FITS, mask(n), whole(), POOL),
         {"max_degree": 3, "most_terms": K, "at_once": 2},
     ),
-    "proxyspex.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
-    "proxyspex.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
+    "proxyspex.regression.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
+    "proxyspex.regression.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
     "proxyspex.trees.boost": ((*FITS, real(B), mask(n)), {"depth": 3, "most_trees": 8}),
     "proxyspex.walsh_gp.scales.learn_scales": ((KEY, *TABLE, mask(N), mask(n)), {"kernels": R, "rows": 32, "steps": 4}),
     "proxyspex.walsh_gp.posteriors.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
@@ -152,11 +155,11 @@ CASES = {
         (KEY, *together((*TABLE, whole(N), mask(n)))),
         {"max_degree": 3, "front": K, "kernels": R, "rows": 32, "steps": 4, "own_scales": True},
     ),
-    "spex.peel.peel": peeling(b=3, t=2, uniform=10),
-    "spex.peel.peel every_set": peeling(b=3, t=2, uniform=10, every=20),
-    "spex.peel.peel singles": peeling(b=3, t=1, uniform=0),
-    "spex.peel.peel many_bins": peeling(b=8, t=3, uniform=0),
-    "spex.peel.peel_together": (
+    "spex.peeling.peel": peeling(b=3, t=2, uniform=10),
+    "spex.peeling.peel every_set": peeling(b=3, t=2, uniform=10, every=20),
+    "spex.peeling.peel singles": peeling(b=3, t=1, uniform=0),
+    "spex.peeling.peel many_bins": peeling(b=8, t=3, uniform=0),
+    "spex.peeling.peel_together": (
         (*together(peeling(b=3, t=2, uniform=10)[0][:-1]), mask(20, n)),
         peeling(b=3, t=2, uniform=10)[1],
     ),

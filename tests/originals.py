@@ -4,10 +4,10 @@ import numpy as np
 from models.directories import write_model
 
 from spex_jax import Explanation, Spectrum
-from spex_jax.correction import Correction
-from spex_jax.details import details_from_json
-from spex_jax.metrics import Faithfulness
-from spex_jax.validation import Measured, Validation
+from spex_jax.analysis.correction import Correction
+from spex_jax.analysis.metrics import Faithfulness
+from spex_jax.analysis.validation import Measured, Validation
+from spex_jax.engine.details import details_from_json
 
 
 def spectrum_of(n=9, terms=7):

@@ -3,7 +3,7 @@
 import numpy as np
 from oracle import all_masks
 
-from spex_jax.walsh import subset_characters
+from spex_jax.core.walsh import subset_characters
 
 
 def planted(n, rows, rng, terms=8, noise=0.0, degree=3):

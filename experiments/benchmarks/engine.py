@@ -33,7 +33,7 @@ from absl import flags
 
 import spex_jax
 from spex_jax import Explanation, ValueFunction, evaluate
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.runtime import run_parts, run_program, seed
 from spex_jax.store import Store, read
 
@@ -204,7 +204,7 @@ def _asked_slowly(masks: np.ndarray, log: str) -> np.ndarray:
 def run_to_kill(folder: str, on_device: bool, killed: bool) -> None:
     """One run of `explain` that asks all 2^10 masks; the answer goes into a file."""
     _Told.log = str(pathlib.Path(folder) / "acknowledged")
-    sys.modules["spex_jax.evaluation"].Store = _Told  # type: ignore[attr-defined]
+    sys.modules["spex_jax.engine.evaluation"].Store = _Told  # type: ignore[attr-defined]
     if on_device:
         fn: Any = jax.tree_util.Partial(chain, jnp.asarray(64), jnp.eye(_SIZE))
     else:

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from spex_jax import Spectrum, masks, proxyspex
-from spex_jax.indices import INDICES
-from spex_jax.metrics import r2_score
+from spex_jax import Spectrum, proxyspex
+from spex_jax.analysis.metrics import r2_score
+from spex_jax.core import masks
+from spex_jax.core.indices import INDICES
 from spex_jax.runtime import run_parts, run_program, seed
 
 _PARTS = flags.DEFINE_list("parts", ["proxies", "cost", "planted", "conversion"], "Which of the four parts.")

@@ -20,7 +20,8 @@ import numpy as np
 from absl import flags
 from turns import in_turns
 
-from spex_jax import Spectrum, masks, proxyspex, spex
+from spex_jax import Spectrum, proxyspex, spex
+from spex_jax.core import masks
 from spex_jax.runtime import run_parts, run_program, seed
 
 _PARTS = flags.DEFINE_list("parts", ["tables", "outputs", "designs"], "Which of the three parts.")

@@ -23,15 +23,15 @@ class Mutation(NamedTuple):
     tests: tuple[str, ...]
 
 
-_SPECTRUM = ("tests/spectrum_test.py",)
-_EXTRAPOLATED = ("tests/ends_test.py",)
-_INDICES = ("tests/interactions_test.py", "-k", "definition or gains or errors or sparse_spectra")
-_CONTEXTS = ("tests/validation_test.py", "-k", "contexts_weighed or contexts_are_drawn")
-_CORRECTION = ("tests/correction_test.py",)
+_SPECTRUM = ("tests/core/spectrum_test.py",)
+_EXTRAPOLATED = ("tests/core/ends_test.py",)
+_INDICES = ("tests/core/interactions_test.py", "-k", "definition or gains or errors or sparse_spectra")
+_CONTEXTS = ("tests/analysis/validation_test.py", "-k", "contexts_weighed or contexts_are_drawn")
+_CORRECTION = ("tests/analysis/correction_test.py",)
 _LATTICE = ("tests/spex/lattice_test.py",)
-_PEEL = ("tests/spex/peel_test.py",)
-_DECODE = ("tests/spex/decode_test.py", "-k", "rounding or tries or trying or no_more_room or noise")
-_ACQUISITION = ("tests/proxyspex/acquisition_test.py",)
+_PEEL = ("tests/spex/peeling_test.py",)
+_DECODE = ("tests/spex/decoder_test.py", "-k", "rounding or tries or trying or no_more_room or noise")
+_ACQUISITION = ("tests/proxyspex/walsh_gp_acquisition_test.py",)
 _INFLUENCE = ("tests/baselines/training_data_test.py", "-k", "influence or gradient")
 _TRAK = ("tests/baselines/training_data_test.py", "-k", "trak or gradient")
 _PACKING = ("tests/engine/packing_test.py",)
@@ -39,54 +39,54 @@ _TEXT = ("tests/lenses/text_test.py", "-k", "masked_by_hand or edited_by_hand or
 _STORE = ("tests/store/store_test.py",)
 _DEVICE = ("tests/engine/device_test.py",)
 _HOST = ("tests/engine/host_test.py",)
-_EVALUATE = ("tests/evaluate_test.py", "tests/stored_evaluate_test.py", "-k", "not killed")
+_EVALUATE = ("tests/engine/evaluation_test.py", "tests/engine/stored_evaluation_test.py", "-k", "not killed")
 
 MUTATIONS = (
     # Spectrum.
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "a factor scales variances once, not by its square",
         "self.variances * factor**2",
         "self.variances * abs(factor)",
         _SPECTRUM,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "parities are joined by or",
         "parity ^= columns[feature]",
         "parity |= columns[feature]",
         _SPECTRUM,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "an odd parity is counted once",
         "self.coefficients.sum() - 2 * odd",
         "self.coefficients.sum() - odd",
         _SPECTRUM,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "truncation may drop the constant",
         "np.where(self.support.any(axis=1), np.abs(self.coefficients), np.inf)",
         "np.abs(self.coefficients)",
         _SPECTRUM,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "a move through given values adds no doubt",
         "self.variances + np.square(move)",
         "self.variances",
         _EXTRAPOLATED,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "an exact spectrum is read with its features reversed",
         "table[masks @ (1 << np.arange(n))] = values",
         "table[masks @ (1 << np.arange(n)[::-1])] = values",
         _SPECTRUM,
     ),
     Mutation(
-        "spex_jax/spectrum.py",
+        "spex_jax/core/spectrum.py",
         "a support that is somebody else's is not copied",
         "support if own else support.copy()",
         "support",
@@ -94,56 +94,56 @@ MUTATIONS = (
     ),
     # Indices, interactions and contexts.
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "FSII without the sign of the order",
         "return sign * Fraction(t, order + t)",
         "return Fraction(t, order + t)",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "STII counts subsets of one feature less",
         "Fraction(1, math.comb(s, order))",
         "Fraction(1, max(1, math.comb(s - 1, order)))",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "Bernoulli numbers with the other sign of B_1",
         "(m - k + 1) for k in range(m))",
         "(m - k + 1) for k in range(m)) + Fraction(m == 1)",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "SII keeps even differences of the sizes' complement",
         "((r - t + 1) % 2)",
         "((r - t) % 2)",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "FBII counts one size more",
         "math.comb(s - t - 1, order - t)",
         "math.comb(s - t, order - t)",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/interactions.py",
+        "spex_jax/core/interactions.py",
         "standard errors of correlated terms add up their absolute values",
         "np.bincount(group, gains * column[rows], groups) ** 2",
         "np.bincount(group, np.abs(gains * column[rows]), groups) ** 2",
         _INDICES,
     ),
     Mutation(
-        "spex_jax/indices.py",
+        "spex_jax/core/indices.py",
         "the Krawtchouk coefficients lose their sign",
         "(-1) ** (degree - a) * math.comb(k, a)",
         "math.comb(k, a)",
         _CONTEXTS,
     ),
     Mutation(
-        "spex_jax/contexts.py",
+        "spex_jax/core/contexts.py",
         "sizes of a uniform draw are taken as equally likely",
         'stats.binom.pmf(np.arange(m + 1), m, 0.5) if self.draw == "uniform" else 1 / (m + 1)',
         "1 / (m + 1)",
@@ -151,49 +151,49 @@ MUTATIONS = (
     ),
     # Correction.
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "all sizes weigh alike in the regression",
         "weight = (n - 1) / (kept * (n - kept)) / len(of_size)",
         "weight = (n - 1) / len(of_size)",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "the corners of a derivative have no sign",
         "(-1.0) ** (size - within) * each",
         "each",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "errors keep what the effects explain",
         "values[kept] - spectrum(masks[kept]) - masks[kept] @ effects",
         "values[kept] - spectrum(masks[kept])",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "SII's empty set takes the error at the empty mask",
         "if index.empty is EmptySet.VALUE",
         "if index",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "targets keep the mean of their size",
         "features - features.mean(axis=0), targets - targets.mean()",
         "features, targets",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "the penalty is the least likely one",
         "if surprise < best:",
         "if not np.isfinite(best) or surprise > best:",
         _CORRECTION,
     ),
     Mutation(
-        "spex_jax/correction.py",
+        "spex_jax/analysis/correction.py",
         "effects are added to sets of every size",
         "(self.effects if size == 1 else 0.0)",
         "(self.effects if size == 1 else self.effects[sets].sum(axis=1))",
@@ -201,21 +201,21 @@ MUTATIONS = (
     ),
     # Peeling.
     Mutation(
-        "spex_jax/spex/peel.py",
+        "spex_jax/spex/peeling.py",
         "weak sets are never dropped",
         "weak &= active & (jnp.arange(most_terms) > 0)",
         "weak &= jnp.zeros(most_terms, bool)",
         _PEEL,
     ),
     Mutation(
-        "spex_jax/spex/peel.py",
+        "spex_jax/spex/peeling.py",
         "pairs are not searched",
         "searches.insert(1 if n <= _FEW_FEATURES else 2, by_pairs)",
         "pass",
         _PEEL,
     ),
     Mutation(
-        "spex_jax/spex/peel.py",
+        "spex_jax/spex/peeling.py",
         "a set may join twice in one round",
         "new &= ~earlier & ~(same(at, known)",
         "new &= ~(same(at, known)",
@@ -258,49 +258,49 @@ MUTATIONS = (
     ),
     # Acquisition.
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "choices before do not explain a covariance",
         "covariance -= jnp.matmul(state.rows[:, best], state.rows)",
         "covariance -= 0.0",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "a gain is twice the information",
         "gains.at[turn].set(0.5 * jnp.log1p(left / noise))",
         "gains.at[turn].set(jnp.log1p(left / noise))",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "a mask may be chosen again",
         "free.at[best].set(False)",
         "free",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "what was asked explains nothing",
         "prior - jnp.square(known).sum(axis=0)",
         "prior - jnp.zeros(len(pool))",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "padding counts as asked",
         "jnp.arange(len(rows)) < table.count - first",
         "jnp.arange(len(rows)) >= 0",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "sets that are sure come first",
         "abs(interactions[key]) < _SURE * errors[key]",
         "abs(interactions[key]) > _SURE * errors[key]",
         _ACQUISITION,
     ),
     Mutation(
-        "spex_jax/proxyspex/acquisition.py",
+        "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "corners are spread over the contexts",
         "np.tile(within, (contexts, 1))",
         "np.repeat(within, contexts, 0)",
@@ -386,14 +386,14 @@ MUTATIONS = (
         _PACKING,
     ),
     Mutation(
-        "spex_jax/lenses/layout.py",
+        "spex_jax/lenses/text_parts/layout.py",
         "positions of closed-up tokens begin at 1",
         "prompt.cumsum(-1) - 1",
         "prompt.cumsum(-1)",
         _TEXT,
     ),
     Mutation(
-        "spex_jax/lenses/layout.py",
+        "spex_jax/lenses/text_parts/layout.py",
         "texts of a row are one segment",
         "scatter(jnp.arange(slots)[:, None], -1)",
         "scatter(0 * jnp.arange(slots)[:, None], -1)",
@@ -514,28 +514,28 @@ MUTATIONS = (
         _HOST,
     ),
     Mutation(
-        "spex_jax/evaluation.py",
+        "spex_jax/engine/evaluation.py",
         "values that are not finite go into the store",
         "self._append(masks[finite], values[finite])",
         "self._append(masks, values)",
         _EVALUATE,
     ),
     Mutation(
-        "spex_jax/evaluation.py",
+        "spex_jax/engine/evaluation.py",
         "what is stored is asked again",
         "todo = np.flatnonzero(~known)",
         "todo = np.arange(len(known))",
         _EVALUATE,
     ),
     Mutation(
-        "spex_jax/evaluation.py",
+        "spex_jax/engine/evaluation.py",
         "after a failure all the rest is asked",
         "                        self.function.stop()\n",
         "",
         _EVALUATE,
     ),
     Mutation(
-        "spex_jax/evaluation.py",
+        "spex_jax/engine/evaluation.py",
         "a mask that is not finite is named by its number among the distinct ones",
         "found, first[todo[rows]], nonfinite",
         "found, todo[rows], nonfinite",

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from spex_jax import PackedMasks, Spectrum, proxyspex
-from spex_jax.metrics import r2_score
+from spex_jax.analysis.metrics import r2_score
 from spex_jax.runtime import run_program, save_result, seed
 
 _FEATURES = flags.DEFINE_integer("features", 5000, "Features.", lower_bound=8)

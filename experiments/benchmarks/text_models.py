@@ -28,9 +28,9 @@ from absl import flags
 from turns import in_turns
 
 from spex_jax import evaluate, lenses, models
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
-from spex_jax.engine.work import matmul_flops
+from spex_jax.engine.flops import matmul_flops
 from spex_jax.lenses.text_lens import REMOVALS
 from spex_jax.models.blocks import Rope
 from spex_jax.models.decoder import Decoder, DecoderConfig

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from compared.contender import Asked, Unsuitable
-from spex_jax import Spectrum, proxyspex, sampling
-from spex_jax.correction import correction_of
-from spex_jax.interactions import Interactions
+from spex_jax import Spectrum, proxyspex
+from spex_jax.analysis.correction import correction_of
+from spex_jax.core import sampling
+from spex_jax.core.interactions import Interactions
 from spex_jax.methods import METHODS
 
 Sets = list[tuple[int, ...]]

@@ -10,7 +10,7 @@ import spex_jax
 from compared.contender import Answer, Contender, Unsuitable, asked_of
 from spex_jax import Spectrum, baselines, proxyspex
 from spex_jax.methods import Method
-from spex_jax.timing import Stopwatch
+from spex_jax.utils.timing import Stopwatch
 
 
 def _answer(spectrum: Spectrum, watch: Stopwatch, masks: Any) -> Answer:

@@ -15,7 +15,7 @@ from games import Game
 
 from compared.contender import Answer, Contender, Predict, Unsuitable, asked_of
 from spex_jax import Spectrum
-from spex_jax.masks import number_of_sets
+from spex_jax.core.masks import number_of_sets
 
 _DEGREE = 5  # up to which codes correct errors, the peers' default
 _FEWEST_BITS = 3  # of the bins of a group

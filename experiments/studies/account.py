@@ -227,7 +227,7 @@ def top_of(e: Explanation, order: int = 2) -> tuple[tuple[int, ...], float]:
 
 
 def verdict_on(e: Explanation, members: Sequence[int]) -> str:
-    """What the model says of a set (see `spex_jax.validation`), which is measured unless it was."""
+    """What the model says of a set (see `spex_jax.analysis.validation`), which is measured unless it was."""
     members, found = tuple(members), e.interactions()
     if not members or not found[members]:
         return "no interaction"

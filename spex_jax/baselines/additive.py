@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.spectrum import Spectrum
+from spex_jax.core.spectrum import Spectrum
 
 __all__ = ["additive_spectrum"]
 

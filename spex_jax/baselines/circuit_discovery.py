@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.engine.evaluation import Engine
 from spex_jax.engine.value_function import ValueFunction, as_value_function
-from spex_jax.evaluation import Engine
 
 __all__ = ["Circuits", "acdc"]
 

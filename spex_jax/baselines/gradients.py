@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.core.masks import check_whole
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.engine.evaluation import evaluate
 from spex_jax.engine.value_function import ValueFunction, as_pytree
-from spex_jax.evaluation import evaluate
-from spex_jax.masks import check_whole
-from spex_jax.spectrum import Spectrum
 
 __all__ = ["attribution_patching", "integrated_gradients"]
 

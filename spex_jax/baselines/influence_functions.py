@@ -17,14 +17,14 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from spex_jax.baselines.additive import additive_spectrum
+from spex_jax.core.masks import check_whole
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses.retraining import Retraining
 from spex_jax.lenses.training_data_lens import WATCHED, are_classes
-from spex_jax.masks import check_whole
-from spex_jax.precision import compiled, precision_of_models
-from spex_jax.seeds import FURTHER_TRAININGS
-from spex_jax.spectrum import Spectrum
+from spex_jax.lenses.training_parts.retraining import Retraining
+from spex_jax.utils.jax_settings import own_settings
+from spex_jax.utils.precision import compiled, precision_of_models
+from spex_jax.utils.seeds import FURTHER_TRAININGS
 
 __all__ = ["SOLVERS", "influence", "trak"]
 

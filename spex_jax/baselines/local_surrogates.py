@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.surrogate import ShrunkRegression
-from spex_jax.sampling import Sampling
-from spex_jax.spectrum import Spectrum
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.sampling import Sampling
+from spex_jax.core.spectrum import Spectrum
 
 __all__ = ["LIME", "lime"]
 

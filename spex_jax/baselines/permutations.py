@@ -5,10 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.surrogate import OwnMasks
-from spex_jax.spectrum import Spectrum
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import Spectrum
 
 __all__ = ["PermutationShapley", "draw_permutations", "permutation_shapley"]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 
 __all__ = [
     "check_rows",

@@ -22,10 +22,10 @@ from spex_jax.baselines.regression import (
     table,
 )
 from spex_jax.baselines.surrogate import Regression
-from spex_jax.masks import check_whole
-from spex_jax.sampling import PAIRED, Sampling
-from spex_jax.spectrum import Spectrum
-from spex_jax.walsh import subset_characters
+from spex_jax.core.masks import check_whole
+from spex_jax.core.sampling import PAIRED, Sampling
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.core.walsh import subset_characters
 
 __all__ = [
     "Banzhaf",

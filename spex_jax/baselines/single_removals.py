@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
 from spex_jax.baselines.surrogate import OwnMasks
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.engine.evaluation import evaluate
 from spex_jax.engine.value_function import ValueFunction, as_value_function
-from spex_jax.evaluation import evaluate
-from spex_jax.spectrum import Spectrum
 
 __all__ = ["LeaveOneOut", "leave_one_out", "left_out", "one_left_out"]
 

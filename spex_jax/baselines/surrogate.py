@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spex_jax import sampling
+from spex_jax.core import sampling
 from spex_jax.methods import Method
 
 __all__ = ["OwnMasks", "Regression", "ShrunkRegression"]

@@ -20,14 +20,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
+from spex_jax.engine.flops import largest_product, matmul_flops
 from spex_jax.engine.hints import failed_as_one_mask, naming_ended_iterators, one_mask_hint, shape_hint, wrong_shape
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.engine.work import largest_product, matmul_flops
-from spex_jax.identity import static_content
-from spex_jax.jax_settings import own_settings
-from spex_jax.memo import ArrayMemo
+from spex_jax.fingerprints import static_content
+from spex_jax.utils.array_cache import ArrayMemo
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["AXIS", "DeviceFunction"]
 

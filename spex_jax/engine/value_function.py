@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax.details import Details, plain_details
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.engine.details import Details, plain_details
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
-from spex_jax.jax_settings import own_settings
-from spex_jax.packed import PackedMasks
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["DeviceOptions", "HostOptions", "ValueFunction", "as_pytree", "as_value_function"]
 

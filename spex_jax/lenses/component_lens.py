@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.details import ComponentsDetails
+from spex_jax.engine.details import ComponentsDetails
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses.ablated_components import AblatedComponents, Reading
-from spex_jax.lenses.component_units import component_units
-from spex_jax.lenses.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
+from spex_jax.lenses.component_parts.ablated_components import AblatedComponents, Reading
+from spex_jax.lenses.component_parts.component_units import component_units
+from spex_jax.lenses.component_parts.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
 from spex_jax.lenses.values import VALUES
 from spex_jax.models.components import record
 from spex_jax.models.decoder import Decoder
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["COMPONENT_REMOVALS", "COMPONENT_VALUES", "components"]
 

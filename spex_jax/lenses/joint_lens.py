@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.details import ComponentsDetails, JointDetails, TextDetails
+from spex_jax.core.masks import deduplicate
+from spex_jax.engine.details import ComponentsDetails, JointDetails, TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
-from spex_jax.identity import fingerprint
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
-from spex_jax.lenses.ablated_components import AblatedComponents
-from spex_jax.lenses.layout import rounded
-from spex_jax.lenses.retraining import Retraining
+from spex_jax.fingerprints import fingerprint
+from spex_jax.lenses.component_parts.ablated_components import AblatedComponents
 from spex_jax.lenses.stages import AskedAblated, AskedRetrained, without_arrays
-from spex_jax.masks import deduplicate
+from spex_jax.lenses.text_parts.ablated_text import AblatedAnswer, AblatedClass
+from spex_jax.lenses.text_parts.layout import rounded
+from spex_jax.lenses.training_parts.retraining import Retraining
 from spex_jax.models.protocols import width_of
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["joint"]
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from spex_jax.details import PatchesDetails
+from spex_jax.engine.details import PatchesDetails
 from spex_jax.engine.value_function import ValueFunction, as_pytree
-from spex_jax.jax_settings import own_settings
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.values import check_value, choose_classes, watched
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["REMOVALS", "patches"]
 

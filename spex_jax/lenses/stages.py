@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
-from spex_jax.lenses.ablated_components import AblatedComponents
-from spex_jax.lenses.retraining import Retraining
+from spex_jax.lenses.component_parts.ablated_components import AblatedComponents
+from spex_jax.lenses.text_parts.ablated_text import AblatedAnswer, AblatedClass
+from spex_jax.lenses.training_parts.retraining import Retraining
 
 __all__ = ["AskedAblated", "AskedRetrained", "with_parameters", "without_arrays"]
 

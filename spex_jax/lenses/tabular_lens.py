@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax.details import TabularDetails
+from spex_jax.core import masks as masks_lib
+from spex_jax.engine.details import TabularDetails
 from spex_jax.engine.value_function import ValueFunction
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses.columns import is_missing
-from spex_jax.lenses.tables import Table, read_table
+from spex_jax.lenses.table_parts.columns import is_missing
+from spex_jax.lenses.table_parts.tables import Table, read_table
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["REMOVALS", "VALUES", "tabular"]
 

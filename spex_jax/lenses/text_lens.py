@@ -8,19 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.details import TextDetails
+from spex_jax.core.masks import check_unicode, check_whole
+from spex_jax.engine.details import TextDetails
 from spex_jax.engine.packing import Packing
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction, as_pytree
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses import layout
-from spex_jax.lenses.ablated import AblatedAnswer, AblatedClass
-from spex_jax.lenses.answers import Answer, answer_of, own_answer
-from spex_jax.lenses.layout import BUCKET, Template, rounded
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
-from spex_jax.lenses.prompt import Prompt, read_prompt
-from spex_jax.lenses.removal import REMOVALS, Tokens, always, removable
+from spex_jax.lenses.text_parts import layout
+from spex_jax.lenses.text_parts.ablated_text import AblatedAnswer, AblatedClass
+from spex_jax.lenses.text_parts.answers import Answer, answer_of, own_answer
+from spex_jax.lenses.text_parts.layout import BUCKET, Template, rounded
+from spex_jax.lenses.text_parts.prompt import Prompt, read_prompt
+from spex_jax.lenses.text_parts.removal import REMOVALS, Tokens, always, removable
 from spex_jax.lenses.values import check_value, choose_classes
-from spex_jax.masks import check_unicode, check_whole
 from spex_jax.models.protocols import (
     Classifier,
     HiddenStates,
@@ -32,6 +31,7 @@ from spex_jax.models.protocols import (
     vocabulary_of,
     width_of,
 )
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["REMOVALS", "text"]
 

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spex_jax.details import OutputDetails, TrainingDetails, ValueNoise
+from spex_jax.core.masks import check_whole, finite_rows, uniform
+from spex_jax.engine.details import OutputDetails, TrainingDetails, ValueNoise
+from spex_jax.engine.evaluation import evaluate
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
-from spex_jax.evaluation import evaluate
-from spex_jax.jax_settings import own_settings
-from spex_jax.lenses.groups import as_groups
-from spex_jax.lenses.network_state import trained_parts
-from spex_jax.lenses.pictures import group_pictures
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
-from spex_jax.lenses.retraining import Retraining, seed_keys
+from spex_jax.lenses.training_parts.groups import as_groups
+from spex_jax.lenses.training_parts.network_state import trained_parts
+from spex_jax.lenses.training_parts.pictures import group_pictures
+from spex_jax.lenses.training_parts.retraining import Retraining, seed_keys
 from spex_jax.lenses.values import logit_and_margin
-from spex_jax.masks import check_whole, finite_rows, uniform
-from spex_jax.seeds import Stream, generator
+from spex_jax.utils.jax_settings import own_settings
+from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["VALUES", "WATCHED", "SeedNoise", "are_classes", "measure_seed_noise", "training_data"]
 

@@ -6,9 +6,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
-from spex_jax.masks import check_whole
+from spex_jax.core.masks import check_whole
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods.registry import Named, Registry
-from spex_jax.spectrum import Spectrum
 
 __all__ = ["METHODS", "Adaptive", "Method", "Tables", "register"]
 

@@ -1,8 +1,8 @@
 """Models: the one that ships with the package, and those of Hugging Face directories."""
 
+from spex_jax.models.checkpoints.loading import load
 from spex_jax.models.decoder import Decoder, DecoderConfig, generate
 from spex_jax.models.encoder import Encoder, EncoderConfig
-from spex_jax.models.huggingface import load
 from spex_jax.models.tiny_classifier import TextClassifier, WordPieceTokenizer, tiny
 
 __all__ = [

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.jax_settings import own_settings
 from spex_jax.models.blocks import ACTIVATIONS, Params, Rope, attend, layer_norm, linear, precision_of, rms_norm, rotate
 from spex_jax.models.encoder import check_tokens, one_text_a_row
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["Decoder", "DecoderConfig", "Edit", "KeyValues", "Place", "generate"]
 

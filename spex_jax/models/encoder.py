@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.jax_settings import own_settings
 from spex_jax.models.blocks import ACTIVATIONS, Params, attend, layer_norm, linear
+from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["Encoder", "EncoderConfig", "check_tokens", "one_text_a_row", "pooled"]
 

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.jax_settings import own_settings
 from spex_jax.models.encoder import check_tokens, one_text_a_row, pooled
-from spex_jax.untrusted import Allowance, Archive, read_json
+from spex_jax.utils.jax_settings import own_settings
+from spex_jax.utils.untrusted_files import Allowance, Archive, read_json
 
 DATA_FOLDER = pathlib.Path(__file__).parent / "tiny_data"
 

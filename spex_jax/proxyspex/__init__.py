@@ -1,19 +1,18 @@
 """ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy.
 
-
 Proxies are records: `Auto()`, `WalshGP()`, `MLP(extract="grow")`, `Trees()`, `Linear(solver="greedy")`. Wherever one is
 asked for, its name means it: "auto", "walsh_gp", "mlp", "trees", "linear".
 """
 
 from spex_jax.proxyspex.fitting import cross_fit, fit
-from spex_jax.proxyspex.linear import Linear
-from spex_jax.proxyspex.many import cross_fit_many, fit_many
+from spex_jax.proxyspex.fitting_many import cross_fit_many, fit_many
 from spex_jax.proxyspex.mlp import MLP
+from spex_jax.proxyspex.preprocessing import Fitted, Table
 from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of, register
+from spex_jax.proxyspex.regression.linear import Linear
 from spex_jax.proxyspex.residual import fit_and_decode
-from spex_jax.proxyspex.stack import Auto
-from spex_jax.proxyspex.table import Fitted, Table
-from spex_jax.proxyspex.trained import TrainedMLP, train_mlp
+from spex_jax.proxyspex.stacking import Auto
+from spex_jax.proxyspex.trained_mlp import TrainedMLP, train_mlp
 from spex_jax.proxyspex.trees import Trees
 from spex_jax.proxyspex.walsh_gp import WalshGP
 

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spex_jax.ends import through_ends, with_spare_terms
-from spex_jax.jax_settings import in_float32
-from spex_jax.masks import check_whole
-from spex_jax.packed import PackedMasks
-from spex_jax.proxyspex.extract import in_units
+from spex_jax.core.ends import through_ends, with_spare_terms
+from spex_jax.core.masks import check_whole
+from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.proxyspex.extraction import in_units
+from spex_jax.proxyspex.preprocessing import Fitted, Table, prepare, trust
 from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of
-from spex_jax.proxyspex.table import Fitted, Table, prepare, trust
-from spex_jax.spectrum import Spectrum
-from spex_jax.threads import one_blas_thread
+from spex_jax.utils.jax_settings import in_float32
+from spex_jax.utils.threads import one_blas_thread
 
 __all__ = [
     "SMALL_ROWS",

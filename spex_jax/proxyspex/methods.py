@@ -9,16 +9,17 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax import sampling, spex
-from spex_jax.ends import through_ends, with_spare_terms
+from spex_jax import spex
+from spex_jax.core import masks as masks_lib
+from spex_jax.core import sampling
+from spex_jax.core.ends import through_ends, with_spare_terms
+from spex_jax.core.sampling import Acquisition, Sampling
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive, Method, Tables
 from spex_jax.proxyspex.fitting import checked_options, fit
-from spex_jax.proxyspex.many import cross_fit_many, fit_many
+from spex_jax.proxyspex.fitting_many import cross_fit_many, fit_many
 from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of
 from spex_jax.proxyspex.residual import fit_and_decode
-from spex_jax.sampling import Acquisition, Sampling
-from spex_jax.spectrum import Spectrum
 
 __all__ = ["SPEX", "ProxySPEX"]
 

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spex_jax.precision import compiled
-from spex_jax.proxyspex.extract import Extract, read_answers
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.proxyspex.extraction import Extract, read_answers
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.proxy import Proxy
-from spex_jax.proxyspex.refit import refit
-from spex_jax.proxyspex.table import FOLDS, Fitted, Table
-from spex_jax.seeds import MLPKey, NetworkKey
-from spex_jax.spectrum import Spectrum
+from spex_jax.proxyspex.regression.ridge import refit
+from spex_jax.utils.precision import compiled
+from spex_jax.utils.seeds import MLPKey, NetworkKey
 
 __all__ = ["MLP", "Params", "Perceptron", "answers", "fit", "read", "train", "train_ensemble"]
 

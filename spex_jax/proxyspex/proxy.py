@@ -8,10 +8,10 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
+from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods.registry import Named, Registry
-from spex_jax.packed import PackedMasks
-from spex_jax.proxyspex.table import Fitted, Table
-from spex_jax.spectrum import Spectrum
+from spex_jax.proxyspex.preprocessing import Fitted, Table
 
 __all__ = ["PROXIES", "Draw", "Proxy", "proxy_of", "register"]
 

@@ -5,11 +5,11 @@ import functools
 import numpy as np
 
 from spex_jax import spex
-from spex_jax.jax_settings import in_float32
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.fitting import checked_options, fit
+from spex_jax.proxyspex.preprocessing import prepare
 from spex_jax.proxyspex.proxy import Proxy
-from spex_jax.proxyspex.table import prepare
-from spex_jax.spectrum import Spectrum
+from spex_jax.utils.jax_settings import in_float32
 
 __all__ = ["fit_and_decode"]
 

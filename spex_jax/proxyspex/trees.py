@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.precision import compiled
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.proxy import Proxy
-from spex_jax.proxyspex.table import FOLDS, Fitted, Table
-from spex_jax.spectrum import Spectrum
+from spex_jax.utils.precision import compiled
 
 __all__ = ["Boosted", "Forest", "Trees", "boost", "fit", "forest_terms"]
 

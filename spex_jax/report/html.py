@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.files import replacing
-from spex_jax.indices import find_index
-from spex_jax.report.checks import checks
-from spex_jax.report.evidence import show_energy, show_score, show_settings
-from spex_jax.report.gallery import gallery
-from spex_jax.report.layers import layer_map, layer_tables
+from spex_jax.core.indices import find_index
+from spex_jax.report.faithfulness_section import show_energy, show_score, show_settings
+from spex_jax.report.layers_section import layer_map, layer_tables
+from spex_jax.report.pictures_section import gallery
+from spex_jax.report.validation_section import checks
 from spex_jax.report.view import (
     ROWS,
     View,
@@ -38,6 +37,7 @@ from spex_jax.report.view import (
     shorten,
 )
 from spex_jax.report.wording import VALUE_NAMES, plural
+from spex_jax.utils.atomic_write import replacing
 
 __all__ = ["save_html", "to_html"]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.details import Details, ValueNoise
-from spex_jax.indices import find_index
-from spex_jax.metrics import varies
+from spex_jax.analysis.metrics import varies
+from spex_jax.core.indices import find_index
+from spex_jax.engine.details import Details, ValueNoise
 from spex_jax.report.wording import plural
 
 __all__ = [

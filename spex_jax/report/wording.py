@@ -1,4 +1,4 @@
-"""What values mean, in plain words; `spex_jax.indices` has the meaning of each index."""
+"""What values mean, in plain words; `spex_jax.core.indices` has the meaning of each index."""
 
 __all__ = ["VALUE_NAMES", "plural"]
 

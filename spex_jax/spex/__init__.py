@@ -1,8 +1,8 @@
 """SPEX: coded ablations and their decoder."""
 
 from spex_jax.spex.decoder import decode, search
+from spex_jax.spex.decoding_many import decode_many
 from spex_jax.spex.designs import MOST_DEGREE, Design, Plan, check_design, design, least_budget, plan
-from spex_jax.spex.many import decode_many
 
 __all__ = [
     "MOST_DEGREE",

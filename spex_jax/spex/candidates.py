@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.masks import all_masks
+from spex_jax.core.masks import all_masks
 from spex_jax.spex.bch import BCH, decode
 from spex_jax.spex.lattice import Lattice, Residual, Views, first_of_equals, score
 

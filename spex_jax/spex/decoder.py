@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import scipy.special
 
-from spex_jax import masks as masks_lib
-from spex_jax.jax_settings import in_float32
-from spex_jax.spectrum import Spectrum
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.core.walsh import subset_characters
 from spex_jax.spex.bch import BCH
 from spex_jax.spex.designs import Design, check_design
-from spex_jax.spex.peel import KEPT, peel
-from spex_jax.walsh import subset_characters
+from spex_jax.spex.peeling import KEPT, peel
+from spex_jax.utils.jax_settings import in_float32
 
 __all__ = ["Peeling", "decode", "finish", "in_order", "peeling", "search", "standardise", "tried"]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax.seeds import Stream, generator
+from spex_jax.core import masks as masks_lib
 from spex_jax.spex.bch import BCH, bch
 from spex_jax.spex.candidates import crowd
+from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["MOST_DEGREE", "Design", "Plan", "check_design", "design", "least_budget", "plan"]
 

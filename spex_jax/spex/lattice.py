@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.core.walsh import walsh_hadamard
 from spex_jax.spex.bch import BCH
-from spex_jax.walsh import walsh_hadamard
 
 __all__ = [
     "Lattice",

@@ -7,10 +7,10 @@ import sys
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
-from spex_jax.files import replacing
+from spex_jax.core import masks as masks_lib
 from spex_jax.store import records
 from spex_jax.store.store import SUFFIX, Contents, open_locked, read, verify
+from spex_jax.utils.atomic_write import replacing
 
 _ROWS = 65_536  # of a record of a repaired store
 

@@ -24,7 +24,7 @@ class Header:
       names: of the features.
       details: JSON-like information for whoever looks into the file.
       created: when, as ISO 8601.
-      versions, device: with what, see `spex_jax.version.environment`.
+      versions, device: with what, see `spex_jax.utils.version.environment`.
     """
 
     identity: str

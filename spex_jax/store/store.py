@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.store import records
 from spex_jax.store.header import Header
-from spex_jax.version import environment
+from spex_jax.utils.version import environment
 
 __all__ = [
     "SUFFIX",

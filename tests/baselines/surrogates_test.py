@@ -9,8 +9,8 @@ import pytest
 
 from spex_jax import Spectrum, baselines
 from spex_jax.baselines.permutations import draw_permutations
-from spex_jax.masks import all_masks, uniform
-from spex_jax.sampling import draw
+from spex_jax.core.masks import all_masks, uniform
+from spex_jax.core.sampling import draw
 
 REGRESSIONS = (
     baselines.banzhaf,

@@ -11,8 +11,8 @@ from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
 from spex_jax import baselines
+from spex_jax.core.masks import all_masks, uniform
 from spex_jax.lenses import training_data
-from spex_jax.masks import all_masks, uniform
 
 N, T, GROUPS = 30, 4, 6
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -9,7 +9,7 @@ import pytest
 
 import spex_jax
 from spex_jax import evaluate
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.engine import device, memory
 from spex_jax.engine.device import DeviceFunction
 

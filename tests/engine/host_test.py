@@ -7,8 +7,8 @@ import pytest
 
 import spex_jax
 from spex_jax import evaluate
-from spex_jax import masks as masks_lib
-from spex_jax.evaluation import identity_of
+from spex_jax.core import masks as masks_lib
+from spex_jax.engine.evaluation import identity_of
 from spex_jax.store import Store, read
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import spex_jax
 from spex_jax import DeviceOptions, evaluate
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.packing import Packing
 

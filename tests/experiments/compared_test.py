@@ -7,7 +7,7 @@ import numpy as np
 import oracle
 import pytest
 
-from spex_jax.walsh import subset_characters
+from spex_jax.core.walsh import subset_characters
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,8 +6,8 @@ import pytest
 from absl.testing import flagsaver
 from models.directories import write_model
 
-from spex_jax.spectrum import Spectrum, exact_spectrum
-from spex_jax.walsh import subset_characters
+from spex_jax.core.spectrum import Spectrum, exact_spectrum
+from spex_jax.core.walsh import subset_characters
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -5,7 +5,7 @@ import oracle
 import pytest
 from absl.testing import flagsaver
 
-from spex_jax.walsh import subset_characters
+from spex_jax.core.walsh import subset_characters
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from absl.testing import flagsaver
 
 from spex_jax import Spectrum
-from spex_jax.spectrum import exact_spectrum
+from spex_jax.core.spectrum import exact_spectrum
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 import spex_jax
 from spex_jax import evaluate, lenses, models
-from spex_jax.identity import fingerprint
+from spex_jax.fingerprints import fingerprint
 from spex_jax.lenses.values import value_of_answers
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -225,7 +225,7 @@ def test_long_answers_are_scored_in_parts(llama, monkeypatch, rng):
         return evaluate(value_fn, masks, progress=False)
 
     whole = values()
-    monkeypatch.setattr("spex_jax.lenses.ablated._LOGITS", 40 * 5)
+    monkeypatch.setattr("spex_jax.lenses.text_parts.ablated_text._LOGITS", 40 * 5)
     jax.clear_caches()
     np.testing.assert_allclose(values(), whole, atol=1e-5)
 

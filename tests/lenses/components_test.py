@@ -11,9 +11,9 @@ from lenses.components_oracle import Network, ablated, read_out, units_of
 from models.directories import GOLDEN
 
 import spex_jax
-from spex_jax.identity import fingerprint
+from spex_jax.fingerprints import fingerprint
 from spex_jax.lenses import components
-from spex_jax.lenses.component_units import component_units
+from spex_jax.lenses.component_parts.component_units import component_units
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from lenses.retraining_data import CLASSES, clouds
 
-from spex_jax.lenses import groups
+from spex_jax.lenses.training_parts import groups
 
 N = 26
 

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 import spex_jax
 from spex_jax import models
-from spex_jax.identity import fingerprint
+from spex_jax.core.masks import all_masks
+from spex_jax.fingerprints import fingerprint
 from spex_jax.lenses import components, joint, patches, text, training_data
-from spex_jax.masks import all_masks
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import spex_jax
-from spex_jax import masks as masks_lib
-from spex_jax.identity import fingerprint
+from spex_jax.core import masks as masks_lib
+from spex_jax.fingerprints import fingerprint
 from spex_jax.lenses import patches
 
 

@@ -6,9 +6,9 @@ import pytest
 from models.directories import write_word_tokenizer
 from transformers import AutoTokenizer
 
-from spex_jax.lenses import conversation
-from spex_jax.lenses.conversation import render
-from spex_jax.lenses.prompt import read_prompt
+from spex_jax.lenses.text_parts import conversation
+from spex_jax.lenses.text_parts.conversation import render
+from spex_jax.lenses.text_parts.prompt import read_prompt
 
 POEM = "a b c.\nd e\n\n f g h\r\n\r\ni j.  k\n"
 

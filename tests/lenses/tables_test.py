@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.lenses import tabular
 
 BERLIN = "Europe/Berlin"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.lenses import tabular
 
 WEIGHTS = np.array([1.0, -2.0, 0.5, 3.0])

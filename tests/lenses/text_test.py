@@ -13,7 +13,7 @@ from models.directories import write_model
 
 import spex_jax
 from spex_jax import evaluate, lenses
-from spex_jax.lenses.units import assign_tokens, find_units
+from spex_jax.lenses.text_parts.units import assign_tokens, find_units
 
 TEXT = "Her acting never fails to impress. But the plot, alas, is thin!"
 

@@ -9,9 +9,10 @@ import pytest
 from lenses.retraining_data import apply, clouds, init
 
 import spex_jax
-from spex_jax.evaluation import identity_of
-from spex_jax.lenses import groups, measure_seed_noise, training_data
-from spex_jax.masks import all_masks
+from spex_jax.core.masks import all_masks
+from spex_jax.engine.evaluation import identity_of
+from spex_jax.lenses import measure_seed_noise, training_data
+from spex_jax.lenses.training_parts import groups
 
 N, T = 26, 5
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from spex_jax.lenses.units import find_units
+from spex_jax.lenses.text_parts.units import find_units
 
 
 def table():

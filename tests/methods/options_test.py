@@ -8,10 +8,10 @@ import pytest
 
 import spex_jax
 from spex_jax import SPEX, Explanation, ProxySPEX, Spectrum, explain, explain_many, proxyspex
+from spex_jax.core.walsh import subset_characters
 from spex_jax.methods import METHODS, Method
-from spex_jax.options import MethodOptions
+from spex_jax.pipeline.method_options import MethodOptions
 from spex_jax.proxyspex import PROXIES, Linear, Trees, WalshGP, proxy_of
-from spex_jax.walsh import subset_characters
 
 
 def pair(masks):
@@ -126,7 +126,7 @@ def test_a_proxy_is_added_from_outside(rng):
         keep: int = 20
 
         def fit(self, table, *, max_degree, seed):
-            sets = spex_jax.masks.sets_up_to(table.n, min(2, max_degree))
+            sets = spex_jax.core.masks.sets_up_to(table.n, min(2, max_degree))
             coefficients = subset_characters(table.masks, sets).T @ table.values / table.count
             largest = np.argsort(-np.abs(coefficients))[: self.keep]
             spectrum = Spectrum(sets[largest], coefficients[largest])
@@ -170,7 +170,7 @@ def test_a_baseline_is_added_from_outside():
             return 4
 
         def draw(self, n, count, seed):
-            return spex_jax.masks.uniform(n, count, np.random.default_rng(seed)), None
+            return spex_jax.core.masks.uniform(n, count, np.random.default_rng(seed)), None
 
         def fit(self, masks, values, made, seed):
             kept = masks.mean(axis=0)

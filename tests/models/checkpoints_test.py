@@ -9,7 +9,7 @@ from models.directories import GOLDEN, MODELS, WORDS, write_model, write_word_to
 from safetensors.numpy import load_file, save_file
 
 from spex_jax import lenses, models
-from spex_jax.models.config_keys import DEFAULTS
+from spex_jax.models.checkpoints.config_keys import DEFAULTS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -12,9 +12,9 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 def test_a_new_table_in_the_same_bucket_compiles_nothing(proxy, first, second, rng, monkeypatch):
     """Numbers of features and of rows that share a bucket."""
     # The network is read as one of many features, from fewer answers.
-    monkeypatch.setattr("spex_jax.proxyspex.extract._ANSWERS", 2**14)
-    monkeypatch.setattr("spex_jax.proxyspex.extract._MOST_COMPLETE", 9)
-    monkeypatch.setattr("spex_jax.proxyspex.extract._LEAST_SQUARES_ROWS", 2**13)
+    monkeypatch.setattr("spex_jax.proxyspex.extraction._ANSWERS", 2**14)
+    monkeypatch.setattr("spex_jax.proxyspex.extraction._MOST_COMPLETE", 9)
+    monkeypatch.setattr("spex_jax.proxyspex.extraction._LEAST_SQUARES_ROWS", 2**13)
     monkeypatch.setattr("spex_jax.proxyspex.mlp._STEPS", 200)
     compiled = []
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from spex_jax import Spectrum, proxyspex, spex
-from spex_jax.metrics import r2_score
+from spex_jax.analysis.metrics import r2_score
 
 
 @pytest.fixture(scope="module")

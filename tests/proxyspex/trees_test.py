@@ -3,8 +3,8 @@ import numpy as np
 import oracle
 import pytest
 
+from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex import trees
-from spex_jax.walsh import signs, subset_characters
 
 
 def forest_values(forest, masks, depth):

@@ -6,12 +6,13 @@ import oracle
 import pytest
 from planting import planted
 
-from spex_jax import proxyspex, sampling
+from spex_jax import proxyspex
+from spex_jax.core import sampling
+from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex import walsh_gp
-from spex_jax.proxyspex.table import prepare
+from spex_jax.proxyspex.preprocessing import prepare
 from spex_jax.proxyspex.walsh_gp import posteriors, proxy
 from spex_jax.proxyspex.walsh_gp.scales import _log_prior, _loss_gradient
-from spex_jax.walsh import signs, subset_characters
 
 
 def scales_of(rng, kernels, n, width):

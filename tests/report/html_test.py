@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import spex_jax
-from spex_jax.details import plain_details
-from spex_jax.indices import INDICES
+from spex_jax.analysis.validation import Measured, Validation
+from spex_jax.core.indices import INDICES
+from spex_jax.engine.details import plain_details
 from spex_jax.report.html import save_html, to_html
 from spex_jax.report.view import counted
-from spex_jax.validation import Measured, Validation
 
 VOID = {"br", "hr", "img", "input", "link", "meta", "line", "rect", "circle"}
 NASTY = (

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from spex_jax import spex
+from spex_jax.core.walsh import subset_characters
 from spex_jax.spex import candidates
 from spex_jax.spex import lattice as lattice_lib
-from spex_jax.walsh import subset_characters
 
 bins, same, score, solve, views = map(
     jax.jit, (lattice_lib.bins, lattice_lib.same, lattice_lib.score, lattice_lib.solve, lattice_lib.views)

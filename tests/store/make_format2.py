@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.models import Decoder, DecoderConfig
 
 CONFIG = DecoderConfig(

@@ -17,7 +17,7 @@ import pytest
 from store import make_format2
 
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.store import Store, read, records, verify
 
 FORMAT_1 = pathlib.Path(__file__).parent / "format1"
@@ -500,7 +500,7 @@ def test_the_bytes_of_a_record_are_the_format():
 
 def test_hashes_that_meet_are_told_apart(path, monkeypatch):
     masks, values = table(50)
-    monkeypatch.setattr("spex_jax.masks.hashes", lambda packed: np.zeros(len(packed), np.uint64))
+    monkeypatch.setattr("spex_jax.core.masks.hashes", lambda packed: np.zeros(len(packed), np.uint64))
     with Store(path, **OPTIONS) as store:
         store.append(masks[:25], values[:25])
         known, found = store.lookup(masks)

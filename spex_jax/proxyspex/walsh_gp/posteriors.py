@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.precision import compiled
-from spex_jax.proxyspex.extract import grow
-from spex_jax.proxyspex.table import FOLDS
+from spex_jax.proxyspex.extraction import grow
+from spex_jax.proxyspex.preprocessing import FOLDS
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel, prior_variances, spectral_prior
-from spex_jax.seeds import DrawKey
+from spex_jax.utils.precision import compiled
+from spex_jax.utils.seeds import DrawKey
 
 __all__ = [
     "BLOCK",

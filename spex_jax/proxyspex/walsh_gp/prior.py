@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from spex_jax.precision import compiled
+from spex_jax.utils.precision import compiled
 
 __all__ = ["NOISE_FLOOR", "Scales", "SpectralPrior", "kernel", "prior_variances", "spectral_prior"]
 

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.proxyspex.table import FOLDS, Fitted, Table
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import Terms, held_out_predictions, posterior, predict, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.scales import learn
-from spex_jax.seeds import WalshGPKey
-from spex_jax.spectrum import Spectrum
+from spex_jax.utils.seeds import WalshGPKey
 
 __all__ = ["HONEST_ROWS", "SOLVE_ROWS", "fit", "key_of_draws", "read"]
 

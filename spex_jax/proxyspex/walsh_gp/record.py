@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
+from spex_jax.proxyspex.preprocessing import Fitted, Table
 from spex_jax.proxyspex.proxy import Draw, Proxy
-from spex_jax.proxyspex.table import Fitted, Table
 from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, fit
 from spex_jax.proxyspex.walsh_gp.together import fit_together
 

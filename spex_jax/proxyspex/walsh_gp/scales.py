@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from spex_jax.precision import compiled
-from spex_jax.proxyspex.table import Table
+from spex_jax.proxyspex.preprocessing import Table
 from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, kernel
-from spex_jax.seeds import WalshGPKey
-from spex_jax.threads import one_blas_thread
+from spex_jax.utils.precision import compiled
+from spex_jax.utils.seeds import WalshGPKey
+from spex_jax.utils.threads import one_blas_thread
 
 __all__ = ["learn", "learn_scales", "settings"]
 

@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.precision import compiled
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.proxy import Draw
-from spex_jax.proxyspex.table import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, Terms, posterior, predict, solve, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
 from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, key_of_draws, read
 from spex_jax.proxyspex.walsh_gp.scales import learn_scales, settings
-from spex_jax.threads import one_blas_thread
+from spex_jax.utils.precision import compiled
+from spex_jax.utils.threads import one_blas_thread
 
 __all__ = ["bytes_of", "fit_together"]
 

@@ -30,7 +30,7 @@ def test_scaling(program):
 @pytest.mark.parametrize("on_device", [False, True])
 def test_a_run_to_kill_comes_to_its_end(on_device, program, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_FEATURES", 4)
-    monkeypatch.setattr(program.sys.modules["spex_jax.evaluation"], "Store", program.Store)
+    monkeypatch.setattr(program.sys.modules["spex_jax.engine.evaluation"], "Store", program.Store)
     program.run_to_kill(str(tmp_path), on_device, True)
     assert len(program.np.load(tmp_path / "answer.npy")) == 16
     assert (tmp_path / "started").exists()

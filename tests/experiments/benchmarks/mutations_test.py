@@ -13,22 +13,22 @@ def program(load_program):
 
 @pytest.fixture
 def mutation(program):
-    def made(new, tests=("tests/walsh_test.py",)):
-        return program.Mutation("spex_jax/walsh.py", "made up", _SUM, new, tests)
+    def made(new, tests=("tests/core/walsh_test.py",)):
+        return program.Mutation("spex_jax/core/walsh.py", "made up", _SUM, new, tests)
 
     return made
 
 
 def test_changes_are_killed_or_survive_and_are_taken_back(program, mutation, tmp_path, monkeypatch):
-    before = (program._CHECKOUT / "spex_jax/walsh.py").read_text()
+    before = (program._CHECKOUT / "spex_jax/core/walsh.py").read_text()
     monkeypatch.setattr(program, "MUTATIONS", (mutation(f"2 * {_SUM}"), mutation(_SWAPPED)))
     with flagsaver.flagsaver(unchanged=True, out=str(tmp_path / "result.json")):
         program.main()
     found = json.loads((tmp_path / "result.json").read_text())
     assert (found["mutations"], found["killed"], found["survivors"]) == (2, 1, ["made up"])
     assert [row["killed"] for row in found["rows"]] == [True, False]
-    assert found["rows"][0]["by"].startswith("tests/walsh_test.py::test_")
-    assert (program._CHECKOUT / "spex_jax/walsh.py").read_text() == before
+    assert found["rows"][0]["by"].startswith("tests/core/walsh_test.py::test_")
+    assert (program._CHECKOUT / "spex_jax/core/walsh.py").read_text() == before
 
 
 def test_the_table_fits_the_code(program):

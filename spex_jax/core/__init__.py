@@ -1,0 +1,1 @@
+"""Masks, spectra and interactions: the mathematics that every method and report shares."""

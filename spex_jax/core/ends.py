@@ -1,0 +1,128 @@
+"""The values at the full and at the empty mask, which a spectrum goes through where both were evaluated.
+
+People know what a model answers when nothing is removed, and what when everything is: an answer that says otherwise
+cannot be believed. Both are equality constraints. Of all ways to meet them the one that moves the function least on
+uniform masks adds the same amount to every coefficient, up to its sign: an error of e is removed by K terms at the cost
+of e^2 / K of variance. A spectrum of few terms therefore gets further ones before it is moved.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import Spectrum
+
+__all__ = ["ends_first", "known_ends", "through_ends", "with_spare_terms"]
+
+_COST = 5e-4  # of the variance: how much a move may cost before further terms share it
+_MOST_COST = 0.05  # of the variance: a move of few terms that costs more would spoil the answer everywhere else
+_MOST_TERMS = 10_000
+
+
+def known_ends(masks: np.ndarray) -> np.ndarray:
+    """Returns the rows of the full and the empty mask in bool [M, n], int [at most 2] where each stands once."""
+    return np.flatnonzero(masks.all(axis=1) | ~masks.any(axis=1))
+
+
+def ends_first(masks: np.ndarray) -> np.ndarray:
+    """Returns an order int [M] of masks bool [M, n] in which the full and the empty mask come first."""
+    ends = known_ends(masks)
+    return np.concatenate([ends, np.setdiff1d(np.arange(len(masks)), ends)])
+
+
+def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
+    """Returns up to `count` sets bool [F, n] that `terms` lacks, smaller ones first: the empty one, single features,
+    then sets of the features with the most energy.
+    """
+    n, wanted = terms.n, count + len(terms)
+    strongest = np.argsort(-(np.square(terms.coefficients) @ terms.support), kind="stable")
+    every, total = [terms.support, np.zeros((1, n), np.bool_)], 1
+    for degree in range(1, min(max_degree, n) + 1):
+        if total >= wanted:
+            break
+        features = n
+        while degree > 1 and features > degree and math.comb(features - 1, degree) >= wanted:
+            features -= 1  # the fewest whose sets are enough
+        members = np.array(list(itertools.combinations(np.sort(strongest[:features]), degree)))
+        sets = np.zeros((len(members), n), np.bool_)
+        np.put_along_axis(sets, members, True, axis=1)
+        every.append(sets)
+        total += len(sets)
+    rows = np.concatenate(every)
+    first = masks_lib.deduplicate(rows)[0]
+    return rows[first[first >= len(terms)][:count]]
+
+
+def with_spare_terms(
+    terms: Spectrum,
+    largest: Callable[[int], Spectrum],
+    masks: np.ndarray,
+    values: np.ndarray,
+    scale: float,
+    *,
+    max_terms: int | None = None,
+    max_degree: int = 2,
+) -> Spectrum:
+    """Returns the terms of a spectrum with as many more as `through_ends` needs to move them without harm.
+
+    Args:
+      terms: the spectrum.
+      largest: gives a spectrum of as many terms as there are up to a number, which begins with `terms`; sets with the
+        coefficient 0 follow where there are too few.
+      masks: bool [M, n], those fitted.
+      values: float64 [M].
+      scale: the standard deviation of the values.
+      max_terms: the largest number of terms; None for at most 10,000.
+      max_degree: the largest number of features of a set.
+    """
+    ends = known_ends(masks)
+    if not len(ends) or not scale > 0:
+        return terms
+    error = (values[ends] - terms(masks[ends])) / scale
+    needed = min(float(np.square(error).sum()) / _COST, _MOST_TERMS)
+    if needed <= len(terms) and len(terms) > 1:
+        return terms
+    count = 2 ** max(1, math.ceil(math.log2(max(needed, 1))))  # in few steps, so that rounding seldom changes it
+    count = min(max(count, len(terms)), _MOST_TERMS if max_terms is None else max_terms)
+    if count <= len(terms):
+        return terms
+    found = largest(count)
+    further = _fill(found, count - len(found), max_degree)
+
+    def padded(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else np.concatenate([array, np.zeros((len(further), *array.shape[1:]))])
+
+    return Spectrum(
+        np.concatenate([found.support, further]),
+        np.concatenate([found.coefficients, np.zeros(len(further))]),
+        padded(found.variances),
+        padded(found.covariance_factor),
+    )
+
+
+def through_ends(
+    spectrum: Spectrum, masks: np.ndarray, values: np.ndarray, scale: float, *, limited: bool = False
+) -> Spectrum:
+    """Returns the spectrum moved so that it takes the known values at the full and the empty mask.
+
+    It stays as it is where neither mask is known, or where its terms cannot take both values (a constant).
+
+    Args:
+      spectrum: of n features.
+      masks: bool [M, n], distinct.
+      values: float64 [M].
+      scale: the standard deviation of the values.
+      limited: whether the number of terms is, so that a move which costs more than 5% of the variance is not made.
+    """
+    ends = known_ends(masks)
+    if not len(ends):
+        return spectrum
+    try:
+        moved = spectrum.through(masks[ends], values[ends])
+    except ValueError:
+        return spectrum
+    change = (moved.coefficients - spectrum.coefficients) / (scale if scale > 0 else 1.0)
+    return spectrum if limited and np.square(change).sum() > _MOST_COST else moved

@@ -1,0 +1,174 @@
+"""Which masks to ask: the draw follows the question.
+
+Uniform masks serve R2, Fourier and Banzhaf-type indices. Shapley-type indices weigh small and large sets: their masks
+are drawn by size, each with its complement.
+"""
+
+from typing import Literal, get_args
+
+import numpy as np
+import scipy.special
+import scipy.stats
+
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.indices import Index, find_index
+
+__all__ = [
+    "ACQUISITIONS",
+    "PAIRED",
+    "SAMPLINGS",
+    "Acquisition",
+    "Sampling",
+    "by_size",
+    "check",
+    "draw",
+    "for_index",
+    "leave_out",
+]
+
+Sampling = Literal["uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out"]
+Acquisition = Literal["information", "interactions", "uniform"]
+SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
+ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
+PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complement
+
+_DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
+
+
+def for_index(index: str | Index) -> Sampling:
+    """The draw that an index asks for (BUILD_NOTES.md)."""
+    return "mixed" if find_index(index).shapley_type else "uniform"
+
+
+def check(sampling: str, *, adaptive: bool = False) -> None:
+    """Raises ValueError for an unknown sampling; `adaptive` where that is one too."""
+    known = (*SAMPLINGS, "adaptive") if adaptive else SAMPLINGS
+    if sampling not in known:
+        raise ValueError(f"unknown sampling {sampling!r}; expected one of {', '.join(known)}")
+
+
+def _ends(n: int) -> np.ndarray:
+    return np.stack([np.ones(n, np.bool_), np.zeros(n, np.bool_)])
+
+
+def _shares(sampling: str, n: int) -> np.ndarray:
+    """How likely the sizes 1 to n - 1 are, float64 [n - 1]."""
+    sizes = np.arange(1, n)
+    kernel = 1 / (sizes * (n - sizes))
+    if sampling == "kernel_shap":
+        return kernel / kernel.sum()
+    if sampling == "size":
+        return np.full(n - 1, 1 / (n - 1))
+    uniform = scipy.stats.binom.pmf(sizes, n, 0.5)
+    return (kernel / kernel.sum() + uniform / uniform.sum()) / 2
+
+
+def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, border: bool) -> np.ndarray:
+    """Distinct masks, the full and the empty one first, then by size, each followed by its complement.
+
+    Of the masks of a size all are equally likely. A mask that was drawn before is drawn anew. A larger count gives the
+    same masks and further ones.
+
+    Args:
+      n: number of features, at least 2.
+      count: number of masks.
+      rng: numpy generator.
+      share: float64 [n - 1], how likely the sizes 1 to n - 1 are; that of s as likely as that of n - s.
+      border: whether every second pair is one feature alone and all but this one, until there are no more of them.
+
+    Returns:
+      bool [count, n].
+
+    Raises:
+      ValueError: fewer than `count` distinct masks exist.
+    """
+    if count < 2 or (n < 63 and count > 2**n):
+        raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
+    alone = np.eye(n, dtype=np.bool_)[rng.permutation(n) if border else []]
+    drawn = np.zeros((0, n), np.bool_)
+    if n <= 20:  # few enough to put all of them in a random order
+        drawn = _all_in_random_order(n, rng, share)[: count // 2 + n]
+    while True:
+        turns = min(len(alone), len(drawn))
+        mixed = np.stack([drawn[:turns], alone[:turns]], axis=1).reshape(2 * turns, n)
+        first = np.concatenate([mixed, drawn[turns:]])
+        masks = np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])
+        masks = masks[masks_lib.deduplicate(masks)[0]]
+        if len(masks) >= count:
+            return masks[:count]
+        blocks = -(-(count - len(masks)) // (2 * _DRAWN))
+        drawn = np.concatenate([drawn, *(_block(n, rng, share) for _ in range(blocks))])
+
+
+def _block(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
+    """Masks bool [_DRAWN, n]; block by block, so that a larger count sees the same numbers."""
+    size = rng.choice(np.arange(1, n), _DRAWN, p=share)
+    rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
+    return rank < size[:, None]
+
+
+def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
+    """One mask of every pair but the ends, bool [2^(n-1) - 1, n], as drawn one after another: exponential races
+    (Efraimidis and Spirakis, 2006).
+    """
+    each = masks_lib.all_masks(n - 1)[1:]  # the one of each pair that removes the last feature
+    size = each.sum(axis=1)
+    counts = scipy.special.comb(n, np.arange(n + 1))
+    order = np.argsort(rng.exponential(size=len(each)) * (counts / np.array([1, *share, 1]))[size], kind="stable")
+    first = np.pad(each[order], ((0, 0), (0, 1)))
+    return first ^ rng.integers(0, 2, (len(first), 1)).astype(np.bool_)
+
+
+def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.ndarray:
+    """The full and the empty mask, every mask that removes one feature, those that remove two in a random order, and
+    uniform ones for what is left of `count`.
+
+    Args:
+      n: number of features.
+      count: number of masks.
+      rng: numpy generator.
+      most: 1 or 2, features removed.
+
+    Returns:
+      bool [count, n], distinct.
+    """
+    parts = [_ends(n), ~np.eye(n, dtype=np.bool_)]
+    if most == 2 and n > 1:
+        left, right = np.triu_indices(n, 1)
+        order = rng.permutation(len(left))[: max(0, count - 2 - n)]
+        pairs = np.ones((len(order), n), np.bool_)
+        pairs[np.arange(len(order)), left[order]] = pairs[np.arange(len(order)), right[order]] = False
+        parts.append(pairs)
+    masks = np.concatenate(parts)
+    masks = masks[masks_lib.deduplicate(masks)[0]][:count]
+    return masks_lib.uniform(n, count, rng, given=masks)
+
+
+def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
+    """Distinct masks, the full and the empty one first; a larger count gives the same ones and further ones.
+
+    Args:
+      sampling: "uniform"; "size" (the size uniform, with complements); "kernel_shap" (the size by the KernelSHAP
+        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements, and in turns with
+        these each feature alone and all but it); "mixed" (the same with half of the sizes as of uniform masks); "pairs"
+        (all masks that remove one or two features, as many as there is room for, then uniform ones); "leave_one_out"
+        (all that remove one, then uniform ones).
+      n: number of features.
+      count: number of masks.
+      seed: of the draw.
+
+    Returns:
+      bool [count, n].
+
+    Raises:
+      ValueError: an unknown sampling, or fewer than `count` distinct masks.
+    """
+    check(sampling)
+    rng = np.random.default_rng(seed)
+    if sampling == "uniform":
+        return masks_lib.uniform(n, count, rng, given=_ends(n)[:count])
+    if sampling in PAIRED:
+        if n == 1:
+            return _ends(n)[:count]
+        return by_size(n, count, rng, _shares(sampling, n), border=sampling != "size")
+    return leave_out(n, count, rng, most=2 if sampling == "pairs" else 1)

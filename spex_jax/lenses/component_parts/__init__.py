@@ -1,0 +1,1 @@
+"""What the components lens is made of: units, prompts, ablated forward passes."""

@@ -1,0 +1,1 @@
+"""What the tabular lens is made of: columns, tables and data frames."""

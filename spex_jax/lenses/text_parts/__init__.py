@@ -1,0 +1,1 @@
+"""What the text lens is made of: units, prompts, removal, ablated texts."""

@@ -1,0 +1,153 @@
+"""Ablated texts and what a model says of them: pure functions of masks, as pytrees."""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.lenses.text_parts.layout import Template
+from spex_jax.lenses.values import logit_and_margin, value_of_answers, watched
+from spex_jax.models.protocols import Classifier, HiddenStates
+
+__all__ = ["AblatedAnswer", "AblatedClass"]
+
+_LOGITS = 2**26  # logits that are in memory at once
+
+
+def _with_slots(template: Template, batch: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    """Masks bool [B, S, width] and used bool [B, S] of the engine's batches."""
+    if template.kind == "packed":
+        masks, used = batch
+        return masks, used
+    return batch[0][:, None], jnp.ones((len(batch[0]), 1), jnp.bool_)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["model", "template", "target", "contrast"],
+    meta_fields=["value"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblatedClass:
+    """Masks -> values of a class: all texts of one padded shape share a program.
+
+    Masks are bool [B, width] and values float32 [B]; with a packed template masks are bool [B, S, width], there is a
+    second argument used bool [B, S], and values are [B, S]. target and contrast are int32 [].
+    """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedClass"
+
+    model: Any
+    template: Template
+    target: jax.Array
+    contrast: jax.Array
+    value: str
+
+    def of(self, model: Any) -> "AblatedClass":
+        """The same of another model."""
+        return dataclasses.replace(self, model=model)
+
+    def logits(self, *batch: jax.Array) -> jax.Array:
+        """Class logits [B, S, C]."""
+        masks, used = _with_slots(self.template, batch)
+        rows = self.template.rows(masks, used)
+        if isinstance(self.model, Classifier):
+            return self.model.classify(rows.tokens, rows.positions, rows.segments, masks.shape[1])
+        return self.model(rows.tokens, rows.segments >= 0)[:, None]
+
+    def __call__(self, *batch: jax.Array) -> jax.Array:
+        """Values; see the class."""
+        values = watched(self.logits(*batch), self.value, self.target, self.contrast)
+        return values if self.template.kind == "packed" else values[:, 0]
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["model", "template", "prefix_tokens", "prefix", "sources", "tokens", "weight"],
+    meta_fields=["value"],
+)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblatedAnswer:
+    """Masks -> values of an answer, as `AblatedClass`.
+
+    Attributes:
+      model: one with `HiddenStates`, or any function tokens, attention_mask -> logits [B, L, V].
+      prefix_tokens, prefix: what comes before the template, int32 [P], and its keys and values; None where nothing
+        does.
+      sources: int32 [K], the place in the template after which each token of the answers is expected, -1 for the
+        prompt's last.
+      tokens, weight: int32 [K] and float32 [K], see `value_of_answers`.
+    """
+
+    identity_name: ClassVar[str] = "spex_jax.AblatedAnswer"
+
+    model: Any
+    template: Template
+    prefix_tokens: jax.Array | None
+    prefix: Any
+    sources: jax.Array
+    tokens: jax.Array
+    weight: jax.Array
+    value: str
+
+    def without_derived(self) -> "AblatedAnswer":
+        """Without the keys and values, which follow from the rest."""
+        return dataclasses.replace(self, prefix=None)
+
+    def of(self, model: Any) -> "AblatedAnswer":
+        """The same of another model, which computes keys and values of its own."""
+        prefix = None
+        if self.prefix_tokens is not None:
+            prefix = model.prefix(self.prefix_tokens, jnp.arange(len(self.prefix_tokens)))
+        return dataclasses.replace(self, model=model, prefix=prefix)
+
+    def __call__(self, *batch: jax.Array) -> jax.Array:
+        """Values; see `AblatedClass`."""
+        masks, used = _with_slots(self.template, batch)
+        if isinstance(self.model, HiddenStates):
+            values = self.measured(self.states(masks, used))
+        else:
+            rows = self.template.rows(masks, used)
+            places = rows.read(self.sources, self.template.branch)
+            logits = self.model(rows.tokens, rows.segments >= 0)
+            read = jnp.take_along_axis(logits, places.reshape(len(places), -1, 1), axis=1)
+            read = read.reshape(*places.shape, -1)
+            values = self._values(*logit_and_margin(read, jnp.broadcast_to(self.tokens, places.shape)))
+        return values if self.template.kind == "packed" else values[:, 0]
+
+    def states(self, masks: jax.Array, used: jax.Array) -> jax.Array:
+        """States [B, S, K, D] of a model with `HiddenStates`, after which the tokens of the answers are expected, of
+        masks bool [B, S, width] of which `used` bool [B, S] are there; S is 1 unless the template is packed.
+        """
+        rows = self.template.rows(masks, used)
+        places = rows.read(self.sources, self.template.branch)
+        states = self.model.states(
+            rows.tokens,
+            rows.positions,
+            rows.segments,
+            rows.branches,
+            read=places.reshape(len(places), -1),
+            prefix=self.prefix,
+        )
+        return states.reshape(*places.shape, -1)
+
+    def measured(self, states: jax.Array) -> jax.Array:
+        """Values float32 [B, S] of states [B, S, K, D]; so many logits at a time as memory is spent on."""
+        flat = states.reshape(-1, states.shape[-1])
+        expected = jnp.broadcast_to(self.tokens, states.shape[:-1]).reshape(-1)
+
+        def score(state: jax.Array, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return logit_and_margin(self.model.logits(state), token)
+
+        one = jax.eval_shape(self.model.logits, jax.ShapeDtypeStruct(flat.shape[1:], flat.dtype))
+        at_once = max(1, _LOGITS // one.size)
+        if len(flat) <= at_once:
+            scores = score(flat, expected)
+        else:
+            scores = jax.lax.map(lambda pair: score(*pair), (flat, expected), batch_size=at_once)
+        return self._values(*(part.reshape(states.shape[:-1]) for part in scores))
+
+    def _values(self, logit: jax.Array, margin: jax.Array) -> jax.Array:
+        return value_of_answers(self.value, logit, margin, self.weight)

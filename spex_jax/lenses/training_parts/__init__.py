@@ -1,0 +1,1 @@
+"""What the training data lens is made of: groups of examples and their retraining."""

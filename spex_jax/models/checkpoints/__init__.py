@@ -1,0 +1,1 @@
+"""Reads checkpoints: configurations, weights, and the architectures they are of."""

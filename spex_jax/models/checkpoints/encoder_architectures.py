@@ -1,0 +1,156 @@
+"""Encoders: what their config.json means, and what their tensors are called."""
+
+import warnings
+
+from spex_jax.models.checkpoints.config_keys import Config, activation
+from spex_jax.models.checkpoints.parameters import Parameters, layers, prefix_of, table, unused, vector_or_matrix
+from spex_jax.models.checkpoints.weights import Checkpoint, Stored
+from spex_jax.models.encoder import EncoderConfig
+
+__all__ = ["bert", "class_names", "distilbert", "roberta"]
+
+_BERT = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "output": "attention.output.dense",
+    "norm_attention": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm_mlp": "output.LayerNorm",
+}
+_DISTILBERT = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "output": "attention.out_lin",
+    "norm_attention": "sa_layer_norm",
+    "up": "ffn.lin1",
+    "down": "ffn.lin2",
+    "norm_mlp": "output_layer_norm",
+}
+_CLASSIFIER = "ForSequenceClassification"  # the head of texts; other heads are of tokens, of pairs, or of training
+_WORDS = "embeddings.word_embeddings.weight"
+
+
+def class_names(config: Config) -> tuple[str, ...]:
+    """Of a classifier, in the order of its logits."""
+    labels = config.get("id2label") or {}
+    return tuple(str(labels[key]) for key in sorted(labels, key=int))
+
+
+def _classes(config: Config) -> int:
+    """How many there are; transformers assumes two where nothing is said."""
+    return len(class_names(config)) or config.get("num_labels") or config.get("_num_labels") or 2
+
+
+def _linear(name: str, outputs: int, inputs: int) -> Parameters:
+    return vector_or_matrix((name,), (outputs, inputs), bias=True)
+
+
+def _embeddings(prefix: str, c: EncoderConfig, model_axis: int, first: int = 0) -> Parameters:
+    """Of words and positions; `first` is the row of the first position."""
+    part = (first, first + c.max_length) if first else None
+    return {
+        "embedding": table(f"{prefix}word_embeddings.weight", c.vocab_size, c.dim, model_axis),
+        "positions": Stored((f"{prefix}position_embeddings.weight",), (c.max_length, c.dim), part=part),
+        "norm": vector_or_matrix((f"{prefix}LayerNorm",), (c.dim,), bias=True),
+    }
+
+
+def _name_heads(checkpoint: Checkpoint, parameters: Parameters, architecture: str, *encoder: str) -> None:
+    """Warns of heads that are left out. The pooler of a bare model is none: it was trained for a head that is gone."""
+    heads = [name for name in unused(checkpoint, parameters, encoder) if "pooler." not in name]
+    if heads:
+        warnings.warn(
+            f"the head of {architecture} is not used: {', '.join(heads[:3])}{', ...' if len(heads) > 3 else ''}. The "
+            "encoder gives its pooled hidden states; Encoder.with_head adds a classifier",
+            stacklevel=4,
+        )
+
+
+def _like_bert(
+    checkpoint: Checkpoint, config: Config, architecture: str, model_axis: int, first: int
+) -> tuple[EncoderConfig, Parameters, str]:
+    """The encoder of BERT and RoBERTa without a head, and what its names begin with."""
+    c = EncoderConfig(
+        vocab_size=config["vocab_size"],
+        dim=config["hidden_size"],
+        num_layers=config["num_hidden_layers"],
+        num_heads=config["num_attention_heads"],
+        hidden_dim=config["intermediate_size"],
+        max_length=config["max_position_embeddings"] - first,
+        norm_eps=config["layer_norm_eps"],
+        activation=activation(config["hidden_act"]),
+        pooling="first" if architecture.endswith(_CLASSIFIER) else "mean",
+        head_activation="tanh",
+    )
+    prefix = prefix_of(checkpoint, _WORDS)
+    parameters: Parameters = {
+        **_embeddings(f"{prefix}embeddings.", c, model_axis, first),
+        "types": Stored((f"{prefix}embeddings.token_type_embeddings.weight",), (config["type_vocab_size"], c.dim)),
+        "layers": layers(_BERT, f"{prefix}encoder.layer.", c, model_axis=model_axis, biases=tuple(_BERT)),
+    }
+    return c, parameters, prefix
+
+
+def bert(
+    checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
+) -> tuple[EncoderConfig, Parameters]:
+    """BERT, with the head of its classifier of texts."""
+    c, parameters, prefix = _like_bert(checkpoint, config, architecture, model_axis, 0)
+    if c.pooling == "first":
+        parameters["head"] = {
+            "dense": _linear(f"{prefix}pooler.dense", c.dim, c.dim),
+            "classes": _linear("classifier", _classes(config), c.dim),
+        }
+    _name_heads(checkpoint, parameters, architecture, f"{prefix}embeddings.", f"{prefix}encoder.")
+    return c, parameters
+
+
+def roberta(
+    checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
+) -> tuple[EncoderConfig, Parameters]:
+    """RoBERTa: BERT whose positions are counted from the one behind the padding's id, and another head."""
+    padding = config["pad_token_id"]
+    c, parameters, prefix = _like_bert(
+        checkpoint, config, architecture, model_axis, 1 if padding is None else padding + 1
+    )
+    if c.pooling == "first":
+        parameters["head"] = {
+            "dense": _linear("classifier.dense", c.dim, c.dim),
+            "classes": _linear("classifier.out_proj", _classes(config), c.dim),
+        }
+    _name_heads(checkpoint, parameters, architecture, f"{prefix}embeddings.", f"{prefix}encoder.")
+    return c, parameters
+
+
+def distilbert(
+    checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
+) -> tuple[EncoderConfig, Parameters]:
+    """DistilBERT, with the head of its classifier of texts."""
+    c = EncoderConfig(
+        vocab_size=config["vocab_size"],
+        dim=config["dim"],
+        num_layers=config["n_layers"],
+        num_heads=config["n_heads"],
+        hidden_dim=config["hidden_dim"],
+        max_length=config["max_position_embeddings"],
+        activation=activation(config["activation"]),
+        pooling="first" if architecture.endswith(_CLASSIFIER) else "mean",
+        head_activation="relu",
+    )
+    prefix = prefix_of(checkpoint, _WORDS)
+    parameters: Parameters = {
+        **_embeddings(f"{prefix}embeddings.", c, model_axis),
+        "layers": layers(
+            _DISTILBERT, f"{prefix}transformer.layer.", c, model_axis=model_axis, biases=tuple(_DISTILBERT)
+        ),
+    }
+    if c.pooling == "first":
+        parameters["head"] = {
+            "dense": _linear("pre_classifier", c.dim, c.dim),
+            "classes": _linear("classifier", _classes(config), c.dim),
+        }
+    _name_heads(checkpoint, parameters, architecture, f"{prefix}embeddings.", f"{prefix}transformer.")
+    return c, parameters

@@ -1,0 +1,140 @@
+"""Models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, read without PyTorch."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from spex_jax.models.checkpoints.architectures import ARCHITECTURES, BARE
+from spex_jax.models.checkpoints.config_keys import refuse_quantised, text_config
+from spex_jax.models.checkpoints.encoder_architectures import class_names
+from spex_jax.models.checkpoints.weights import Checkpoint, place_tree
+from spex_jax.models.decoder import Decoder, DecoderConfig
+from spex_jax.models.encoder import Encoder
+from spex_jax.utils.jax_settings import own_settings
+from spex_jax.utils.untrusted_files import Record, read_json, refusing
+
+__all__ = ["load"]
+
+_DTYPES = ("float32", "bfloat16")
+_QUANTISED = (
+    "quantize_config.json",
+    "quant_config.json",
+    "hf_quant_config.json",
+)  # of files before quantization_config
+
+
+def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
+    """The architecture and what config.json says of it."""
+    if folder.suffix == ".gguf":
+        raise ValueError(
+            f"{str(folder)!r} is a GGUF file, which models.load does not read; give the directory with config.json and "
+            "*.safetensors that it was made from"
+        )
+    if not folder.is_dir():
+        raise ValueError(
+            f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json"
+        )
+    path = folder / "config.json"
+    if not path.exists():
+        raise ValueError(f"{folder} has no config.json; give the directory of a Hugging Face model")
+    with refusing(path, "a config.json", advice="; the file is damaged: download it again"):
+        config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold settings by their names, got {config!r:.60}")
+    kind = config.get("model_type")
+    names = config.get("architectures") or [BARE.get(str(kind), f"none (model_type {kind!r})")]
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise ValueError(f"architectures of {path} must be a list of names, got {names!r:.60}")
+    if names[0] not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {names[0]} in {path}; models.load knows {', '.join(ARCHITECTURES)}")
+    refuse_quantised(config)
+    for name in _QUANTISED:
+        if (folder / name).is_file():
+            refuse_quantised({"quantization_config": {"quant_method": f"the method of its {name}"}})
+    return names[0], text_config(config)
+
+
+def _tokenizer(folder: pathlib.Path) -> Any:
+    """The fast tokenizer; it may have ids beyond the embedding, such as those of pictures, which no prompt may use.
+
+    Raises:
+      ValueError: there is none.
+    """
+    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # that PyTorch is missing: it is not needed
+    quiet = advice not in os.environ
+    try:
+        if quiet:
+            os.environ[advice] = "1"
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError("models.load needs transformers for tokenizers; pip install 'spex-jax[hf]'") from error
+    finally:
+        if quiet:
+            del os.environ[advice]
+    with refusing(folder, "a directory with a tokenizer", advice="; it needs tokenizer.json"):
+        # Code in the directory is not run, whatever its files ask for.
+        return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+
+
+@own_settings()
+def load(
+    path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
+) -> tuple[Encoder | Decoder, Any]:
+    """A model and its tokenizer from a Hugging Face directory.
+
+    Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT,
+    DistilBERT, RoBERTa, XLM-RoBERTa and CamemBERT an `Encoder`, with the head of a classifier of texts or, without one,
+    with the mean of the hidden states as output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
+    Heads of other kinds (masked words, tokens, answers) are left out, and a warning names them. Keys that config.json
+    leaves out are those of transformers' config classes.
+
+    Args:
+      path: of the directory.
+      dtype: "float32" or "bfloat16"; None keeps bfloat16 files as they are and makes everything else float32.
+      mesh: with an axis "model", over which heads, hidden units and vocabulary are divided, and an axis "masks" for the
+        engine: jax.make_mesh((1, 8), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2). None is the
+        first device.
+
+    Raises:
+      ValueError: an unknown architecture, files that are missing or damaged, tensors that are missing or do not fit
+        config.json, quantised weights, a key of config.json that asks for something that is not computed here.
+      ImportError: the extra `hf` is not installed.
+    """
+    if dtype is not None and dtype not in _DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
+    if mesh is not None and not {"model", "masks"} <= set(mesh.axis_names):
+        raise ValueError(f"the mesh must have the axes 'masks' and 'model', got {mesh.axis_names}")
+    folder = pathlib.Path(path).expanduser()
+    with contextlib.ExitStack() as opened:
+        with refusing(folder, "a model that can be read", keep=(ValueError, ImportError)):
+            architecture, config = _config(folder)
+            checkpoint = opened.enter_context(Checkpoint(folder))
+            model_axis = 1 if mesh is None else mesh.shape["model"]
+            c, tree = ARCHITECTURES[architecture].parameters(checkpoint, config, architecture, model_axis)
+            names = class_names(config) if "head" in tree else ()
+            if not isinstance(c, DecoderConfig) and "head" not in tree:
+                c = dataclasses.replace(c, pooling=_pooling(folder) or c.pooling)
+            tokenizer = _tokenizer(folder)
+            if dtype is None:
+                dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
+        params = place_tree(checkpoint, tree, dtype, mesh)
+    if isinstance(c, DecoderConfig):
+        return Decoder(params=params, config=c), tokenizer
+    if "types" in params:  # every token is of the first type
+        params["positions"] = jnp.asarray(params["positions"] + params.pop("types")[0])
+    return Encoder(params=params, config=c, class_names=names), tokenizer
+
+
+def _pooling(folder: pathlib.Path) -> str | None:
+    """How a sentence encoder makes one vector of a text, where its directory says it."""
+    path = folder / "1_Pooling" / "config.json"
+    if not path.is_file():
+        return None
+    with refusing(path, "a config.json of pooling", advice="; the file is damaged: download it again"):
+        return "first" if Record(read_json(path)).flag("pooling_mode_cls_token", default=False) else "mean"

@@ -1,0 +1,1 @@
+"""From a value function to an `Explanation`: plan, evaluate, fit."""

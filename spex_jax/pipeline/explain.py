@@ -1,0 +1,223 @@
+"""The front door: budget -> masks -> values -> spectrum -> Explanation. The one place where the model side and the
+mathematics meet.
+"""
+
+import dataclasses
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Unpack
+
+import jax
+import numpy as np
+
+from spex_jax.core.indices import Index
+from spex_jax.engine.asking import Asker
+from spex_jax.engine.evaluation import Engine, check_nonfinite
+from spex_jax.engine.invariance import check_batch_invariance
+from spex_jax.engine.value_function import ValueFunction, as_value_function
+from spex_jax.methods import METHODS, Method
+from spex_jax.pipeline.adaptive import Asked, continue_asking
+from spex_jax.pipeline.explanation import Explanation
+from spex_jax.pipeline.fitting import Reading, explanations_of
+from spex_jax.pipeline.method_options import MethodOptions
+from spex_jax.pipeline.plan import question
+from spex_jax.utils.timing import Stopwatch
+from spex_jax.utils.version import environment
+
+__all__ = ["explain", "read_outputs"]
+
+
+def explain(
+    value_fn: ValueFunction | Callable[[np.ndarray], Any],
+    n: int | None = None,
+    *,
+    budget: int | None = None,
+    method: str | Method = "proxyspex",
+    index: str | Index = "FSII",
+    max_order: int = 2,
+    store: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    store_key: str | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+    check_invariance: bool = False,
+    nonfinite: str = "raise",
+    **options: Unpack[MethodOptions],
+) -> Explanation:
+    """Which features act together in a value function.
+
+    Asks `budget` masks. max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where
+    2^n <= budget every mask is asked and the answer is exact; that of a method which fits a surrogate is its surrogate
+    of all masks, with its R2 there.
+
+    The draw of the others follows the question (sampling=None): "mixed", by size, for the indices SV, SII, k-SII, STII
+    and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
+    the proxy misses (`spex_jax.analysis.correction`): exact at the empty and the full mask.
+
+    With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, order or
+    index with the same draw asks nothing, and a larger budget asks what it has more (but for uniform masks that a
+    larger design of SPEX has no room for, and for adaptive sampling, whose first part and batches grow with it).
+
+    Args:
+      value_fn: a `ValueFunction` from a lens, or any callable masks bool [M, n] -> values [M].
+      n: number of features; needed for a bare callable.
+      budget: ablations, held-out ones included; None is 8 n log2(n), or the least that the method needs.
+      method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
+        compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
+        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`); or the record of
+        a method with its options, such as `spex_jax.ProxySPEX(max_terms=100)`.
+      index, max_order: of the interactions that reports show; any other can be had from the same answer. An index is
+        a name or a record of `spex_jax.core.indices`.
+      store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
+        function; see `spex_jax.store`.
+      seed: of the masks and the fit.
+      batch_size, mesh, progress: see `spex_jax.evaluate`.
+      store_key: identifies a bare callable, or any value function without an identity, in the store.
+      names: n names; None takes the lens's.
+      check_invariance: asks some masks again, alone and in another order, beyond the budget (see
+        `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
+      nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
+        leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
+      **options: fields of the record that a name means: `method="proxyspex", max_terms=100` is
+        `method=spex_jax.ProxySPEX(max_terms=100)`. Of "proxyspex": proxy, max_degree, max_terms, sampling, acquisition,
+        refits, target_r2, target_width, and solver or extract of the proxy (see `ProxySPEX`); of "spex": max_degree,
+        residual_of (see `SPEX`); "lime": kernel_width, alpha, sampling; "lasso": alpha, sampling; "kernel_shap":
+        sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order, sampling.
+
+    Warns:
+      UserWarning: there is one feature, so that there are no interactions.
+
+    Raises:
+      ValueError: options that do not fit, a budget below the least, values that are not finite, a table where a value
+        function is needed, or a store that is damaged, in use or of another value function.
+      TimeoutError, OSError: see `spex_jax.evaluate`.
+    """
+    (reading,) = read_outputs(
+        as_value_function(value_fn, n, "explain"),
+        budget=budget,
+        method=METHODS.record(method, options),
+        index=index,
+        max_order=max_order,
+        store=store,
+        seed=seed,
+        batch_size=batch_size,
+        store_key=store_key,
+        mesh=mesh,
+        names=names,
+        progress=progress,
+        check_invariance=check_invariance,
+        nonfinite=nonfinite,
+    )
+    return explanations_of([reading])[0]
+
+
+def read_outputs(
+    value_fn: ValueFunction,
+    *,
+    method: Method,
+    budget: int | None,
+    index: str | Index,
+    max_order: int,
+    seed: int,
+    names: Sequence[str] | None,
+    batch_size: int | None,
+    mesh: jax.sharding.Mesh | None,
+    progress: bool,
+    check_invariance: bool,
+    nonfinite: str,
+    store: str | os.PathLike[str] | None = None,
+    store_key: str | None = None,
+    which: Sequence[int] | None = None,
+) -> list[Reading]:
+    """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
+
+    Args:
+      which: numbers of the outputs; None for all.
+    """
+    check_nonfinite(nonfinite)
+    asked = question(
+        value_fn,
+        budget=budget,
+        method=method,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        names=names,
+    )
+    if value_fn.n == 1:
+        warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
+    if nonfinite == "keep" and not asked.method.from_any_masks:
+        raise ValueError(f"method {method.name!r} needs the values of all its masks; use nonfinite='raise'")
+    if asked.adaptive and value_fn.outputs:
+        raise ValueError(
+            f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
+            "another sampling, or one output at a time"
+        )
+    asking: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
+    watch = Stopwatch("model", "fit")
+    engine = Engine(value_fn, **asking)
+    with engine:
+        asker = _EngineOfARun(engine, watch, progress=progress, nonfinite=nonfinite)
+        answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})
+        if asked.adaptive:
+            with watch.phase("fit"):
+                answers = continue_asking(asked, asked.adaptive, answers.values, asker)
+        noise = asker.noise
+        if check_invariance:
+            with watch.phase("model"):
+                noise = check_batch_invariance(
+                    value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
+                ).noise
+    columns = answers.values.reshape(len(answers.masks), -1)
+    environment_of = {**asked.settings, **answers.settings, **environment()}
+    return [
+        Reading(
+            asked=dataclasses.replace(asked, settings=environment_of),
+            answers=dataclasses.replace(answers, values=columns[:, output]),
+            place=f"at output {output} of {columns.shape[1]}" if columns.shape[1] > 1 else "",
+            seconds=watch.seconds,
+            details=value_fn.details.of_output(output, value_fn.n),
+            noise=noise,
+            stored=asker.stored,
+            ask=Asker(value_fn=value_fn, output=output, **asking),
+        )
+        for output in (range(columns.shape[1]) if which is None else which)
+    ]
+
+
+def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
+    """The warning that one feature has no interactions, and what has more."""
+    larger = ("document", "turn", "paragraph", "line", "sentence", "word", "token")
+    units = value_fn.details.units
+    remedy = "divide it: smaller units, a finer grid, more groups or columns"
+    if units in larger[:-1]:
+        remedy = "take smaller units: units=" + " or ".join(map(repr, larger[larger.index(units) + 1 :]))
+    return (
+        f"there is one {units if units in larger else 'feature'}, {name!r:.60}, and one alone has an "
+        f"effect but no interactions; {remedy}"
+    )
+
+
+class _EngineOfARun:
+    """An engine as a function masks bool [M, n] -> values float64 [M, *outputs], with what all its calls found out.
+
+    Attributes:
+      stored: masks that the store held.
+      noise: the largest change of a value that was computed again; nan where none was.
+    """
+
+    def __init__(self, engine: Engine, watch: Stopwatch, *, progress: bool, nonfinite: str):
+        self._engine, self._watch = engine, watch
+        self._progress, self._nonfinite = progress, nonfinite
+        self.stored, self.noise = 0, math.nan
+
+    def __call__(self, masks: np.ndarray) -> np.ndarray:
+        with self._watch.phase("model"):
+            found = self._engine.ask(masks, progress=self._progress, nonfinite=self._nonfinite)
+        self.stored += found.stored
+        self.noise = float(np.fmax(self.noise, found.noise))
+        return found.values

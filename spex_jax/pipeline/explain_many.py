@@ -1,0 +1,221 @@
+"""Many value functions, a corpus of texts say, explained over one store."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import os
+import pathlib
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, Unpack
+
+import jax
+
+from spex_jax.engine.evaluation import identity_of
+from spex_jax.engine.progress import Progress
+from spex_jax.engine.value_function import ValueFunction
+from spex_jax.methods import METHODS, Method
+from spex_jax.pipeline.explain import explain, read_outputs
+from spex_jax.pipeline.explanation import Explanation
+from spex_jax.pipeline.fitting import Reading, explanations_of
+from spex_jax.pipeline.method_options import MethodOptions
+from spex_jax.store.store import as_path, naming
+from spex_jax.utils.version import __version__
+
+__all__ = ["explain_many"]
+
+_TOGETHER = 32  # tables that are fitted at once
+
+
+def explain_many(
+    value_fns: Iterable[ValueFunction] | ValueFunction,
+    *,
+    budget: int | None = None,
+    method: str | Method = "proxyspex",
+    index: str = "FSII",
+    max_order: int = 2,
+    store: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    names: Sequence[str] | None = None,
+    progress: bool = True,
+    check_invariance: bool = False,
+    nonfinite: str = "raise",
+    **options: Unpack[MethodOptions],
+) -> list[Explanation]:
+    """Explains one value function after another, with the same options, or every output of one from the same ablations.
+
+    Up to 32 tables of ablations are fitted at once (`proxyspex.fit_many`, `spex.decode_many`).
+
+    With a store the run can be stopped and started again: ablations come out of the store, and so do whole explanations
+    of the same value function with the same options by the same version of this package.
+
+    Args:
+      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts. One
+        whose values are several numbers, such as those of all test points, gives an explanation for each of them; it
+        may stand alone.
+      store: a folder, made where it does not exist: FILE.ablations for each value function, FILE-OPTIONS/ for each
+        explanation.
+      progress: of the whole corpus, or of the ablations and outputs of one value function: a bar on a terminal or in a
+        notebook, else a line a minute.
+      budget, method, index, max_order, seed, batch_size, mesh, names, check_invariance, nonfinite, **options: see
+        `explain`. There is no `store_key`, since value functions need an identity each (`ValueFunction(...,
+        identity=)`).
+
+    Returns:
+      The explanations, in the order of the value functions and their outputs; `Explanation.validate` of those from an
+      iterator that is no sequence, and of those out of a folder, needs value_fn=.
+
+    Raises:
+      ValueError: as `explain`; a store that is a file; what is no ValueFunction. A note says which one it was.
+    """
+    if "store_key" in options:
+        raise ValueError(
+            "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
+        )
+    chosen = METHODS.record(method, options)
+    read = functools.partial(
+        read_outputs,
+        budget=budget,
+        method=chosen,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        batch_size=batch_size,
+        mesh=mesh,
+        names=names,
+        check_invariance=check_invariance,
+        nonfinite=nonfinite,
+    )
+    # What an answer depends on and is not by default names its folder.
+    arguments = {
+        "budget": budget,
+        "method": chosen.name,
+        "index": index,
+        "max_order": max_order,
+        "seed": seed,
+        "names": None if names is None else list(names),
+        "check_invariance": check_invariance,
+        "nonfinite": nonfinite,
+    }
+    default = inspect.signature(explain).parameters
+    changed = {name: given for name, given in arguments.items() if given != default[name].default}
+    changed |= chosen.changed()
+    folder = None if store is None else as_path(store)
+    if folder is not None:
+        with naming(folder):
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
+            folder.mkdir(parents=True, exist_ok=True)
+    alone = isinstance(value_fns, ValueFunction)
+    several: Iterable[ValueFunction] = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
+    total: int | None = len(several) if isinstance(several, Sized) else None
+    if isinstance(value_fns, ValueFunction):
+        total = math.prod(value_fns.outputs)
+    held = alone or isinstance(value_fns, Sequence)  # a generator need not hold all models: neither do its answers
+    found: list[Explanation | None] = []
+    waiting: list[_Waiting] = []
+    with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
+        for position, value_fn in enumerate(several):
+            try:
+                for answer in _answers(value_fn, folder, read, changed, progress and alone):
+                    if isinstance(answer, _Waiting):
+                        reading = answer.reading if held else dataclasses.replace(answer.reading, ask=None)
+                        waiting.append(dataclasses.replace(answer, reading=reading, place=len(found)))
+                        found.append(None)
+                    else:
+                        found.append(answer)
+                        shown.update(1 if alone else 0)
+                    if len(waiting) == _TOGETHER:
+                        _fit(waiting, found, shown if alone else None)
+            except BaseException as error:
+                if isinstance(error, Exception):  # what was asked before it is explained, and kept
+                    with contextlib.suppress(Exception):
+                        _fit(waiting, found, shown if alone else None)
+                explained = sum(answer is not None for answer in found)
+                error.add_note(f"at value function {position} of explain_many, {explained} explained before it")
+                raise
+            shown.update(0 if alone else 1)
+        _fit(waiting, found, shown if alone else None)
+    return [answer for answer in found if answer is not None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Waiting:
+    """Values that wait to be fitted with others, where their explanation is kept, and its place in the answer."""
+
+    reading: Reading
+    saved: pathlib.Path | None
+    place: int = 0
+
+
+def _fit(waiting: list[_Waiting], found: list[Explanation | None], shown: Progress | None) -> None:
+    """Fits what waits, all at once, and keeps the explanations."""
+    if not waiting:
+        return
+    for one, answer in zip(waiting, explanations_of([one.reading for one in waiting]), strict=True):
+        if one.saved is not None:
+            answer.save(one.saved)
+        found[one.place] = answer
+        if shown is not None:
+            shown.update(1)
+    waiting.clear()
+
+
+def _saved(folder: pathlib.Path, value_fn: ValueFunction) -> Explanation:
+    """The explanation of a value function that was saved.
+
+    Raises:
+      ValueError: it is damaged, or of another value function.
+    """
+    found = Explanation.load(folder)
+    if found.n != value_fn.n:
+        raise ValueError(f"{str(folder)!r} holds an explanation of {found.n} features, not {value_fn.n}")
+    return found
+
+
+def _answers(
+    value_fn: ValueFunction,
+    folder: pathlib.Path | None,
+    read: Callable[..., list[Reading]],
+    changed: dict[str, Any],
+    progress: bool,
+) -> Iterator[Explanation | _Waiting]:
+    """For each output of a value function its explanation out of the folder, or its values."""
+    if not isinstance(value_fn, ValueFunction):
+        raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
+    if folder is None:
+        for reading in read(value_fn, progress=progress):
+            yield _Waiting(reading=reading, saved=None)
+        return
+    identity = identity_of(value_fn)
+    outputs = range(math.prod(value_fn.outputs))
+    known = [__version__, changed, value_fn.names, value_fn.details.to_json()]
+    saved = []
+    for output in outputs:
+        settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)
+        saved.append(folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
+    alone = jax.process_count() == 1  # several processes would have to agree on what is there
+    found: dict[int, Explanation] = {}
+    for output in outputs if alone else ():
+        if os.path.lexists(saved[output]):
+            try:
+                found[output] = _saved(saved[output], value_fn)
+            except ValueError as error:
+                aside = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=f"{saved[output].name}.damaged-"))
+                os.replace(saved[output], aside / saved[output].name)
+                warnings.warn(f"{error}; it is made again, and what was there is now in {aside.name}", stacklevel=3)
+    missing = [output for output in outputs if output not in found]
+    readings = read(value_fn, which=missing, progress=progress, store=folder) if missing else []
+    answers = iter(readings)
+    for output in outputs:
+        if output in found:
+            yield found[output]
+        else:
+            yield _Waiting(reading=next(answers), saved=saved[output] if alone else None)

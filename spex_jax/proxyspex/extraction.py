@@ -1,0 +1,271 @@
+"""Reading the large terms off a proxy: a search that grows sets one feature at a time, on the device.
+
+A proxy that is a weighted sum over rows, g(x) = sum_j weights_j k(x, x_j) with a kernel diagonal in the Walsh basis,
+has F(S) = P(S) c(S) with c(S) = sum_j weights_j chi_S(x_j). Scoring all one-feature extensions of a front of sets is
+one matrix product, (chi_front * weights) @ signs. With P = 1 and weights = answers / rows the same search estimates the
+spectrum of anything that can be asked.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax import spex
+from spex_jax.core import masks as masks_lib
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.core.walsh import signs as to_signs
+from spex_jax.core.walsh import walsh_hadamard
+from spex_jax.utils.precision import compiled
+
+__all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
+
+Extract = Literal["grow", "spex"]
+EXTRACTS = get_args(Extract)
+
+_ANSWERS = 2**17  # asked of a proxy at random
+_MOST_COMPLETE = 17  # features up to which all 2^n are asked
+_BATCH = 2**13
+_CONSTANT = 1e-6  # relative deviation of float32 answers that says nothing
+_FRONT = 512
+_LEAST_SQUARES_ROWS = 2**15
+_MOST_TERMS = 2048
+_DEVIATIONS = 3.0  # of the sampling noise, from which on a term is believed
+
+
+class _Front(NamedTuple):
+    """The sets of one degree that are extended to the next, of which there are at most F.
+
+    Attributes:
+      support: bool [F, n].
+      characters: float [F, N].
+      log_prior: float [F, R], the logarithm of each kernel's prior variance.
+      valid: bool [F], the rows that hold a set.
+    """
+
+    support: jax.Array
+    characters: jax.Array
+    log_prior: jax.Array
+    valid: jax.Array
+
+
+@compiled(static_argnames=("max_degree", "front"))
+def grow(
+    signs: jax.Array,
+    weights: jax.Array,
+    used: jax.Array,
+    log_w: jax.Array,
+    log_amplitude: jax.Array,
+    first: jax.Array,
+    *,
+    max_degree: int,
+    front: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest terms of degree 1 to max_degree that a hierarchical search reaches.
+
+    The prior variance of F(S) is P(S) = sum_r exp(log_amplitude_r + sum_{i in S} log_w_ri), plus first_i for S = {i}.
+
+    Args:
+      signs: [N, n] of -1, 1; padded rows have weight 0.
+      weights: [N].
+      used: bool [n], features that are real.
+      log_w: [R, n].
+      log_amplitude: [R].
+      first: [n].
+      max_degree: of the terms.
+      front: sets kept at each degree; all sets of a degree are kept while they are fewer.
+
+    Returns:
+      support: bool [max_degree, front, n].
+      coefficients: [max_degree, front], P(S) c(S).
+      prior: [max_degree, front], P(S); zero where a row holds no set.
+    """
+    n = signs.shape[1]
+    # Two sums of random integers name a set; equal sets reached from different parents are found by sorting.
+    names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
+
+    def extend(sets: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
+        correlation = jnp.matmul(sets.characters * weights, signs)
+        extended = jnp.exp(sets.log_prior[:, :, None] + log_w[None]).sum(axis=1)
+        prior = extended + jnp.where(degree == 0, first, 0.0)
+        allowed = sets.valid[:, None] & ~sets.support & used
+        score = jnp.where(allowed, jnp.abs(prior * correlation), -1.0)
+        # A set of d features can be reached from d parents: take more than the front and drop the copies.
+        candidates = min(front * max_degree, score.size)
+        best, flat = jax.lax.top_k(score.ravel(), candidates)
+        parent, feature = flat // n, flat % n
+        members = sets.support[parent].at[jnp.arange(candidates), feature].set(True)
+        code = (members[:, None, :] * names).sum(axis=2, dtype=jnp.uint32)
+        order = jnp.lexsort((jnp.arange(candidates), code[:, 1], code[:, 0]))
+        ordered = code[order]
+        repeated = jnp.zeros(candidates, bool).at[order[1:]].set((ordered[1:] == ordered[:-1]).all(axis=1))
+        keep = jnp.argsort(jnp.where(repeated | (best < 0), 1, 0), stable=True)[:front]
+        keep = jnp.pad(keep, (0, front - len(keep)), mode="edge") if len(keep) < front else keep
+        valid = (best[keep] >= 0) & ~repeated[keep] & (jnp.arange(front) < candidates)
+        parent, feature, support = parent[keep], feature[keep], members[keep]
+        chosen = (parent, feature)
+        out = support, (prior * correlation)[chosen] * valid, prior[chosen] * valid
+        log_prior = sets.log_prior[parent] + log_w.T[feature]
+        return _Front(support, sets.characters[parent] * signs.T[feature], log_prior, valid), out
+
+    start = _Front(
+        support=jnp.zeros((front, n), bool),
+        characters=jnp.ones((front, len(signs))),
+        log_prior=jnp.broadcast_to(log_amplitude, (front, len(log_amplitude))),
+        valid=jnp.arange(front) < 1,
+    )
+    return jax.lax.scan(extend, start, jnp.arange(max_degree))[1]
+
+
+def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:
+    """Rows to keep, largest first: `max_terms` of them, or for None the fewest with 99.9% of the energy, at most
+    10,000.
+
+    Args:
+      coefficients: float [K].
+      max_terms: at least 1, or None.
+    """
+    order = np.argsort(-np.abs(coefficients), kind="stable")
+    if max_terms is None and len(order):
+        energy = np.cumsum(np.square(coefficients[order]))
+        max_terms = min(int(np.searchsorted(energy, 0.999 * energy[-1])) + 1, 10_000)
+    return order[:max_terms]
+
+
+def in_units(terms: Spectrum, mean: float, scale: float, max_terms: int | None) -> Spectrum:
+    """The spectrum of mean + scale * terms, () first, cut as `energy_cut` does; max_terms counts ()."""
+    nothing = ~terms.support.any(axis=1)
+    rows = np.flatnonzero(~nothing)
+    rows = rows[energy_cut(terms.coefficients[rows], None if max_terms is None else max_terms - 1)]
+    constant = mean + scale * float(terms.coefficients[nothing].sum())
+    return Spectrum(
+        np.concatenate([np.zeros((1, terms.n), np.bool_), terms.support[rows]]),
+        np.concatenate([[constant], scale * terms.coefficients[rows]]),
+    )
+
+
+def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
+    """Characters float32 [Q, K]; 0 for the rows of support that hold no set."""
+    removed = (signs < 0).astype(jnp.float32)
+    odd = jnp.matmul(removed, support.T.astype(jnp.float32)).astype(jnp.int32) & 1
+    return jnp.where(support.any(axis=1), 1.0 - 2.0 * odd, 0.0)
+
+
+@compiled
+def _evaluate(signs: jax.Array, support: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """Values [Q] of a sum of characters, in blocks of rows that fit in memory."""
+    blocks = signs.reshape(-1, _BATCH, signs.shape[1])
+    return jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks).ravel()
+
+
+@compiled
+def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> jax.Array:
+    """Coefficients [K] of the characters of support bool [K, n] that fit answers [Q]; rows of support that are all
+    False get 0.
+
+    On uniform masks the characters are nearly orthogonal, so that a few steps of conjugate gradients are exact to
+    rounding.
+    """
+    characters = characters_of(signs, support)
+
+    def normal(c: jax.Array) -> jax.Array:
+        return characters.T @ (characters @ c) / len(signs)
+
+    start = characters.T @ answers / len(signs)
+    return jax.scipy.sparse.linalg.cg(normal, start, x0=start, tol=1e-6, maxiter=30)[0]
+
+
+def _complete(answers: np.ndarray, n: int, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
+    coefficients = np.asarray(walsh_hadamard(jnp.asarray(answers)), np.float64) / 2**n
+    support = masks_lib.all_masks(n)
+    keep = support.sum(axis=1) <= max_degree
+    support, coefficients = support[keep], coefficients[keep]
+    order = energy_cut(coefficients, min(_MOST_TERMS, len(coefficients)))
+    return support[order], coefficients[order]
+
+
+def _ask(ask: Callable[[jax.Array], jax.Array], masks: np.ndarray, width: int) -> tuple[jax.Array, jax.Array]:
+    """Signs [M, width] and answers [M] at masks bool [M, n]."""
+    rows, n = masks.shape
+    padded = np.zeros((-(-rows // _BATCH) * _BATCH, width), np.float32)
+    padded[:rows, :n] = to_signs(masks)
+    asked = [ask(jnp.asarray(padded[start : start + _BATCH])) for start in range(0, len(padded), _BATCH)]
+    return jnp.asarray(padded[:rows]), jnp.concatenate(asked)[:rows]
+
+
+def read_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, *, max_degree: int, extract: str = "grow"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Large terms of a function that is cheap to ask: a fast transform of all 2^n answers up to n = 17; else a search.
+
+    "grow" grows sets one feature at a time on the answers to 131,072 random masks; it runs twice, the second time on
+    what the terms found first leave over, where the sampling noise is smaller; then least squares on the answers. It
+    sees only sets that smaller ones announce. "spex" asks coded masks, as many at most, and decodes them on the device.
+
+    Args:
+      ask: signs float32 [_BATCH, width] -> answers [_BATCH], on the device.
+      n: number of features.
+      width: columns of the signs; those from n on are 0.
+      key: PRNG key.
+      max_degree: of the terms; "spex" goes up to 8.
+      extract: "grow" or "spex".
+
+    Returns:
+      support bool [K, n] and coefficients float64 [K], () among them.
+    """
+    if n <= _MOST_COMPLETE:
+        return _complete(np.asarray(_ask(ask, masks_lib.all_masks(n), width)[1]), n, max_degree)
+    if extract == "spex":
+        return _decode_answers(ask, n, width, key, max_degree)
+    return _grow_answers(ask, n, width, key, max_degree)
+
+
+def _decode_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    seed = int(jax.random.bits(key, dtype=jnp.uint32))
+    made = spex.design(n, _ANSWERS, max_degree=min(max_degree, spex.MOST_DEGREE), seed=seed, leftover=False)
+    answers = _ask(ask, made.masks, width)[1]
+    mean, deviation = float(answers.mean()), float(answers.std())
+    if deviation <= _CONSTANT * abs(mean):
+        return np.zeros((1, n), np.bool_), np.array([mean])
+    support, coefficients = spex.search(made, (answers - mean) / deviation)
+    return support, deviation * coefficients + np.where(support.any(axis=1), 0.0, mean)
+
+
+def _grow_answers(
+    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    masks = np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
+    rows = len(masks)
+    signs, answers = _ask(ask, masks, width)
+    part = slice(0, _LEAST_SQUARES_ROWS)
+    used = jnp.arange(width) < n
+    flat = jnp.zeros((1, width)), jnp.zeros(1), jnp.zeros(width)  # P(S) = 1
+    mean = float(answers.mean())
+    support = np.zeros((_MOST_TERMS, width), np.bool_)
+    coefficients = np.zeros(_MOST_TERMS)
+    residual = answers - mean
+    for _ in range(2):
+        found, values, prior = jax.device_get(
+            grow(signs, residual / rows, used, *flat, max_degree=max_degree, front=_FRONT)
+        )
+        noise = float(jnp.std(residual)) / np.sqrt(rows)
+        believed = (prior > 0) & (np.abs(values) > _DEVIATIONS * noise)
+        known = coefficients != 0
+        candidates = np.concatenate([support[known], found[believed]])
+        sizes = np.concatenate([coefficients[known], values[believed]])
+        first, inverse = masks_lib.deduplicate(candidates) if len(candidates) else (np.zeros(0, int), np.zeros(0, int))
+        sizes = np.bincount(inverse, sizes, len(first))
+        keep = energy_cut(sizes, min(_MOST_TERMS, len(first))) if len(first) else first
+        support = np.zeros((_MOST_TERMS, width), np.bool_)
+        support[: len(keep)] = candidates[first[keep]]
+        coefficients = np.asarray(_least_squares(signs[part], (answers - mean)[part], jnp.asarray(support)), np.float64)
+        residual = answers - mean - _evaluate(signs, jnp.asarray(support), jnp.asarray(coefficients, jnp.float32))
+    known = coefficients != 0
+    return (
+        np.concatenate([np.zeros((1, n), np.bool_), support[known][:, :n]]),
+        np.concatenate([[mean], coefficients[known]]),
+    )

@@ -1,0 +1,1 @@
+"""The proxy "linear" for tables that do not fit into memory."""

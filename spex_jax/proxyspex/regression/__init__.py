@@ -1,0 +1,1 @@
+"""The proxy "linear": sparse regressions over all terms up to a degree."""

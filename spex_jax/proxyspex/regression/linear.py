@@ -1,0 +1,152 @@
+"""linear: sparse regression over characters (an extension of ProxySPEX, not part of the paper).
+
+All singles and pairs are candidates, whether or not their singles matter; triples that stand out from chance where a
+search through all of them is affordable; higher degrees grow from what is there. Two solvers: "greedy" (orthogonal
+matching pursuit) and "lasso" (the convex relaxation). Out-of-fold errors choose how many terms.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.spectrum import Spectrum
+from spex_jax.proxyspex.out_of_core import streaming
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
+from spex_jax.proxyspex.proxy import Proxy
+from spex_jax.proxyspex.regression import lasso, pursuit
+from spex_jax.proxyspex.regression.ridge import refit
+from spex_jax.proxyspex.regression.screening import characters_on_rows, triples
+
+__all__ = ["SOLVERS", "Linear", "Solver", "fit"]
+
+Solver = Literal["greedy", "lasso"]
+SOLVERS = get_args(Solver)
+_MANY_FEATURES = 128  # from here on _AT_ONCE characters are chosen in a step of the pursuit
+_AT_ONCE = 8
+_FEW_ROWS = 400
+_ROUNDS = 3  # of searching for triples
+_POOLS = (64, 512)  # numbers of triples that programs are compiled for
+
+Pool = tuple[jax.Array, jax.Array]
+Search = Callable[..., lasso.Path | pursuit.Pursuit]
+
+
+def _best_steps(errors: np.ndarray, rows: int) -> int:
+    """The number of steps, 0 included, with the least mean error over folds [folds, steps].
+
+    With few rows the fewest within one standard error of it (Breiman et al., 1984): there the least is too good to be
+    true, and a function without structure must come out constant.
+    """
+    errors = np.concatenate([np.ones((len(errors), 1)), errors], axis=1)  # no terms leave the variance of the values, 1
+    mean = errors.mean(axis=0)
+    least = int(mean.argmin())
+    margin = errors[:, least].std(ddof=1) / np.sqrt(len(errors)) if rows < _FEW_ROWS else 0.0
+    return int(np.argmax(mean <= mean[least] + margin))
+
+
+def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
+    if not len(sets):
+        return None
+    size = next((size for size in _POOLS if size >= len(sets)), _POOLS[-1])
+    padded = np.zeros((size, signs.shape[1]), np.bool_)
+    padded[: min(size, len(sets))] = sets[:size]
+    return jnp.asarray(padded), characters_on_rows(signs, jnp.asarray(padded))
+
+
+def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Search:
+    """The solver, as a function of the weights of the rows and of the rows that score it."""
+    common = {"used": table.used, "pool": pool, "max_degree": max_degree}
+    if solver == "lasso":
+        return functools.partial(lasso.lasso_path, table.signs, table.targets, **common)
+    return functools.partial(pursuit.pursue, table.signs, table.targets, at_once=_at_once(table), **common)
+
+
+def _at_once(table: Table) -> int:
+    return _AT_ONCE if table.n > _MANY_FEATURES else 1
+
+
+def _by_folds(table: Table, search: Search) -> tuple[int, int, np.ndarray]:
+    """The kind of coefficients and the number of steps of the least out-of-fold error, and the predictions [N] there.
+
+    The lasso has two kinds of coefficients at every penalty, shrunken ones and least squares; the pursuit has one.
+    """
+    out = table.fold == np.arange(FOLDS)[:, None]
+    seen = (table.fold >= 0) & ~out
+    solved = search(jnp.asarray(seen, jnp.float32), jnp.asarray(out, jnp.float32))
+    kinds = np.asarray(solved.errors, np.float64).reshape(FOLDS, -1, solved.errors.shape[-1])
+    kinds = kinds[:, :, : int(solved.steps)]
+    kind = int(np.argmin(kinds.mean(axis=0).min(axis=1)))
+    chosen = _best_steps(kinds[:, kind], table.count)
+    if chosen == 0:
+        return kind, 0, np.zeros(table.count)
+    found = np.asarray(solved.predictions, np.float64).reshape(FOLDS, -1, solved.predictions.shape[-1])[:, kind]
+    return kind, chosen, (found * out).sum(axis=0)[: table.count]
+
+
+def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> Fitted:
+    """Solves by folds, searches what is left over for triples, solves again with those as candidates, and fits all
+    rows.
+
+    The coefficients are those of a ridge on the terms, or the lasso's own shrunken ones where those predict better out
+    of fold.
+    """
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(table.fold >= 0))
+    found = np.zeros((0, table.signs.shape[1]), np.bool_)
+    for turn in range(_ROUNDS):
+        search = _search(table, solver, max_degree, _pool(found, table.signs))
+        kind, chosen, held_out = _by_folds(table, search)
+        if max_degree < 3 or turn == _ROUNDS - 1 or len(found) >= _POOLS[-1]:
+            break
+        residual = np.zeros(len(table.targets))
+        residual[: table.count] = table.values - held_out
+        before = len(found)
+        found = np.unique(np.concatenate([found, triples(table.signs, residual, table.used, rows)]), axis=0)
+        if len(found) == before:
+            break
+    empty = np.zeros((1, table.n), np.bool_)
+    if chosen == 0:
+        return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: held_out)
+    everything = jnp.asarray(table.fold >= 0, jnp.float32)[None]
+    limit = chosen * _at_once(table) if solver == "greedy" else chosen
+    solved = search(everything, everything, limit=limit)
+    sets = np.asarray(solved.sets)[0, :, : table.n]
+    if isinstance(solved, lasso.Path):
+        sizes = np.asarray(solved.coefficients, np.float64)[0, kind]
+        terms, sizes = sets[sizes != 0], sizes[sizes != 0]
+        if kind == 0:
+            return Fitted(spectrum=Spectrum(terms, sizes), held_out=lambda: held_out)
+    else:
+        sets = sets[:limit]
+        terms = np.unique(sets[sets.any(axis=1)], axis=0)
+    terms = np.concatenate([empty, terms])
+    coefficients, _ = refit(table.masks, table.values, terms, np.ones(len(terms)))
+    return Fitted(spectrum=Spectrum(terms, coefficients), held_out=lambda: held_out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linear(Proxy):
+    """The proxy "linear": sparse regression over characters, also of tables that stay on disk.
+
+    Attributes:
+      solver: "greedy" (orthogonal matching pursuit) or "lasso" (the convex relaxation).
+    """
+
+    name: ClassVar[str] = "linear"
+    reads_packed: ClassVar[bool] = True
+    solver: Solver = "greedy"
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Chooses terms by their out-of-fold errors and fits their coefficients."""
+        return fit(table, max_degree=max_degree, seed=seed, solver=self.solver)
+
+    def fit_packed(
+        self, masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | None, seed: int
+    ) -> Spectrum:
+        """Fits a table that stays on disk, in bounded memory."""
+        return streaming.fit(masks, values, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=self.solver)

@@ -1,0 +1,86 @@
+"""auto: the non-negative stack of proxies (an extension of ProxySPEX, not part of the paper).
+
+The weights minimise the squared error of the members' out-of-fold predictions (Breiman, Stacked regressions, 1996),
+drawn towards the first member as if some rows more had asked for it alone. A stack of spectra is a spectrum, since the
+Fourier transform is linear.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import scipy.optimize
+
+from spex_jax.proxyspex import trees, walsh_gp
+from spex_jax.proxyspex.preprocessing import Fitted, Table
+from spex_jax.proxyspex.proxy import Draw, Proxy
+from spex_jax.proxyspex.regression import linear
+
+__all__ = ["Auto", "complete", "fit", "stack_weights"]
+
+# Out-of-fold R2 of walsh_gp from which on nothing ever added more than .002 (BUILD_NOTES.md): nothing else is fitted.
+_GOOD_ENOUGH = 0.9
+_PRIOR_ROWS = 30  # rows' worth of evidence for the first member alone
+_MOST_SPLITS = 6e5  # rows times features past which trees take minutes
+
+
+def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 0.0) -> np.ndarray:
+    """Non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best, and
+    `prior_rows` more on which the first is right.
+    """
+    pull = np.diag(np.sqrt(prior_rows * np.mean(held_out**2, axis=1)))
+    alone = np.eye(len(held_out))[0]
+    features, targets = np.concatenate([held_out.T, pull]), np.concatenate([values, pull @ alone])
+    return scipy.optimize.nnls(features, targets)[0]
+
+
+def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
+    """walsh_gp, stacked with trees and linear where it leaves much unexplained."""
+    return complete(table, walsh_gp.fit(table, max_degree=max_degree, seed=seed), max_degree=max_degree, seed=seed)
+
+
+def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fitted:
+    """What `fit` makes of the walsh_gp of a table."""
+    predicted = smooth.held_out()
+    seen = np.isfinite(predicted)
+    variance = np.mean(table.values[seen] ** 2)
+    if np.mean((table.values - predicted)[seen] ** 2) <= (1 - _GOOD_ENOUGH) * variance:
+        return dataclasses.replace(smooth, held_out=lambda: predicted)
+    members = [smooth, linear.fit(table, max_degree=max_degree, seed=seed)]
+    if table.count * table.n <= _MOST_SPLITS:
+        members.append(trees.fit(table, max_degree=max_degree, seed=seed))
+    predictions = np.stack([predicted, *(member.held_out() for member in members[1:])])
+    weights = stack_weights(predictions[:, seen], table.values[seen], _PRIOR_ROWS)
+    spectrum = float(weights[0]) * smooth.spectrum
+    for weight, member in zip(weights[1:], members[1:], strict=True):
+        spectrum = spectrum + float(weight) * member.spectrum
+
+    def covariance_factor(support: np.ndarray) -> np.ndarray:
+        """The posterior's, and as one more direction how far the stack moved away from its mean."""
+        moved = spectrum.coefficients_at(support) - smooth.spectrum.coefficients_at(support)
+        assert smooth.covariance_factor is not None
+        return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
+
+    return Fitted(spectrum=spectrum, held_out=lambda: weights @ predictions, covariance_factor=covariance_factor)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Auto(Proxy):
+    """The proxy "auto": walsh_gp, stacked with trees and linear where it leaves much unexplained."""
+
+    name: ClassVar[str] = "auto"
+    has_variances: ClassVar[bool] = True
+    most_rows_together: ClassVar[int] = walsh_gp.WalshGP.most_rows_together
+
+    def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
+        """Fits the members that are needed and weighs them by their out-of-fold predictions."""
+        return fit(table, max_degree=max_degree, seed=seed)
+
+    def fit_together(
+        self, tables: Sequence[Table], size: int, *, max_degree: int, seed: int
+    ) -> tuple[list[Fitted], Draw]:
+        """Fits walsh_gp to all tables in one program; what follows is fitted to one table at a time."""
+        fits, draw = walsh_gp.WalshGP().fit_together(tables, size, max_degree=max_degree, seed=seed)
+        pairs = zip(tables, fits, strict=True)
+        return [complete(table, smooth, max_degree=max_degree, seed=seed) for table, smooth in pairs], draw

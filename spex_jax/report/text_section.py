@@ -1,0 +1,77 @@
+"""The terminal report."""
+
+from typing import Any
+
+from spex_jax.engine.details import Details
+from spex_jax.report.view import (
+    correction_note,
+    counted,
+    failures,
+    low_score,
+    missed_ends,
+    noise_warning,
+    seed_noise,
+)
+
+__all__ = ["to_text"]
+
+_SHOWN = (
+    "proxy",
+    "residual_of",
+    "bins",
+    "degree",
+    "sampling",
+    "acquisition",
+    "stopped",
+)  # settings of a method that its line names
+
+
+def to_text(explanation: Any, top: int = 10) -> str:
+    """Ranked interactions with what they rest on, as plain text.
+
+    Args:
+      explanation: a `spex_jax.Explanation`.
+      top: rows of the table.
+    """
+    interactions, settings = explanation.interactions(), explanation.settings
+    details: Details = explanation.details
+    lines = []
+    if details.text is not None:
+        kept = explanation.values[explanation.masks.all(axis=1)]
+        value = f", {kept[0]:+.4f} for the whole text" if len(kept) else ""
+        lines.append(
+            f"{details.value} of {details.target!r}{value}; "
+            f"{counted(explanation.n, details.units)}, removal {details.removal!r}"
+        )
+        lines += [f"left out by the chat template: {part}" for part in details.left_out]
+    if details.test_point is not None:
+        target = "" if details.target is None else f" of class {details.target}"
+        of = f"{details.value} of test point {details.test_point}{target}"
+        lines.append(f"{of}; {counted(explanation.n, details.units)}")
+    lines.append(interactions.table(top))
+    if explanation.validation is not None:
+        lines.append(str(explanation.validation))
+    asked = f"{len(explanation.masks)} ablations"
+    asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
+    if explanation.exact:
+        lines.append(f"exact: all {asked} were asked")
+    elif explanation.held_out:
+        lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+    else:
+        lines.append(f"{explanation.faithfulness} on all {asked}, every mask that there is")
+    if corrected := correction_note(explanation):
+        lines.append(corrected)
+    if noise := seed_noise(explanation):
+        lines.append(noise)
+    warnings = (
+        failures(explanation),
+        low_score(explanation),
+        missed_ends(explanation),
+        noise_warning(explanation, interactions.top(top)),
+    )
+    lines.extend(f"warning: {warning}" for warning in warnings if warning)
+    seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
+    parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
+    how = "every mask" if explanation.exact else ", ".join(parts)
+    lines.append(f"{how}, {len(explanation.spectrum)} terms; {seconds}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What has nothing to do with spectra: files, threads, seeds, settings of JAX."""
