@@ -157,7 +157,7 @@ def first_order(spectrum: Any) -> Any:
 
 def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -> list[dict[str, Any]]:
     """Linear datamodelling scores of all methods on the held-out trainings of the explanations."""
-    held = answers[0].held_out
+    held = len(answers[0].ablations.tested)
     masks, values = answers[0].masks, np.stack([e.values for e in answers], axis=1)
     fitted = masks[:-held]
     rows: list[dict[str, Any]] = []
@@ -226,7 +226,8 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
         e.to_html(out / f"point_{point}.html")
         e.save(out / f"point_{point}")
     print(answers[0])
-    most = len(answers[0].masks) - answers[0].held_out
+    held_out = len(answers[0].ablations.tested)
+    most = len(answers[0].masks) - held_out
     if not answers[0].exact:
         budgets = [min(int(budget), most) for budget in _BUDGETS.value or (most // 4, most // 2, most)]
         table = score_table(value_fn, answers, budgets)
@@ -235,7 +236,7 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
                 "data": images.name,
                 "groups": value_fn.n,
                 "points": len(answers),
-                "held_out": answers[0].held_out,
+                "held_out": held_out,
                 "seeds": _SEEDS.value,
                 "reproduced_by_other_seeds": float(reproduced),
                 "r2": float(np.mean([e.faithfulness.r2 for e in answers])),

@@ -121,10 +121,8 @@ def sizes(n: int) -> list[int]:
 def effects(name: str, value_fn: Any, smooth_fn: Any, found: Any) -> Any:
     """The additive spectrum of a method that judges every head alone."""
     if name == "lasso":
-        fitted = slice(0, len(found.masks) - found.held_out)
-        return proxyspex.fit(
-            found.masks[fitted], found.values[fitted], proxy="linear", solver="lasso", max_degree=1, seed=0
-        )
+        fitted = found.ablations.fitted
+        return proxyspex.fit(fitted.masks, fitted.values, proxy="linear", solver="lasso", max_degree=1, seed=0)
     # An accuracy has no gradient: then that of the log-probability of the answer.
     return getattr(baselines, name)(value_fn if name == "leave_one_out" else smooth_fn, progress=False)
 

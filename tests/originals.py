@@ -7,7 +7,13 @@ from spex_jax import Explanation, Spectrum
 from spex_jax.analysis.correction import Correction
 from spex_jax.analysis.metrics import Faithfulness
 from spex_jax.analysis.validation import Measured, Validation
+from spex_jax.core.ablations import Ablations
 from spex_jax.engine.details import details_from_json
+
+
+def last_held_out(masks, values, count):
+    """Ablations whose last `count` rows are held out."""
+    return Ablations(masks=masks, values=values, held_out=np.arange(len(masks)) >= len(masks) - count)
 
 
 def spectrum_of(n=9, terms=7):
@@ -27,9 +33,7 @@ def explanation_of(details, n=9):
     names = tuple(f"w{i}" for i in range(n))
     return Explanation(
         spectrum=spectrum,
-        masks=masks,
-        values=rng.normal(size=40),
-        held_out=10,
+        ablations=last_held_out(masks, rng.normal(size=40), 10),
         faithfulness=Faithfulness(0.9, 0.8, 0.95),
         exact=False,
         names=names,

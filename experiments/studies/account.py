@@ -118,15 +118,15 @@ class Account:
 
     def fidelity(self, e: Explanation) -> None:
         """The step of the budget and of R2 on masks that no fit saw."""
-        score, count = e.faithfulness, len(e.masks)
+        score, count, held_out = e.faithfulness, len(e.masks), len(e.ablations.tested)
         if e.exact:
-            text = f"All 2^{e.n} = {count:,} masks were asked: the spectrum is the function, nothing is estimated."
+            text = f"All 2^{e.n} = {count:,} masks were evaluated: the spectrum is the function, nothing is estimated."
         else:
             text = (
-                f"{count:,} of 2^{e.n} masks were asked, {e.held_out} of them held out of every fit. R2 on these is "
+                f"{count:,} of 2^{e.n} masks were evaluated, {held_out} of them held out of every fit. R2 on these is "
                 f"{score.r2:.3f}, 95% interval {score.low:.3f} to {score.high:.3f}."
             )
-        r2 = None if e.exact else {"r2": score.r2, "low": score.low, "high": score.high, "held_out": e.held_out}
+        r2 = None if e.exact else {"r2": score.r2, "low": score.low, "high": score.high, "held_out": held_out}
         self.step("Budget, and how far to trust it", text, masks=count, exact=e.exact, r2=r2)
 
     def ranked(self, e: Explanation, top: int = 8) -> None:

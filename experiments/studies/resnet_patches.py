@@ -181,8 +181,8 @@ def run(setting: Setting, account: Account) -> None:
 
 def curves_of(setting: Setting, value_fn: ValueFunction, e: Explanation) -> dict[str, list[float]]:
     """Measured values after 0 to n patches were removed, by who chooses them."""
-    fitted = slice(0, len(e.masks) - e.held_out)
-    single = proxyspex.fit(e.masks[fitted], e.values[fitted], proxy="linear", solver="lasso", max_degree=1, seed=0)
+    fitted = e.ablations.fitted
+    single = proxyspex.fit(fitted.masks, fitted.values, proxy="linear", solver="lasso", max_degree=1, seed=0)
     rng, n, lines = np.random.default_rng(setting.seed), e.n, {}
     for kind, spectrum in (("spectrum", e.spectrum), ("first order", single)):
         masks = [optimize.select(spectrum, remove=k, maximize=False, method="beam").mask for k in range(n + 1)]

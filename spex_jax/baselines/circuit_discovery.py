@@ -71,14 +71,14 @@ def acdc(
     sign = 1.0 if low_is_good else -1.0
     masks = np.ones((len(limits), n), np.bool_)
     with Engine(value_fn, **options) as engine:
-        first = engine.ask(masks[:1], progress=progress)
-        values, asked = np.repeat(first.values, len(limits)), first.asked
+        first = engine.evaluate(masks[:1], progress=progress)
+        values, asked = np.repeat(first.values, len(limits)), first.evaluated
         size = engine.batch_size(len(limits))  # one program, however many of the thresholds still agree
         for unit in units:
             without = masks.copy()
             without[:, unit] = False
-            answers = engine.ask(without, progress=progress, size=size)
-            asked += answers.asked
+            answers = engine.evaluate(without, progress=progress, size=size)
+            asked += answers.evaluated
             removed = sign * (answers.values - values) < limits
             masks[removed], values = without[removed], np.where(removed, answers.values, values)
     return Circuits(thresholds=limits, masks=masks, values=values, asked=asked)

@@ -10,6 +10,7 @@ import numpy as np
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.surrogate import ShrunkRegression
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.sampling import Sampling
 from spex_jax.core.spectrum import Spectrum
 
@@ -110,7 +111,7 @@ class LASSO(ShrunkRegression):
         masks_lib.check_positive("alpha", self.alpha)
         check_sklearn("method 'lasso'")
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the sparse regression."""
-        del made, seed
-        return lasso(masks, values, alpha=self.alpha)
+        del seed
+        return lasso(ablations.masks, ablations.values, alpha=self.alpha)

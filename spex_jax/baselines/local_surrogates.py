@@ -8,6 +8,7 @@ import numpy as np
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.surrogate import ShrunkRegression
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.sampling import Sampling
 from spex_jax.core.spectrum import Spectrum
 
@@ -82,7 +83,7 @@ class LIME(ShrunkRegression):
         masks_lib.check_positive("kernel_width", self.kernel_width)
         masks_lib.check_positive("alpha", self.alpha)
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the weighted ridge regression."""
-        del made, seed
-        return lime(masks, values, kernel_width=self.kernel_width, alpha=self.alpha)
+        del seed
+        return lime(ablations.masks, ablations.values, kernel_width=self.kernel_width, alpha=self.alpha)

@@ -8,6 +8,7 @@ import numpy as np
 from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.surrogate import OwnMasks
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.spectrum import Spectrum
 
 __all__ = ["PermutationShapley", "draw_permutations", "permutation_shapley"]
@@ -113,11 +114,11 @@ class PermutationShapley(OwnMasks):
         """Returns the masks along permutations, and the permutations."""
         return draw_permutations(n, count, seed)
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the mean effects along the permutations."""
         del seed
-        return permutation_shapley(masks, values, made)
+        return permutation_shapley(ablations.masks, ablations.values, ablations.design)
 
-    def settings(self, made: Any) -> dict[str, Any]:
+    def settings(self, design: Any) -> dict[str, Any]:
         """Returns the number of permutations."""
-        return {"permutations": len(made)}
+        return {"permutations": len(design)}

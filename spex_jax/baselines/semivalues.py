@@ -22,6 +22,7 @@ from spex_jax.baselines.regression import (
     table,
 )
 from spex_jax.baselines.surrogate import Regression
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.masks import check_whole
 from spex_jax.core.sampling import PAIRED, Sampling
 from spex_jax.core.spectrum import Spectrum
@@ -211,10 +212,10 @@ class Banzhaf(Regression):
         """Returns n + 1, a mask for each coefficient."""
         return n + 1
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the surrogate of first order."""
-        del made, seed
-        return banzhaf(masks, values, estimator=self.estimator)
+        del seed
+        return banzhaf(ablations.masks, ablations.values, estimator=self.estimator)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -237,10 +238,10 @@ class FaithBanzhaf(Regression):
         """Returns the number of coefficients."""
         return coefficients_up_to(n, self.order)
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the surrogate of this order."""
-        del made, seed
-        return faith_banzhaf(masks, values, order=self.order)
+        del seed
+        return faith_banzhaf(ablations.masks, ablations.values, order=self.order)
 
 
 def _least_shapley(n: int, order: int, sampling: Sampling) -> int:
@@ -281,10 +282,10 @@ class FaithShapley(Regression):
         """Returns the fewest masks that determine all coefficients."""
         return _least_shapley(n, self.order, self.drawn())
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the surrogate of this order."""
-        del made, seed
-        return faith_shapley(masks, values, order=self.order)
+        del seed
+        return faith_shapley(ablations.masks, ablations.values, order=self.order)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,7 +307,7 @@ class KernelSHAP(Regression):
         """Returns the fewest masks that determine all coefficients."""
         return _least_shapley(n, 1, self.drawn())
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the surrogate of first order."""
-        del made, seed
-        return kernel_shap(masks, values)
+        del seed
+        return kernel_shap(ablations.masks, ablations.values)

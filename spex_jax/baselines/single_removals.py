@@ -10,6 +10,7 @@ from spex_jax.baselines.additive import additive_spectrum
 from spex_jax.baselines.permutations import look_up
 from spex_jax.baselines.surrogate import OwnMasks
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.engine.evaluation import evaluate
 from spex_jax.engine.value_function import ValueFunction, as_value_function
@@ -86,7 +87,7 @@ class LeaveOneOut(OwnMasks):
         masks = np.concatenate([one_left_out(n), np.zeros((1, n), np.bool_)])
         return masks[masks_lib.deduplicate(masks)[0]], None
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the effects of single units."""
-        del made, seed
-        return left_out(masks, values)
+        del seed
+        return left_out(ablations.masks, ablations.values)

@@ -1,4 +1,4 @@
-"""The ablation engine: every distinct mask is asked once, and what was asked is kept.
+"""The ablation engine: every distinct mask is evaluated once, and its value is kept.
 
 masks -> distinct ones -> those that the store does not hold -> batches (engine/) -> store -> values
 """
@@ -23,7 +23,7 @@ from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.fingerprints import fingerprint
 from spex_jax.store.store import Store, key_identity
 
-__all__ = ["NONFINITE", "Answers", "Engine", "check_nonfinite", "evaluate", "identity_of"]
+__all__ = ["NONFINITE", "Engine", "Evaluation", "check_nonfinite", "evaluate", "identity_of"]
 
 NONFINITE = ("raise", "keep")
 
@@ -59,18 +59,18 @@ def identity_of(value_fn: ValueFunction, store_key: str | None = None) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Answers:
+class Evaluation:
     """What a run of the engine brought.
 
     Attributes:
       values: float64 [M, *outputs].
-      asked: distinct masks that the value function was asked for.
+      evaluated: distinct masks that the value function was called for.
       stored: distinct masks that the store held.
       noise: the largest change of a value when it was computed again in another batch; nan where none was.
     """
 
     values: np.ndarray
-    asked: int
+    evaluated: int
     stored: int
     noise: float
 
@@ -87,7 +87,7 @@ class Engine:
         store: str | os.PathLike[str] | None = None,
         store_key: str | None = None,
     ):
-        """Checks everything that can be checked before the model is asked, and opens the store; see `evaluate`."""
+        """Checks everything that can be checked before the model is called, and opens the store; see `evaluate`."""
         masks_lib.check_not_traced("evaluate")
         if batch_size is not None:
             masks_lib.check_whole("batch_size", batch_size, 1)
@@ -143,24 +143,24 @@ class Engine:
         """Masks of a batch for so many masks."""
         return self.function.batch_size(count, self._batch_size)
 
-    def ask(
+    def evaluate(
         self, masks: np.ndarray, *, progress: bool = True, size: int | None = None, nonfinite: str = "raise"
-    ) -> Answers:
+    ) -> Evaluation:
         """Values of checked masks bool [M, n], in batches of `size` (None: by `batch_size`); see `evaluate`."""
         first, inverse = masks_lib.deduplicate(masks)
         distinct = masks[first]
         known, values = self.lookup(distinct)
         todo = np.flatnonzero(~known)
         if not len(todo):
-            return Answers(values=values[inverse], asked=0, stored=len(distinct), noise=math.nan)
-        asking, before = distinct[todo], int(known.sum())
+            return Evaluation(values=values[inverse], evaluated=0, stored=len(distinct), noise=math.nan)
+        missing, before = distinct[todo], int(known.sum())
         self._kept, failure = 0, None
         shown = Progress(len(distinct), stored=before, shown=progress and jax.process_index() == 0)
         try:
-            with shown, contextlib.closing(self._answers(asking, size or self.batch_size(len(asking)))) as answers:
+            with shown, contextlib.closing(self._answers(missing, size or self.batch_size(len(missing)))) as answers:
                 for rows, found in answers:
                     try:
-                        values[todo[rows]] = self._keep(asking[rows], found, first[todo[rows]], nonfinite)
+                        values[todo[rows]] = self._keep(missing[rows], found, first[todo[rows]], nonfinite)
                     except ValueError as error:  # what is on its way is paid for, and kept
                         failure = failure or error
                         self.function.stop()
@@ -177,13 +177,13 @@ class Engine:
         if not masks_lib.finite_rows(values).all():
             warnings.warn(masks_lib.describe_nonfinite(values, distinct, first), stacklevel=3)
         noise = self.function.noise if isinstance(self.function, DeviceFunction) else math.nan
-        return Answers(values=values[inverse], asked=len(todo), stored=int(known.sum()), noise=noise)
+        return Evaluation(values=values[inverse], evaluated=len(todo), stored=int(known.sum()), noise=noise)
 
     def _answers(self, masks: np.ndarray, size: int) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
         if self._on_device or jax.process_count() == 1:
             yield from self.function.answers(masks, size)
             return
-        # A host function in a run of several processes is asked by the first alone, which tells the others.
+        # A host function in a run of several processes is called by the first alone, which tells the others.
         source = self.function.answers(masks, size) if jax.process_index() == 0 else None
         while True:
             rows, values, failure = np.arange(0), np.zeros((0, *self._outputs)), None
@@ -235,7 +235,7 @@ def evaluate(
     progress: bool = True,
     nonfinite: str = "raise",
 ) -> np.ndarray:
-    """Values of a value function at masks; a mask that stands in several rows, or in the store, is not asked again.
+    """Values of a value function at masks; a mask that stands in several rows, or in the store, is not evaluated again.
 
     In a run of several processes (`jax.distributed`) every one calls this with the same arguments and gets all values;
     a device function runs on the devices of all, a host function in the first, which also keeps the store.
@@ -248,8 +248,8 @@ def evaluate(
         host. On several devices it is rounded up to a multiple of their number.
       mesh: with an axis "masks", over which the rows of a batch are split; None is the mesh on which the function's
         arrays are already, or all devices.
-      store: path of a store, or of a folder of them: what it holds is not asked, what is asked goes into it before it
-        counts.
+      store: path of a store, or of a folder of them. What it holds is not evaluated; what is evaluated goes into it
+        before it counts.
       store_key: identifies a value function that has no identity of its own, such as a bare callable.
       progress: a bar with rate and time left on a terminal or in a notebook, else a line a minute on stderr.
       nonfinite: what becomes of values that are NaN or infinite: "raise" stops there, "keep" goes on and returns them
@@ -268,4 +268,4 @@ def evaluate(
     value_fn = as_value_function(value_fn, masks.shape[1], "evaluate", several=True)
     check_nonfinite(nonfinite)
     with Engine(value_fn, batch_size=batch_size, mesh=mesh, store=store, store_key=store_key) as engine:
-        return engine.ask(masks, progress=progress, nonfinite=nonfinite).values
+        return engine.evaluate(masks, progress=progress, nonfinite=nonfinite).values

@@ -4,7 +4,7 @@ A method is a frozen dataclass that inherits from `Method`: its fields are its o
 name, so that `explain(..., method="its name", option=...)` means the record.
 """
 
-from spex_jax.methods.method import METHODS, Adaptive, Method, Tables, register
+from spex_jax.methods.method import METHODS, Adaptive, CrossFit, Method, register
 from spex_jax.methods.registry import Named, Registry
 
-__all__ = ["METHODS", "Adaptive", "Method", "Named", "Registry", "Tables", "register"]
+__all__ = ["METHODS", "Adaptive", "CrossFit", "Method", "Named", "Registry", "register"]

@@ -2,17 +2,30 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.masks import check_whole
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods.registry import Named, Registry
 
-__all__ = ["METHODS", "Adaptive", "Method", "Tables", "register"]
+__all__ = ["METHODS", "Adaptive", "CrossFit", "Method", "register"]
 
-Tables = list[np.ndarray]
+
+class CrossFit(NamedTuple):
+    """A fit.
+
+    Attributes:
+      spectrum: what was fitted.
+      predicted: float64 [M], what was predicted for each mask without its value, where interactions are to be corrected
+        by what the spectrum misses; None where they are not.
+    """
+
+    spectrum: Spectrum
+    predicted: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,33 +77,24 @@ class Method(Named, abc.ABC):
 
     @abc.abstractmethod
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
-        """Returns up to `count` distinct masks to fit, bool [M, n], and what `fit` must know of them."""
+        """Returns up to `count` distinct masks to fit, bool [M, n], and the `design` of their `Ablations`."""
 
     @abc.abstractmethod
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum.
 
         Args:
-          masks: bool [M, n].
-          values: float64 [M].
-          made: what `draw` gave beside the masks.
+          ablations: none of whose rows is held out.
           seed: of the fit.
         """
 
-    def cross_fit_many(
-        self, masks: Tables, values: Tables, made: list[Any], seed: int
-    ) -> list[tuple[Spectrum, np.ndarray | None]]:
-        """Fits many tables, each with this seed.
+    def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
+        """Fits many tables, each as `fit` does with this seed."""
+        return [CrossFit(self.fit(table, seed)) for table in tables]
 
-        Returns:
-          For each table the spectrum, and where its interactions are to be corrected by what it misses, what was
-          predicted for each mask without it, float64 [M].
-        """
-        return [(self.fit(*table, seed), None) for table in zip(masks, values, made, strict=True)]
-
-    def settings(self, made: Any) -> dict[str, Any]:
+    def settings(self, design: Any) -> dict[str, Any]:
         """Returns what a report should say of the masks that were drawn."""
-        del made
+        del design
         return {}
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from spex_jax.analysis.metrics import r2_score
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive
-from spex_jax.pipeline.plan import Question, too_few
+from spex_jax.pipeline.plan import Plan, too_few_values
 from spex_jax.proxyspex.walsh_gp.acquisition import corners, most_informative, uncertain_sets
 from spex_jax.utils.seeds import Stream, generator
 
-__all__ = ["Asked", "continue_asking"]
+__all__ = ["AdaptiveRun", "evaluate_adaptively"]
 
 _POOL = 4096  # candidates for a batch
 _SETS = 10  # whose corners are candidates, and whose intervals count for the width
@@ -25,20 +26,77 @@ _95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What adaptive sampling asked: masks bool [M, n], the last `held_out` of the question for the faithfulness, their
-    values float64 [M], the spectrum if the last of them has been fitted already, and what a report should say.
+class AdaptiveRun:
+    """What adaptive sampling brought.
+
+    Attributes:
+      ablations: all of them.
+      spectrum: the fit to all rows that are not held out, where there is one already.
+      settings: what a report should say.
     """
 
-    masks: np.ndarray
-    values: np.ndarray
+    ablations: Ablations
     spectrum: Spectrum | None
     settings: dict[str, Any]
 
 
-def _widest_interval(asked: Question, spectrum: Spectrum) -> float:
+def evaluate_adaptively(
+    plan: Plan, adaptive: Adaptive, ablations: Ablations, evaluate: Callable[[np.ndarray], np.ndarray]
+) -> AdaptiveRun:
+    """Evaluates batch after batch until the budget is spent or a target is reached.
+
+    Args:
+      plan: whose masks are the first part and those held out.
+      adaptive: how the others are chosen, and when there are enough.
+      ablations: of the plan's masks; a value that is not finite takes no part in any fit.
+      evaluate: masks bool [B, n] -> values float64 [B].
+
+    Warns:
+      UserWarning: a target was not reached within the budget.
+    """
+    first, held = ablations.fitted, ablations.tested
+    masks, values = first.masks, first.values
+    room = plan.budget - len(held)
+    batch = math.ceil((room - len(first)) / adaptive.refits)
+    aims = adaptive.target_r2 is not None or adaptive.target_width is not None
+    least = plan.method.least(masks.shape[1])
+    turn, reached, spectrum = 0, None, None
+    while True:
+        known = np.isfinite(values)
+        if known.sum() < least:
+            raise too_few_values(known.sum(), len(masks), least)
+        finite = Ablations.to_fit(masks[known], values[known])
+        if aims or (adaptive.acquisition == "interactions" and len(masks) < room):
+            spectrum = plan.method.fit(finite, plan.seed)
+            reached = _reached(plan, adaptive, spectrum, held)
+        if reached or len(masks) >= room:
+            break
+        seen = np.concatenate([masks, held.masks])
+        new = _choose(plan, adaptive.acquisition, finite, seen, min(batch, room - len(masks)), turn, spectrum)
+        masks, values = np.concatenate([masks, new]), np.concatenate([values, evaluate(new)])
+        spectrum, turn = None, turn + 1
+    if aims and not reached:
+        targets = {"target_r2": adaptive.target_r2, "target_width": adaptive.target_width}
+        wanted = [f"{name} = {target:g}" for name, target in targets.items() if target is not None]
+        warnings.warn(
+            f"{' and '.join(wanted)} was not reached within the budget of {plan.budget} ablations; the answer uses "
+            "all of them",
+            stacklevel=4,
+        )
+    return AdaptiveRun(
+        ablations=Ablations(
+            masks=np.concatenate([masks, held.masks]),
+            values=np.concatenate([values, held.values]),
+            held_out=np.arange(len(masks) + len(held)) >= len(masks),
+        ),
+        spectrum=spectrum,
+        settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},
+    )
+
+
+def _widest_interval(plan: Plan, spectrum: Spectrum) -> float:
     """The widest 95% interval of the ten strongest interactions, 0 where there are none; inf without variances."""
-    found = spectrum.interactions(asked.index, asked.max_order)
+    found = spectrum.interactions(plan.index, plan.max_order)
     strongest = [key for key, _ in found.top(_SETS)]
     errors = found.std_errors
     if errors is None:
@@ -46,95 +104,46 @@ def _widest_interval(asked: Question, spectrum: Spectrum) -> float:
     return 2 * _95 * max((errors[key] for key in strongest), default=0.0)
 
 
-def _reached(asked: Question, plan: Adaptive, spectrum: Spectrum, masks: np.ndarray, values: np.ndarray) -> str | None:
+def _reached(plan: Plan, adaptive: Adaptive, spectrum: Spectrum, held: Ablations) -> str | None:
     """Which target the spectrum has reached on the held-out masks, in words."""
-    known = np.isfinite(values)
-    if plan.target_r2 is not None and known.any():  # no values have no mean
-        r2 = float(r2_score(values[known], spectrum(masks[known])))
-        if r2 >= plan.target_r2:
+    known = np.isfinite(held.values)
+    if adaptive.target_r2 is not None and known.any():  # no values have no mean
+        r2 = float(r2_score(held.values[known], spectrum(held.masks[known])))
+        if r2 >= adaptive.target_r2:
             return f"R2 {r2:.3f} reached"
-    if plan.target_width is not None:
-        width = _widest_interval(asked, spectrum)
-        if width <= plan.target_width:
+    if adaptive.target_width is not None:
+        width = _widest_interval(plan, spectrum)
+        if width <= adaptive.target_width:
             return f"interval width {width:.3g} reached"
     return None
 
 
 def _choose(
-    asked: Question,
+    plan: Plan,
     acquisition: str,
-    masks: np.ndarray,
-    values: np.ndarray,
+    known: Ablations,
     seen: np.ndarray,
     count: int,
     turn: int,
     spectrum: Spectrum | None,
 ) -> np.ndarray:
     """The next `count` masks, none of them among `seen`."""
-    rng, n = generator(asked.seed, Stream.ADAPTIVE, turn), masks.shape[1]
+    rng, n = generator(plan.seed, Stream.ADAPTIVE, turn), seen.shape[1]
     if acquisition == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
     chosen = seen[:0]
     if acquisition == "interactions":
         assert spectrum is not None
-        found = spectrum.interactions(asked.index, max(2, asked.max_order))
+        found = spectrum.interactions(plan.index, max(2, plan.max_order))
         if sets := uncertain_sets(found, _SETS):
             made = corners(sets, n, _CORNERS_PER_CHOICE * count, rng)
             both = np.concatenate([seen, made])
             first = masks_lib.deduplicate(both)[0]
             new = both[first[first >= len(seen)]]
-            chosen = most_informative(masks, values, new, min(count, len(new)), seed=asked.seed)
+            chosen = most_informative(known.masks, known.values, new, min(count, len(new)), seed=plan.seed)
     if len(chosen) < count:
         given, missing = np.concatenate([seen, chosen]), count - len(chosen)
         every = len(seen) + _POOL if n >= 63 else min(len(seen) + _POOL, 2**n)
         pool = masks_lib.uniform(n, max(every, len(given) + missing), rng, given=given)[len(given) :]
-        chosen = np.concatenate([chosen, most_informative(masks, values, pool, missing, seed=asked.seed)])
+        chosen = np.concatenate([chosen, most_informative(known.masks, known.values, pool, missing, seed=plan.seed)])
     return chosen
-
-
-def continue_asking(
-    asked: Question, plan: Adaptive, values: np.ndarray, ask: Callable[[np.ndarray], np.ndarray]
-) -> Asked:
-    """Asks batch after batch until the budget is spent or a target is reached.
-
-    Args:
-      asked: a question whose masks are the first part and those held out.
-      plan: how the others are chosen, and when there are enough.
-      values: float64 [M] of these masks; what is not finite takes no part in any fit.
-      ask: masks bool [B, n] -> values float64 [B].
-    """
-    split = len(asked.masks) - asked.held_out
-    masks, held, answers = asked.masks[:split], asked.masks[split:], values[:split]
-    room = asked.budget - asked.held_out
-    batch = math.ceil((room - split) / plan.refits)
-    aims = plan.target_r2 is not None or plan.target_width is not None
-    least = asked.method.least(masks.shape[1])
-    turn, reached, spectrum = 0, None, None
-    while True:
-        known = np.isfinite(answers)
-        if known.sum() < least:
-            raise too_few(known.sum(), len(masks), least)
-        if aims or (plan.acquisition == "interactions" and len(masks) < room):
-            spectrum = asked.method.fit(masks[known], answers[known], asked.made, asked.seed)
-            reached = _reached(asked, plan, spectrum, held, values[split:])
-        if reached or len(masks) >= room:
-            break
-        seen = np.concatenate([masks, held])
-        count = min(batch, room - len(masks))
-        new = _choose(asked, plan.acquisition, masks[known], answers[known], seen, count, turn, spectrum)
-        masks, answers = np.concatenate([masks, new]), np.concatenate([answers, ask(new)])
-        spectrum, turn = None, turn + 1
-    if aims and not reached:
-        targets = {"target_r2": plan.target_r2, "target_width": plan.target_width}
-        wanted = [f"{name} = {target:g}" for name, target in targets.items() if target is not None]
-        warnings.warn(
-            f"{' and '.join(wanted)} was not reached within the budget of {asked.budget} ablations; the answer uses "
-            "all of them",
-            stacklevel=4,
-        )
-    return Asked(
-        masks=np.concatenate([masks, held]),
-        values=np.concatenate([answers, values[split:]]),
-        spectrum=spectrum,
-        settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},
-    )

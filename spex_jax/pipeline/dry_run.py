@@ -16,7 +16,7 @@ from spex_jax.engine.evaluation import Engine
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.methods import METHODS, Method
 from spex_jax.pipeline.method_options import MethodOptions
-from spex_jax.pipeline.plan import question
+from spex_jax.pipeline.plan import make_plan
 
 __all__ = ["Estimate", "estimate"]
 
@@ -48,7 +48,7 @@ class Estimate:
     def __str__(self) -> str:
         """One line."""
         if self.stored == self.masks:
-            return f"all {self.masks:,} ablations are stored: nothing to ask"
+            return f"all {self.masks:,} ablations are stored: nothing to evaluate"
         place = f"{self.devices} device{'s' if self.devices > 1 else ''}" if self.devices else "host code"
         return (
             f"{self.masks:,} ablations, {self.stored:,} of them stored; batches of {self.batch_size} on {place}, "
@@ -86,7 +86,7 @@ def estimate(
     """
     del progress, check_invariance
     value_fn = as_value_function(value_fn, n, "estimate", several=True)
-    asked = question(
+    plan = make_plan(
         value_fn,
         budget=budget,
         method=METHODS.record(method, options),
@@ -95,8 +95,8 @@ def estimate(
         seed=seed,
         names=names,
     )
-    masks = asked.masks
-    count = asked.budget if asked.adaptive else len(masks)
+    masks = plan.masks
+    count = plan.budget if plan.adaptive else len(masks)
     engine = Engine(value_fn, batch_size=batch_size, mesh=mesh, store=store, store_key=store_key)
     with engine:
         todo = masks[~engine.lookup(masks)[0]]
@@ -108,7 +108,7 @@ def estimate(
         compiling = time.perf_counter() - start
         for first in range(0, min(len(todo), 2 * size if devices else size), size or 1):
             start = time.perf_counter()
-            engine.ask(todo[first : first + size], progress=False, size=size, nonfinite=nonfinite)
+            engine.evaluate(todo[first : first + size], progress=False, size=size, nonfinite=nonfinite)
             calls.append(time.perf_counter() - start)
     one = calls[-1]
     return Estimate(

@@ -13,20 +13,20 @@ import jax
 import numpy as np
 
 from spex_jax.core.indices import Index
-from spex_jax.engine.asking import Asker
 from spex_jax.engine.evaluation import Engine, check_nonfinite
+from spex_jax.engine.evaluator import Evaluator
 from spex_jax.engine.invariance import check_batch_invariance
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.methods import METHODS, Method
-from spex_jax.pipeline.adaptive import Asked, continue_asking
+from spex_jax.pipeline.adaptive import evaluate_adaptively
 from spex_jax.pipeline.explanation import Explanation
-from spex_jax.pipeline.fitting import Reading, explanations_of
+from spex_jax.pipeline.fitting import Evaluated, explanations_of
 from spex_jax.pipeline.method_options import MethodOptions
-from spex_jax.pipeline.plan import question
+from spex_jax.pipeline.plan import Plan, make_plan
 from spex_jax.utils.timing import Stopwatch
 from spex_jax.utils.version import environment
 
-__all__ = ["explain", "read_outputs"]
+__all__ = ["evaluate_outputs", "explain"]
 
 
 def explain(
@@ -96,34 +96,34 @@ def explain(
         function is needed, or a store that is damaged, in use or of another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
-    (reading,) = read_outputs(
-        as_value_function(value_fn, n, "explain"),
+    value_fn = as_value_function(value_fn, n, "explain")
+    plan = make_plan(
+        value_fn,
         budget=budget,
         method=METHODS.record(method, options),
         index=index,
         max_order=max_order,
-        store=store,
         seed=seed,
+        names=names,
+    )
+    (evaluated,) = evaluate_outputs(
+        value_fn,
+        plan,
+        store=store,
         batch_size=batch_size,
         store_key=store_key,
         mesh=mesh,
-        names=names,
         progress=progress,
         check_invariance=check_invariance,
         nonfinite=nonfinite,
     )
-    return explanations_of([reading])[0]
+    return explanations_of([evaluated])[0]
 
 
-def read_outputs(
+def evaluate_outputs(
     value_fn: ValueFunction,
+    plan: Plan,
     *,
-    method: Method,
-    budget: int | None,
-    index: str | Index,
-    max_order: int,
-    seed: int,
-    names: Sequence[str] | None,
     batch_size: int | None,
     mesh: jax.sharding.Mesh | None,
     progress: bool,
@@ -132,58 +132,50 @@ def read_outputs(
     store: str | os.PathLike[str] | None = None,
     store_key: str | None = None,
     which: Sequence[int] | None = None,
-) -> list[Reading]:
-    """Asks a value function, and gives the values of each of its outputs to be fitted; `explain` has the arguments.
+) -> list[Evaluated]:
+    """Evaluates a value function as planned, and returns each of its outputs; `explain` has the arguments.
 
     Args:
       which: numbers of the outputs; None for all.
     """
     check_nonfinite(nonfinite)
-    asked = question(
-        value_fn,
-        budget=budget,
-        method=method,
-        index=index,
-        max_order=max_order,
-        seed=seed,
-        names=names,
-    )
     if value_fn.n == 1:
-        warnings.warn(_of_one_feature(value_fn, asked.names[0]), UserWarning, stacklevel=3)
-    if nonfinite == "keep" and not asked.method.from_any_masks:
-        raise ValueError(f"method {method.name!r} needs the values of all its masks; use nonfinite='raise'")
-    if asked.adaptive and value_fn.outputs:
+        warnings.warn(_of_one_feature(value_fn, plan.names[0]), UserWarning, stacklevel=3)
+    if nonfinite == "keep" and not plan.method.from_any_masks:
+        raise ValueError(f"method {plan.method.name!r} needs the values of all its masks; use nonfinite='raise'")
+    if plan.adaptive and value_fn.outputs:
         raise ValueError(
             f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
             "another sampling, or one output at a time"
         )
-    asking: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
+    options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
     watch = Stopwatch("model", "fit")
-    engine = Engine(value_fn, **asking)
-    with engine:
-        asker = _EngineOfARun(engine, watch, progress=progress, nonfinite=nonfinite)
-        answers = Asked(masks=asked.masks, values=asker(asked.masks), spectrum=None, settings={})
-        if asked.adaptive:
+    with Engine(value_fn, **options) as engine:
+        run = _Run(engine, watch, progress=progress, nonfinite=nonfinite)
+        ablations, spectrum, settings = plan.ablations(run(plan.masks)), None, plan.settings
+        if plan.adaptive:
             with watch.phase("fit"):
-                answers = continue_asking(asked, asked.adaptive, answers.values, asker)
-        noise = asker.noise
+                found = evaluate_adaptively(plan, plan.adaptive, ablations, run)
+            ablations, spectrum, settings = found.ablations, found.spectrum, {**settings, **found.settings}
+        noise = run.noise
         if check_invariance:
             with watch.phase("model"):
                 noise = check_batch_invariance(
-                    value_fn, batch_size=batch_size, mesh=mesh, seed=asked.seed, nonfinite=nonfinite
+                    value_fn, batch_size=batch_size, mesh=mesh, seed=plan.seed, nonfinite=nonfinite
                 ).noise
-    columns = answers.values.reshape(len(answers.masks), -1)
-    environment_of = {**asked.settings, **answers.settings, **environment()}
+    plan = dataclasses.replace(plan, settings={**settings, **environment()})
+    columns = ablations.values.reshape(len(ablations), -1)
     return [
-        Reading(
-            asked=dataclasses.replace(asked, settings=environment_of),
-            answers=dataclasses.replace(answers, values=columns[:, output]),
+        Evaluated(
+            plan=plan,
+            ablations=dataclasses.replace(ablations, values=columns[:, output]),
+            spectrum=spectrum,
             place=f"at output {output} of {columns.shape[1]}" if columns.shape[1] > 1 else "",
             seconds=watch.seconds,
             details=value_fn.details.of_output(output, value_fn.n),
             noise=noise,
-            stored=asker.stored,
-            ask=Asker(value_fn=value_fn, output=output, **asking),
+            stored=run.stored,
+            evaluator=Evaluator(value_fn=value_fn, output=output, **options),
         )
         for output in (range(columns.shape[1]) if which is None else which)
     ]
@@ -202,7 +194,7 @@ def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
     )
 
 
-class _EngineOfARun:
+class _Run:
     """An engine as a function masks bool [M, n] -> values float64 [M, *outputs], with what all its calls found out.
 
     Attributes:
@@ -217,7 +209,7 @@ class _EngineOfARun:
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
         with self._watch.phase("model"):
-            found = self._engine.ask(masks, progress=self._progress, nonfinite=self._nonfinite)
+            found = self._engine.evaluate(masks, progress=self._progress, nonfinite=self._nonfinite)
         self.stored += found.stored
         self.noise = float(np.fmax(self.noise, found.noise))
         return found.values

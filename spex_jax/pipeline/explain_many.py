@@ -12,7 +12,7 @@ import pathlib
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import jax
 
@@ -20,10 +20,11 @@ from spex_jax.engine.evaluation import identity_of
 from spex_jax.engine.progress import Progress
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.methods import METHODS, Method
-from spex_jax.pipeline.explain import explain, read_outputs
+from spex_jax.pipeline.explain import evaluate_outputs, explain
 from spex_jax.pipeline.explanation import Explanation
-from spex_jax.pipeline.fitting import Reading, explanations_of
+from spex_jax.pipeline.fitting import Evaluated, explanations_of
 from spex_jax.pipeline.method_options import MethodOptions
+from spex_jax.pipeline.plan import Plan, make_plan
 from spex_jax.store.store import as_path, naming
 from spex_jax.utils.version import __version__
 
@@ -80,18 +81,11 @@ def explain_many(
             "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
         )
     chosen = METHODS.record(method, options)
-    read = functools.partial(
-        read_outputs,
-        budget=budget,
-        method=chosen,
-        index=index,
-        max_order=max_order,
-        seed=seed,
-        batch_size=batch_size,
-        mesh=mesh,
-        names=names,
-        check_invariance=check_invariance,
-        nonfinite=nonfinite,
+    make = functools.partial(
+        make_plan, budget=budget, method=chosen, index=index, max_order=max_order, seed=seed, names=names
+    )
+    evaluate = functools.partial(
+        evaluate_outputs, batch_size=batch_size, mesh=mesh, check_invariance=check_invariance, nonfinite=nonfinite
     )
     # What an answer depends on and is not by default names its folder.
     arguments = {
@@ -120,22 +114,22 @@ def explain_many(
         total = math.prod(value_fns.outputs)
     held = alone or isinstance(value_fns, Sequence)  # a generator need not hold all models: neither do its answers
     found: list[Explanation | None] = []
-    waiting: list[_Waiting] = []
+    waiting: dict[int, _Unfitted] = {}  # by their places in the answer
     with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
-                for answer in _answers(value_fn, folder, read, changed, progress and alone):
-                    if isinstance(answer, _Waiting):
-                        reading = answer.reading if held else dataclasses.replace(answer.reading, ask=None)
-                        waiting.append(dataclasses.replace(answer, reading=reading, place=len(found)))
-                        found.append(None)
-                    else:
+                for answer in _answers(value_fn, folder, make, evaluate, changed, progress and alone):
+                    if isinstance(answer, Explanation):
                         found.append(answer)
                         shown.update(1 if alone else 0)
+                    else:
+                        evaluated = answer.evaluated if held else dataclasses.replace(answer.evaluated, evaluator=None)
+                        waiting[len(found)] = answer._replace(evaluated=evaluated)
+                        found.append(None)
                     if len(waiting) == _TOGETHER:
                         _fit(waiting, found, shown if alone else None)
             except BaseException as error:
-                if isinstance(error, Exception):  # what was asked before it is explained, and kept
+                if isinstance(error, Exception):  # what was evaluated before it is explained, and kept
                     with contextlib.suppress(Exception):
                         _fit(waiting, found, shown if alone else None)
                 explained = sum(answer is not None for answer in found)
@@ -146,23 +140,22 @@ def explain_many(
     return [answer for answer in found if answer is not None]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Waiting:
-    """Values that wait to be fitted with others, where their explanation is kept, and its place in the answer."""
+class _Unfitted(NamedTuple):
+    """An output that waits to be fitted with others, and the folder for its explanation."""
 
-    reading: Reading
+    evaluated: Evaluated
     saved: pathlib.Path | None
-    place: int = 0
 
 
-def _fit(waiting: list[_Waiting], found: list[Explanation | None], shown: Progress | None) -> None:
+def _fit(waiting: dict[int, _Unfitted], found: list[Explanation | None], shown: Progress | None) -> None:
     """Fits what waits, all at once, and keeps the explanations."""
     if not waiting:
         return
-    for one, answer in zip(waiting, explanations_of([one.reading for one in waiting]), strict=True):
-        if one.saved is not None:
-            answer.save(one.saved)
-        found[one.place] = answer
+    answers = explanations_of([unfitted.evaluated for unfitted in waiting.values()])
+    for (place, unfitted), answer in zip(waiting.items(), answers, strict=True):
+        if unfitted.saved is not None:
+            answer.save(unfitted.saved)
+        found[place] = answer
         if shown is not None:
             shown.update(1)
     waiting.clear()
@@ -183,16 +176,17 @@ def _saved(folder: pathlib.Path, value_fn: ValueFunction) -> Explanation:
 def _answers(
     value_fn: ValueFunction,
     folder: pathlib.Path | None,
-    read: Callable[..., list[Reading]],
+    make: Callable[..., Plan],
+    evaluate: Callable[..., list[Evaluated]],
     changed: dict[str, Any],
     progress: bool,
-) -> Iterator[Explanation | _Waiting]:
+) -> Iterator[Explanation | _Unfitted]:
     """For each output of a value function its explanation out of the folder, or its values."""
     if not isinstance(value_fn, ValueFunction):
         raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
-        for reading in read(value_fn, progress=progress):
-            yield _Waiting(reading=reading, saved=None)
+        for evaluated in evaluate(value_fn, make(value_fn), progress=progress):
+            yield _Unfitted(evaluated, None)
         return
     identity = identity_of(value_fn)
     outputs = range(math.prod(value_fn.outputs))
@@ -212,10 +206,7 @@ def _answers(
                 os.replace(saved[output], aside / saved[output].name)
                 warnings.warn(f"{error}; it is made again, and what was there is now in {aside.name}", stacklevel=3)
     missing = [output for output in outputs if output not in found]
-    readings = read(value_fn, which=missing, progress=progress, store=folder) if missing else []
-    answers = iter(readings)
+    several = evaluate(value_fn, make(value_fn), which=missing, progress=progress, store=folder) if missing else []
+    rest = iter(several)
     for output in outputs:
-        if output in found:
-            yield found[output]
-        else:
-            yield _Waiting(reading=next(answers), saved=saved[output] if alone else None)
+        yield found[output] if output in found else _Unfitted(next(rest), saved[output] if alone else None)

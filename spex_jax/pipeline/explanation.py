@@ -1,4 +1,4 @@
-"""What `explain` found, with all that it asked: to read, to convert, to save and to share."""
+"""What `explain` found, with all ablations: to read, to convert, to save and to share."""
 
 import dataclasses
 import json
@@ -17,11 +17,12 @@ from spex_jax.analysis.correction import Correction
 from spex_jax.analysis.metrics import Faithfulness, varies
 from spex_jax.analysis.validation import Validation, validate
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.indices import INDICES, Index
 from spex_jax.core.interactions import Interactions
 from spex_jax.core.spectrum import Spectrum, read_spectrum
-from spex_jax.engine.asking import Asker
 from spex_jax.engine.details import Details, details_from_json
+from spex_jax.engine.evaluator import Evaluator
 from spex_jax.engine.value_function import ValueFunction, as_value_function
 from spex_jax.utils.atomic_write import temporary_prefix
 from spex_jax.utils.untrusted_files import Allowance, Archive, Record, read_json, refusing, savez
@@ -34,17 +35,16 @@ _ROUNDING = 1e-10  # interactions below this part of the largest are rounding er
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What `explain` found, with all that it asked.
+    """What `explain` found, with all ablations.
 
     Attributes:
       spectrum: the answer.
       correction: what the spectrum misses of Shapley-type indices, where masks were drawn for these; `interactions`
         adds it.
-      masks: bool [M, n], the distinct masks asked; the last `held_out` of them no fit saw.
-      values: float64 [M].
-      held_out: number of masks held out.
-      faithfulness: R2 on them with its 95% interval; nan where the answer is exact or the values are constant.
-      exact: whether all 2^n masks were asked, so that the spectrum is the function.
+      ablations: the distinct masks, their values, and which of them no fit saw.
+      faithfulness: R2 on those held out with its 95% interval; nan where the answer is exact or the values are
+        constant.
+      exact: whether all 2^n masks were evaluated, so that the spectrum is the function.
       names: one name per feature.
       index, max_order: what `interactions()` gives when it is not told.
       timings: seconds, {"compile", "model", "fit"}.
@@ -52,16 +52,14 @@ class Explanation:
       stored: how many of the masks came out of the store and cost nothing.
       settings: method, options, budget, seed, versions and device.
       details: what the lens knows of the input (text, spans, units, target), for reports; see `engine.details`.
-      failed: bool [F, n], masks that were asked and gave no finite value; they are in none of the above.
-      ask: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds no
-        model.
+      failed: bool [F, n], masks whose values are not finite; they are not among `ablations`.
+      evaluator: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds
+        no model.
       validation: what `validate` found last.
     """
 
     spectrum: Spectrum
-    masks: np.ndarray
-    values: np.ndarray
-    held_out: int
+    ablations: Ablations
     faithfulness: Faithfulness
     exact: bool
     names: tuple[str, ...]
@@ -74,8 +72,18 @@ class Explanation:
     stored: int = 0
     failed: np.ndarray | None = None
     correction: Correction | None = None
-    ask: Callable[[np.ndarray], np.ndarray] | None = None
+    evaluator: Callable[[np.ndarray], np.ndarray] | None = None
     validation: Validation | None = None
+
+    @property
+    def masks(self) -> np.ndarray:
+        """The distinct masks that were evaluated, bool [M, n]."""
+        return self.ablations.masks
+
+    @property
+    def values(self) -> np.ndarray:
+        """Their values, float64 [M]."""
+        return self.ablations.values
 
     @property
     def n(self) -> int:
@@ -105,7 +113,7 @@ class Explanation:
         """Measures the strongest interactions on the model itself, at masks of its own.
 
         The answer stands in the reports from then on, and goes into the folder of `save`. What an exact explanation
-        knows already it is not asked again.
+        knows already is not evaluated again.
 
         Args:
           top: how many interactions; of equal ones those of the first sets.
@@ -123,10 +131,10 @@ class Explanation:
         """
         masks_lib.check_whole("top", top, 1)
         masks_lib.check_whole("contexts", contexts, 2)
-        ask = self.ask
+        evaluator = self.evaluator
         if value_fn is not None:
             value_fn = as_value_function(value_fn, self.n, "validate", several="output" in options)
-            ask = Asker.checked(value_fn, **options)
+            evaluator = Evaluator.checked(value_fn, **options)
         elif options:
             raise ValueError(
                 f"{', '.join(options)} belong to value_fn=, which was not given; give it too or leave them out"
@@ -134,7 +142,7 @@ class Explanation:
         interactions = self.interactions(index, max_order)
         ranked = interactions.top(top) if varies(self.values) else []
         found = validate(
-            ask,
+            evaluator,
             self.spectrum,
             [members for members, value in ranked if abs(value) > _ROUNDING * abs(ranked[0][1])],
             index=interactions.index,
@@ -185,7 +193,8 @@ class Explanation:
         try:
             new.chmod(0o755)
             self.spectrum.save(new / "spectrum.npz")
-            arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks), "values": self.values}
+            rows = np.argsort(self.ablations.held_out, kind="stable")  # a file has those held out last
+            arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks[rows]), "values": self.values[rows]}
             if self.failed is not None:
                 arrays["failed"] = masks_lib.pack(self.failed)
             if self.correction is not None:
@@ -193,9 +202,10 @@ class Explanation:
             savez(new / "ablations.npz", arrays)
             content = {
                 "format": _FORMAT,
+                "held_out": int(self.ablations.held_out.sum()),
                 **{
                     name: getattr(self, name)
-                    for name in ("held_out", "exact", "index", "max_order", "timings", "settings", "stored")
+                    for name in ("exact", "index", "max_order", "timings", "settings", "stored")
                 },
                 "details": self.details.to_json(),
                 "noise": None if math.isnan(self.noise) else self.noise,
@@ -240,23 +250,22 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         raise ValueError(f"written by a newer version (format {format_}); update spex_jax")
     spectrum = read_spectrum(files[1], allowance)
     n = spectrum.n
-    with Archive(files[2], allowance) as ablations:
-        masks = ablations.masks("masks", n)
-        values = masks_lib.check_values(ablations.floats("values", (len(masks),)), masks)
-        failed = ablations.masks("failed", n) if "failed" in ablations else None
-        correction = Correction.from_arrays(ablations, n)
+    with Archive(files[2], allowance) as file:
+        masks = file.masks("masks", n)
+        values = masks_lib.check_values(file.floats("values", (len(masks),)), masks)
+        failed = file.masks("failed", n) if "failed" in file else None
+        correction = Correction.from_arrays(file, n)
     allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")
     if not len(masks) or len(masks_lib.deduplicate(masks)[0]) < len(masks):
         raise ValueError(f"its {len(masks)} masks must be distinct, and one or more")
     names, settings = content.texts("names", n), content.plain("settings")
     details = details_from_json(content.plain("details"), n)
     _check_settings(settings)
+    held_out = np.arange(len(masks)) >= len(masks) - content.whole("held_out", 0, len(masks))
     found = Explanation(
         spectrum=spectrum,
         correction=correction,
-        masks=masks,
-        values=values,
-        held_out=content.whole("held_out", 0, len(masks)),
+        ablations=Ablations(masks=masks, values=values, held_out=held_out),
         faithfulness=Faithfulness.from_json(content.take("faithfulness")),
         exact=content.flag("exact"),
         names=names,
@@ -271,7 +280,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         validation=None if content.null("validation") else Validation.from_json(content.take("validation"), names),
     )
     content.end()
-    if found.exact and (n >= 63 or len(masks) != 2**n or found.held_out):
+    if found.exact and (n >= 63 or len(masks) != 2**n or held_out.any()):
         raise ValueError(f"an exact answer of {n} features needs all 2^{n} masks and holds none out")
     return found
 

@@ -1,147 +1,139 @@
-"""From the values of a model to explanations. Many tables are fitted together."""
+"""From evaluated ablations to explanations. Many tables are fitted together."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from spex_jax.analysis.correction import correction_of
+from spex_jax.analysis.correction import Correction, correction_of
 from spex_jax.analysis.metrics import Faithfulness, faithfulness, r2_score
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.ends import ends_first
 from spex_jax.core.spectrum import Spectrum, exact_spectrum
-from spex_jax.engine.asking import Asker
 from spex_jax.engine.details import Details
-from spex_jax.pipeline.adaptive import Asked
+from spex_jax.engine.evaluator import Evaluator
+from spex_jax.methods import CrossFit
 from spex_jax.pipeline.explanation import Explanation
-from spex_jax.pipeline.plan import Question, held_out_of, too_few
+from spex_jax.pipeline.plan import Plan, held_out_count, too_few_values
 from spex_jax.utils.seeds import Stream, generator
 from spex_jax.utils.timing import Stopwatch
 
-__all__ = ["Reading", "explanations_of"]
+__all__ = ["Evaluated", "explanations_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reading:
-    """The values of one output of a value function, to be fitted.
+class Evaluated:
+    """One output of a value function, evaluated as planned and to be fitted.
 
     Attributes:
-      asked: the question, with the settings that a report should say.
-      answers: masks and values float64 [M] of this output.
+      plan: with the settings that a report should say.
+      ablations: of this output; values that are not finite are among them.
+      spectrum: the fit, where adaptive sampling has it already.
       place: what errors should add, such as the number of the output.
-      seconds: that asking took, by phase.
-      details, noise, stored, ask: see `Explanation`.
+      seconds: that the evaluation took, by phase.
+      details, noise, stored, evaluator: see `Explanation`.
     """
 
-    asked: Question
-    answers: Asked
+    plan: Plan
+    ablations: Ablations
+    spectrum: Spectrum | None
     place: str
     seconds: dict[str, float]
     details: Details
     noise: float
     stored: int
-    ask: Asker | None
+    evaluator: Evaluator | None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Table:
-    """The finite values of a reading: those of the first rows are fitted, the last `held_out` are not."""
+class _Table(NamedTuple):
+    """The finite rows of an output, the masks [F, n] of the others, and whether all masks say the answer exactly."""
 
-    masks: np.ndarray
-    values: np.ndarray
+    ablations: Ablations
     failed: np.ndarray
-    held_out: int
     exact: bool
 
-    @property
-    def fitted(self) -> tuple[np.ndarray, np.ndarray]:
-        count = len(self.values) - self.held_out
-        return self.masks[:count], self.values[:count]
 
-
-def _table(reading: Reading) -> _Table:
-    asked, values = reading.asked, reading.answers.values
-    finite = np.isfinite(values)
-    masks, failed, values = reading.answers.masks[finite], reading.answers.masks[~finite], values[finite]
-    complete, held_out = asked.complete and not len(failed), int(finite[len(finite) - asked.held_out :].sum())
-    exact = complete and asked.method.exact
-    least = 1 if complete else asked.method.least(masks.shape[1])
-    if asked.complete and not complete:  # some of all masks are missing: a part of the others is held out now
-        order = generator(asked.seed, Stream.ROWS_HELD_OUT).permutation(len(values))
-        order = order[ends_first(masks[order])]  # the fit needs the full and the empty mask
-        masks, values = masks[order], values[order]
-        held_out = max(0, min(held_out_of(len(values)), len(values) - least))
-    if len(values) - held_out < least:
-        error = too_few(len(values), len(finite), least)
-        if reading.place:
-            error.add_note(reading.place)
+def _table(evaluated: Evaluated) -> _Table:
+    plan, every = evaluated.plan, evaluated.ablations
+    finite = np.isfinite(every.values)
+    found, failed = every.take(finite), every.masks[~finite]
+    complete = plan.complete and not len(failed)
+    least = 1 if complete else plan.method.least(every.masks.shape[1])
+    if plan.complete and not complete:  # some of all masks are missing: a part of the others is held out now
+        order = generator(plan.seed, Stream.ROWS_HELD_OUT).permutation(len(found))
+        order = order[ends_first(found.masks[order])]  # the fit needs the full and the empty mask
+        count = max(0, min(held_out_count(len(found)), len(found) - least))
+        found = dataclasses.replace(found.take(order), held_out=np.arange(len(found)) >= len(found) - count)
+    if (~found.held_out).sum() < least:
+        error = too_few_values(len(found), len(finite), least)
+        if evaluated.place:
+            error.add_note(evaluated.place)
         raise error
-    return _Table(masks=masks, values=values, failed=failed, held_out=held_out, exact=exact)
+    return _Table(found, failed, complete and plan.method.exact)
 
 
-def explanations_of(readings: Sequence[Reading]) -> list[Explanation]:
-    """The explanation of each reading; all are of one method with the same options and seed.
+def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
+    """Returns the explanation of each output; all are of one method with the same options and seed.
 
     Their tables are fitted together, and the time that takes is shared equally among them.
     """
     watch = Stopwatch("fit")
     with watch.phase("fit"):
-        tables = [_table(reading) for reading in readings]
-        found = _spectra(readings, tables)
-        answers = [_answer(*parts) for parts in zip(readings, tables, found, strict=True)]
+        tables = [_table(evaluated) for evaluated in several]
+        fits = _fits(several, tables)
+        scores = [_score(*parts) for parts in zip(several, tables, fits, strict=True)]
+        corrections = [_correction(table.ablations.fitted, fit) for table, fit in zip(tables, fits, strict=True)]
     return [
         Explanation(
-            **answer,
-            names=reading.asked.names,
-            index=reading.asked.index,
-            max_order=reading.asked.max_order,
+            spectrum=fit.spectrum,
+            correction=correction,
+            ablations=table.ablations,
+            faithfulness=score,
+            exact=table.exact,
+            failed=table.failed,
+            names=evaluated.plan.names,
+            index=evaluated.plan.index,
+            max_order=evaluated.plan.max_order,
             timings={
-                phase: seconds + watch.seconds.get(phase, 0.0) / len(readings)
-                for phase, seconds in reading.seconds.items()
+                phase: seconds + watch.seconds.get(phase, 0.0) / len(several)
+                for phase, seconds in evaluated.seconds.items()
             },
-            settings=reading.asked.settings,
-            details=reading.details,
-            noise=reading.noise,
-            stored=reading.stored,
-            ask=reading.ask,
+            settings=evaluated.plan.settings,
+            details=evaluated.details,
+            noise=evaluated.noise,
+            stored=evaluated.stored,
+            evaluator=evaluated.evaluator,
         )
-        for reading, answer in zip(readings, answers, strict=True)
+        for evaluated, table, fit, score, correction in zip(several, tables, fits, scores, corrections, strict=True)
     ]
 
 
-def _spectra(readings: Sequence[Reading], tables: Sequence[_Table]) -> list[tuple[Spectrum, np.ndarray | None]]:
-    """Spectra, and where they are to be corrected what was predicted for each mask without it."""
-    found: dict[int, tuple[Spectrum, np.ndarray | None]] = {}
-    for b, (reading, table) in enumerate(zip(readings, tables, strict=True)):
+def _fits(several: Sequence[Evaluated], tables: Sequence[_Table]) -> list[CrossFit]:
+    found: dict[int, CrossFit] = {}
+    for b, (evaluated, table) in enumerate(zip(several, tables, strict=True)):
         if table.exact:
-            found[b] = exact_spectrum(table.masks, table.values), None
-        elif reading.answers.spectrum is not None:
-            found[b] = reading.answers.spectrum, None
+            found[b] = CrossFit(exact_spectrum(table.ablations.masks, table.ablations.values))
+        elif evaluated.spectrum is not None:
+            found[b] = CrossFit(evaluated.spectrum)
     if missing := [b for b in range(len(tables)) if b not in found]:
-        masks, values = zip(*(tables[b].fitted for b in missing), strict=True)
-        asked, made = readings[missing[0]].asked, [readings[b].asked.made for b in missing]
-        fits = asked.method.cross_fit_many(list(masks), list(values), made, asked.seed)
+        plan = several[missing[0]].plan
+        fits = plan.method.cross_fit_many([tables[b].ablations.fitted for b in missing], plan.seed)
         found |= dict(zip(missing, fits, strict=True))
     return [found[b] for b in range(len(tables))]
 
 
-def _answer(reading: Reading, table: _Table, fit: tuple[Spectrum, np.ndarray | None]) -> dict[str, Any]:
-    """The parts of an `Explanation` that depend on the values."""
-    spectrum, out_of_fold = fit
-    split = len(table.values) - table.held_out
-    score = Faithfulness(np.nan, np.nan, np.nan)
-    if not table.exact and not table.held_out:  # of every mask that there is: no estimate
-        r2 = float(r2_score(table.values, spectrum(table.masks)))
-        score = Faithfulness(r2, r2, r2)
-    elif not table.exact:
-        score = faithfulness(table.values[split:], spectrum(table.masks[split:]), seed=reading.asked.seed)
-    return {
-        "spectrum": spectrum,
-        "correction": None if out_of_fold is None else correction_of(spectrum, *table.fitted, out_of_fold),
-        "masks": table.masks,
-        "values": table.values,
-        "held_out": table.held_out,
-        "faithfulness": score,
-        "exact": table.exact,
-        "failed": table.failed,
-    }
+def _score(evaluated: Evaluated, table: _Table, fit: CrossFit) -> Faithfulness:
+    ablations, tested = table.ablations, table.ablations.tested
+    if table.exact:
+        return Faithfulness(np.nan, np.nan, np.nan)
+    if not len(tested):  # of every mask that there is: no estimate
+        r2 = float(r2_score(ablations.values, fit.spectrum(ablations.masks)))
+        return Faithfulness(r2, r2, r2)
+    return faithfulness(tested.values, fit.spectrum(tested.masks), seed=evaluated.plan.seed)
+
+
+def _correction(fitted: Ablations, fit: CrossFit) -> Correction | None:
+    if fit.predicted is None:
+        return None
+    return correction_of(fit.spectrum, fitted.masks, fitted.values, fit.predicted)

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.indices import Index, find_index
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.methods import Adaptive, Method
 from spex_jax.utils.seeds import Stream, generator
 
-__all__ = ["Question", "default_budget", "held_out_of", "least_budget", "question", "too_few"]
+__all__ = ["Plan", "default_budget", "held_out_count", "least_budget", "make_plan", "too_few_values"]
 
 _HELD_OUT = 50  # masks at least, or 10% of the budget
 
 
-def held_out_of(budget: int) -> int:
-    """How many masks of a budget no fit sees."""
+def held_out_count(budget: int) -> int:
+    """Returns how many masks of a budget are held out of every fit."""
     return max(_HELD_OUT, budget // 10)
 
 
@@ -29,7 +30,7 @@ def least_budget(n: int, method: Method) -> int:
         return 2**n
     fitted = method.least(n)
     least = fitted + _HELD_OUT
-    while least - held_out_of(least) < fitted:
+    while least - held_out_count(least) < fitted:
         least += 1
     return min(2**n, least) if n < 63 else least
 
@@ -53,34 +54,34 @@ def _check_budget(budget: int | None, n: int, method: Method) -> int:
     return int(budget)
 
 
-def too_few(finite: int, asked: int, least: int) -> ValueError:
-    """The error of a fit that needs `least` values, where of those asked so few are finite."""
-    return ValueError(f"{finite} of {asked} values are finite, too few: a fit needs {least}; mend the value function")
+def too_few_values(finite: int, count: int, least: int) -> ValueError:
+    """Returns the error of a fit that needs `least` values, where of `count` so few are finite."""
+    return ValueError(f"{finite} of {count} values are finite, too few: a fit needs {least}; mend the value function")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a call of `explain` asks, all of it checked: the masks, and how their values will be read.
+class Plan:
+    """What a call of `explain` evaluates, all of it checked, and how the values will be read.
 
     Attributes:
       names: of the features.
-      masks: bool [M, n]; the last `held_out` of them are for the faithfulness. Of adaptive sampling those asked first.
+      masks: bool [M, n]; of adaptive sampling those of its first part.
+      held_out, design: see `Ablations`.
       complete: whether they are all masks; where the method's answer to these is a surrogate, those that it needs come
         first.
       method, seed: of the fit.
-      made: what the method knows of its masks.
       budget: ablations.
-      index, max_order: of the interactions that are asked for.
+      index, max_order: of the interactions that reports show.
       settings: for the report.
     """
 
     names: tuple[str, ...]
     masks: np.ndarray
-    held_out: int
+    held_out: np.ndarray
+    design: Any
     complete: bool
     method: Method
     seed: int
-    made: Any
     budget: int
     index: str
     max_order: int
@@ -91,21 +92,22 @@ class Question:
         """How more masks are chosen that follow those that are drawn already; None where none follow."""
         return None if self.complete else self.method.adaptive
 
+    def ablations(self, values: np.ndarray) -> Ablations:
+        """Returns the masks with their values, float64 [M, *outputs]."""
+        return Ablations(masks=self.masks, values=values, held_out=self.held_out, design=self.design)
 
-def question(
+
+def make_plan(
     value_fn: ValueFunction,
     *,
     method: Method,
-    budget: int | None = None,
-    index: str | Index = "FSII",
-    max_order: int = 2,
-    seed: int = 0,
-    names: Sequence[str] | None = None,
-) -> Question:
-    """Checks the arguments of `explain` and draws the masks; nothing is asked yet.
-
-    Args:
-      value_fn, budget, method, index, max_order, seed, names: see `explain`.
+    budget: int | None,
+    index: str | Index,
+    max_order: int,
+    seed: int,
+    names: Sequence[str] | None,
+) -> Plan:
+    """Checks the arguments of `explain`, which has their meaning, and draws the masks; nothing is evaluated yet.
 
     Raises:
       ValueError: arguments that do not fit.
@@ -119,24 +121,24 @@ def question(
     names = value_fn.names if names is None else masks_lib.check_names(names, n)
 
     complete = n < 63 and 2**n <= budget
-    held_out = 0 if complete else held_out_of(budget)
+    held_out = 0 if complete else held_out_count(budget)
     settings = {"method": method.name, "budget": budget, "seed": seed, **method.short_form()}
-    made = None
+    design = None
     if complete and method.exact:
         masks = masks_lib.all_masks(n)
     else:
-        fitted, made = method.draw(n, 2**n if complete else budget - held_out, seed)
+        fitted, design = method.draw(n, 2**n if complete else budget - held_out, seed)
         count = 2**n if complete else len(fitted) + held_out
         masks = masks_lib.uniform(n, count, generator(seed, Stream.HELD_OUT_MASKS), given=fitted)
-        settings |= method.settings(made)
-    return Question(
+        settings |= method.settings(design)
+    return Plan(
         names=names,
         masks=masks,
-        held_out=held_out,
+        held_out=np.arange(len(masks)) >= len(masks) - held_out,
+        design=design,
         complete=complete,
         method=method,
         seed=seed,
-        made=made,
         budget=budget,
         index=index,
         max_order=int(max_order),

@@ -4,7 +4,7 @@ SPEX stands here and not with its decoder, since the smooth part that it may lea
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from spex_jax import spex
 from spex_jax.core import masks as masks_lib
 from spex_jax.core import sampling
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.ends import through_ends, with_spare_terms
 from spex_jax.core.sampling import Acquisition, Sampling
 from spex_jax.core.spectrum import Spectrum
-from spex_jax.methods import Adaptive, Method, Tables
+from spex_jax.methods import Adaptive, CrossFit, Method
 from spex_jax.proxyspex.fitting import checked_options, fit
 from spex_jax.proxyspex.fitting_many import cross_fit_many, fit_many
 from spex_jax.proxyspex.proxy import PROXIES, Proxy, proxy_of
@@ -139,32 +140,26 @@ class ProxySPEX(Method):
         assert self.sampling is not None
         return sampling.draw(self.sampling, n, count, seed), None
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum of the proxy."""
-        del made
-        return fit(masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed)
+        return fit(ablations.masks, ablations.values, **self._of_a_fit(), seed=seed)
 
-    def cross_fit_many(
-        self, masks: Tables, values: Tables, made: list[Any], seed: int
-    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+    def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
         """Fits many tables; of masks drawn by size it gives what is predicted from the other folds too."""
-        del made
+        masks, values = [table.masks for table in tables], [table.values for table in tables]
         if self.sampling in sampling.PAIRED:
-            return [
-                *cross_fit_many(
-                    masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed
-                )
-            ]
-        found = fit_many(
-            masks, values, proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed
-        )
-        return [(spectrum, None) for spectrum in found]
+            return [CrossFit(*found) for found in cross_fit_many(masks, values, **self._of_a_fit(), seed=seed)]
+        return [CrossFit(found) for found in fit_many(masks, values, **self._of_a_fit(), seed=seed)]
+
+    def _of_a_fit(self) -> dict[str, Any]:
+        return {"proxy": self.proxy, "max_degree": self.max_degree, "max_terms": self.max_terms}
 
 
-def _through_ends(found: Spectrum, masks: np.ndarray, values: np.ndarray, made: Any) -> Spectrum:
+def _through_ends(found: Spectrum, ablations: Ablations) -> Spectrum:
     """Returns a spectrum decoded from a design that takes the values at the full and the empty mask."""
-    known = (masks, values, float(values.std()))
-    return through_ends(with_spare_terms(found, lambda _: found, *known, max_degree=made.plan.t), *known)
+    known = (ablations.masks, ablations.values, float(ablations.values.std()))
+    most = ablations.design.plan.t
+    return through_ends(with_spare_terms(found, lambda _: found, *known, max_degree=most), *known)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,29 +197,31 @@ class SPEX(Method):
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
         """Returns the masks of a design and the full one, and the design."""
-        made = spex.design(n, count - 1, max_degree=self.max_degree, seed=seed)
+        design = spex.design(n, count - 1, max_degree=self.max_degree, seed=seed)
         full = np.ones((1, n), np.bool_)
-        return (made.masks if made.masks.all(axis=1).any() else np.concatenate([made.masks, full])), made
+        return (design.masks if design.masks.all(axis=1).any() else np.concatenate([design.masks, full])), design
 
-    def fit(self, masks: np.ndarray, values: np.ndarray, made: Any, seed: int) -> Spectrum:
+    def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns what is decoded, through the values at the full and the empty mask."""
-        answers = values[: len(made.masks)]  # those of the design come first
+        design, values = ablations.design, _of_design(ablations)
         if self.residual_of is None:
-            found = spex.decode(made, answers)
+            found = spex.decode(design, values)
         else:
-            found = fit_and_decode(made, answers, proxy=self.residual_of, seed=seed)
-        return _through_ends(found, masks, values, made)
+            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed)
+        return _through_ends(found, ablations)
 
-    def cross_fit_many(
-        self, masks: Tables, values: Tables, made: list[Any], seed: int
-    ) -> list[tuple[Spectrum, np.ndarray | None]]:
+    def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
         """Decodes many tables at once where no proxy is fitted."""
         if self.residual_of is not None:
-            return super().cross_fit_many(masks, values, made, seed)
-        answers = [given[: len(one.masks)] for given, one in zip(values, made, strict=True)]
-        found = zip(spex.decode_many(made, answers), masks, values, made, strict=True)
-        return [(_through_ends(*one), None) for one in found]
+            return super().cross_fit_many(tables, seed)
+        found = spex.decode_many([table.design for table in tables], [_of_design(table) for table in tables])
+        return [CrossFit(_through_ends(*one)) for one in zip(found, tables, strict=True)]
 
-    def settings(self, made: Any) -> dict[str, Any]:
+    def settings(self, design: Any) -> dict[str, Any]:
         """Returns the size of the code."""
-        return {"bins": 2**made.plan.b, "degree": made.plan.t}
+        return {"bins": 2**design.plan.b, "degree": design.plan.t}
+
+
+def _of_design(ablations: Ablations) -> np.ndarray:
+    """Returns the values at the masks of the design, which come first; the full mask may follow them."""
+    return ablations.values[: len(ablations.design.masks)]

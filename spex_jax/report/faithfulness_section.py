@@ -29,21 +29,22 @@ _DEGREES = 8  # bars of energy; higher degrees share the last
 def show_score(view: View) -> str:
     """R2 with its interval, or why there is none; and where the values are too noisy."""
     e = view.explanation
-    score, asked = e.faithfulness, f"{counted(len(e.masks), 'ablation')} asked"
+    score, tested = e.faithfulness, len(e.ablations.tested)
+    asked = counted(len(e.masks), "ablation")
     if e.exact:
         title = "Exact"
-        text = "Every mask was asked, so the spectrum is the function itself: none is left to test it on, and "
+        text = "Every mask was evaluated, so the spectrum is the function itself: none is left to test it on, and "
         text = f"{asked}. {text}R<sup>2</sup> is not defined."
     elif math.isnan(score.r2):
         title = "R<sup>2</sup> not defined"
-        text = f"{asked}, {e.held_out:,} of them held out. "
+        text = f"{asked}, {tested:,} of them held out. "
         text += "All values are the same: there is no variance to explain."
         if not constant(e):
             text = text.replace("All values", "The held-out values")
     else:
         title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
         text = "Share of the variance of the model's values that the spectrum explains, on "
-        text += f"{counted(e.held_out, 'mask')} that no fit saw, of {asked}." if e.held_out else "every mask there is."
+        text += f"{counted(tested, 'mask')} that no fit saw, of {asked}." if tested else "every mask there is."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
     if note := correction_note(e):

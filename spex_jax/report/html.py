@@ -165,7 +165,7 @@ def _tiles(view: View) -> str:
         tiles.append(("&ndash;", "R<sup>2</sup> not defined"))
     else:
         interval = f"95% interval {score.low:.3f} to {score.high:.3f}"
-        held = "held-out R<sup>2</sup>" if e.held_out else "R<sup>2</sup> of all masks"
+        held = "held-out R<sup>2</sup>" if e.ablations.held_out.any() else "R<sup>2</sup> of all masks"
         tiles.append((f"{score.r2:.3f}", f"{held}, {interval}"))
     tiles.append((f"{len(e.masks):,}", "ablations asked"))
     return "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)

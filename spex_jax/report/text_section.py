@@ -54,9 +54,9 @@ def to_text(explanation: Any, top: int = 10) -> str:
     asked = f"{len(explanation.masks)} ablations"
     asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:
-        lines.append(f"exact: all {asked} were asked")
-    elif explanation.held_out:
-        lines.append(f"{explanation.faithfulness} on {explanation.held_out} held-out masks of {asked}")
+        lines.append(f"exact: all {asked} were evaluated")
+    elif len(explanation.ablations.tested):
+        lines.append(f"{explanation.faithfulness} on {len(explanation.ablations.tested)} held-out masks of {asked}")
     else:
         lines.append(f"{explanation.faithfulness} on all {asked}, every mask that there is")
     if corrected := correction_note(explanation):

@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 import oracle
 import pytest
+from originals import last_held_out
 
 import spex_jax
 from spex_jax import Explanation, explain
@@ -15,8 +16,8 @@ from spex_jax.analysis.validation import Validation, validate
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.indices import INDICES
 from spex_jax.core.spectrum import exact_spectrum
-from spex_jax.engine.asking import Asker
 from spex_jax.engine.details import PlainDetails
+from spex_jax.engine.evaluator import Evaluator
 
 
 def lookup(values):
@@ -301,9 +302,7 @@ def answer():
     masks = masks_lib.uniform(12, 60, np.random.default_rng(0))
     return Explanation(
         spectrum=spectrum,
-        masks=masks,
-        values=pairs(masks),
-        held_out=10,
+        ablations=last_held_out(masks, pairs(masks), 10),
         faithfulness=spex_jax.Faithfulness(0.9, 0.8, 0.95),
         exact=False,
         names=tuple(f"f{i}" for i in range(12)),
@@ -312,7 +311,7 @@ def answer():
         timings={},
         settings={"method": "proxyspex"},
         details=PlainDetails(),
-        ask=Asker(value_fn=spex_jax.ValueFunction(pairs, 12)),
+        evaluator=Evaluator(value_fn=spex_jax.ValueFunction(pairs, 12)),
     )
 
 
@@ -328,7 +327,7 @@ def test_an_explanation_is_validated(answer, tmp_path):
     loaded = Explanation.load(tmp_path / "answer")
     assert loaded.validation == found
     assert str(loaded) == str(answer)
-    assert loaded.ask is None
+    assert loaded.evaluator is None
     with pytest.raises(ValueError, match="no value function to ask: give value_fn="):
         loaded.validate()
     assert loaded.validate(top=5, value_fn=spex_jax.ValueFunction(pairs, 12)).rows == found.rows
@@ -368,7 +367,7 @@ def test_what_asks_goes_through_the_engine_and_its_store(tmp_path, answer):
         asked.append(len(masks))
         return pairs(masks)
 
-    ask = Asker(value_fn=spex_jax.ValueFunction(fn, 12, identity="pairs"), batch_size=64, store=tmp_path / "store")
+    ask = Evaluator(value_fn=spex_jax.ValueFunction(fn, 12, identity="pairs"), batch_size=64, store=tmp_path / "store")
     first = answer.validate(value_fn=ask.value_fn, batch_size=64, store=tmp_path / "store")
     assert max(asked) == 64
     count = sum(asked)
@@ -376,7 +375,7 @@ def test_what_asks_goes_through_the_engine_and_its_store(tmp_path, answer):
     assert ask(answer.masks[:5]) == pytest.approx(answer.values[:5])
     assert answer.validate(value_fn=ask.value_fn, store=tmp_path / "store").rows == first.rows
     assert sum(asked) == count + 5
-    assert pickle.loads(pickle.dumps(Asker(value_fn=spex_jax.ValueFunction(len, 3), output=2))).output == 2
+    assert pickle.loads(pickle.dumps(Evaluator(value_fn=spex_jax.ValueFunction(len, 3), output=2))).output == 2
 
 
 def test_explain_leaves_what_asks_the_model():
@@ -384,13 +383,13 @@ def test_explain_leaves_what_asks_the_model():
     found = spex_jax.explain_many(value_fn, budget=200, proxy="linear", progress=False)
     for answer in found:
         assert answer.validate(top=4).counts == {"confirmed": 4}
-    np.testing.assert_array_equal(found[0].ask(found[0].masks), found[0].values)
+    np.testing.assert_array_equal(found[0].evaluator(found[0].masks), found[0].values)
 
 
 def test_nothing_is_asked_of_what_is_exact():
     found = explain(pairs, 6)
     assert found.exact
-    exact = Explanation(**{**vars(found), "ask": None})
+    exact = Explanation(**{**vars(found), "evaluator": None})
     validation = exact.validate(top=5)
     assert validation.asked == 0
     assert validation.known == 64

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from spex_jax import explain
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.sampling import SAMPLINGS
 from spex_jax.methods import METHODS
 from spex_jax.pipeline.plan import least_budget
@@ -28,9 +29,9 @@ def test_the_fewest_masks_do(name, n):
     assert len(masks) <= least
     assert len(np.unique(masks, axis=0)) == len(masks)
     assert masks.all(axis=1).any()
-    found = method.fit(masks, additive(masks), made, 0)
+    found = method.fit(Ablations.to_fit(masks, additive(masks), made), 0)
     assert found.n == n
-    again = method.fit(masks, additive(masks), method.draw(n, least, 0)[1], 0)
+    again = method.fit(Ablations.to_fit(masks, additive(masks), method.draw(n, least, 0)[1]), 0)
     np.testing.assert_array_equal(found.coefficients, again.coefficients)
     if name not in ("lime", "lasso"):  # which shrink
         seen = masks[: n + 1] if name == "leave_one_out" else masks
@@ -51,7 +52,7 @@ def test_the_fewest_masks_determine_all_coefficients(name, order, sampling):
     def function(asked):
         return sum(weight * asked[:, term].all(axis=1) for weight, term in zip(weights, terms, strict=True))
 
-    found = method.fit(masks, function(masks), made, 0)
+    found = method.fit(Ablations.to_fit(masks, function(masks), made), 0)
     tested = rng.random((100, n)) < 0.5
     np.testing.assert_allclose(found(tested), function(tested), atol=1e-8)
 

@@ -5,6 +5,7 @@ import types
 import numpy as np
 import oracle
 import pytest
+from originals import last_held_out
 from planting import planted
 
 import spex_jax
@@ -192,9 +193,6 @@ def low(r2, **given):
     masks = np.concatenate([ends(6), oracle.all_masks(6)[1:41]])
     content = {
         "spectrum": spectrum,
-        "masks": masks,
-        "values": spectrum(masks),
-        "held_out": 10,
         "faithfulness": types.SimpleNamespace(r2=r2[0], low=r2[1], high=r2[2]),
         "exact": False,
         "names": tuple("abcdef"),
@@ -204,7 +202,8 @@ def low(r2, **given):
         "settings": {"method": "proxyspex", "seed": 0},
         "details": PlainDetails(),
     }
-    return spex_jax.Explanation(**{**content, **given})
+    ablations = last_held_out(masks, given.pop("values", spectrum(masks)), given.pop("held_out", 10))
+    return spex_jax.Explanation(ablations=ablations, **{**content, **given})
 
 
 @pytest.mark.parametrize(

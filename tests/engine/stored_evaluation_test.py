@@ -19,8 +19,8 @@ import spex_jax
 from spex_jax import evaluate, explain
 from spex_jax.core import masks as masks_lib
 from spex_jax.fingerprints import fingerprint
-from spex_jax.methods import METHODS
-from spex_jax.pipeline.plan import question
+from spex_jax.methods import METHODS, CrossFit
+from spex_jax.pipeline.plan import make_plan
 from spex_jax.spex.designs import least_budget
 from spex_jax.store import read
 
@@ -83,13 +83,14 @@ def test_of_a_batch_with_nan_the_rest_is_kept(place, path, rng):
 class FirstOrder(spex_jax.ProxySPEX):
     """The masks of ProxySPEX and a fit that compiles nothing."""
 
-    def fit(self, masks, values, made, seed):
+    def fit(self, ablations, seed):
+        masks = ablations.masks
         support = np.concatenate([np.zeros((1, masks.shape[1]), bool), np.eye(masks.shape[1], dtype=bool)])
         signs = np.concatenate([np.ones((len(masks), 1)), 1.0 - 2 * masks], axis=1)
-        return spex_jax.Spectrum(support, np.linalg.lstsq(signs, values, rcond=None)[0])
+        return spex_jax.Spectrum(support, np.linalg.lstsq(signs, ablations.values, rcond=None)[0])
 
-    def cross_fit_many(self, masks, values, made, seed):
-        return [(self.fit(*table, seed), None) for table in zip(masks, values, made, strict=True)]
+    def cross_fit_many(self, tables, seed):
+        return [CrossFit(self.fit(table, seed)) for table in tables]
 
 
 def test_a_larger_budget_asks_what_it_has_more(path):
@@ -109,7 +110,9 @@ def test_a_larger_budget_asks_what_it_has_more(path):
 
 def drawn(n, budget, method, **options):
     record = METHODS.record(method, options)
-    return question(spex_jax.ValueFunction(Counting(), n), budget=budget, method=record).masks
+    value_fn = spex_jax.ValueFunction(Counting(), n)
+    plan = make_plan(value_fn, budget=budget, method=record, index="FSII", max_order=2, seed=0, names=None)
+    return plan.masks
 
 
 @pytest.mark.parametrize("n", [7, 12, 20, 21, 40])

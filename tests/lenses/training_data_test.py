@@ -235,7 +235,7 @@ def test_a_training_that_diverges_is_named_and_left_out_if_asked(data, tmp_path)
     assert not e.exact
     assert e.failed.shape == (32, 6)
     assert e.failed[:, 2].all()
-    assert (len(e.masks), e.held_out) == (32, 20)
+    assert (len(e.masks), len(e.ablations.tested)) == (32, 20)
     assert e.faithfulness.r2 < 1
     e.save(tmp_path / "saved")
     np.testing.assert_array_equal(spex_jax.Explanation.load(tmp_path / "saved").failed, e.failed)

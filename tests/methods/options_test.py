@@ -172,7 +172,8 @@ def test_a_baseline_is_added_from_outside():
         def draw(self, n, count, seed):
             return spex_jax.core.masks.uniform(n, count, np.random.default_rng(seed)), None
 
-        def fit(self, masks, values, made, seed):
+        def fit(self, ablations, seed):
+            masks, values = ablations.masks, ablations.values
             kept = masks.mean(axis=0)
             effects = (values - values.mean()) @ masks / len(masks) / (kept * (1 - kept))
             return spex_jax.baselines.additive_spectrum(

@@ -34,7 +34,7 @@ def test_the_budget_is_asked_once_each_and_held_out_masks_are_uniform_ones(answe
     fn, found = answer
     assert len(fn.asked) == len(set(fn.asked)) == len(found.masks) == BUDGET
     assert {bytes(mask) for mask in found.masks} == set(fn.asked)
-    assert found.held_out == 50
+    assert len(found.ablations.tested) == 50
     uniform = sampling.draw("uniform", N, 128, 0)
     np.testing.assert_array_equal(found.masks[:128], uniform)  # the first part
     held = {bytes(mask) for mask in found.masks[-50:]}

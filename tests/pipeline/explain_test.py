@@ -61,11 +61,11 @@ def test_numpy_numbers_are_as_good_as_others(tmp_path):
 def test_the_budget_is_kept_and_held_out_masks_are_not_fitted(answer):
     assert answer.masks.shape == (300, 12)
     assert len(np.unique(answer.masks, axis=0)) == 300
-    assert answer.held_out == 50
+    assert len(answer.ablations.tested) == 50
     np.testing.assert_array_equal(answer.values, pairs(answer.masks))
     fitted = spex_jax.proxyspex.fit(answer.masks[:250], answer.values[:250], seed=0)
     np.testing.assert_array_equal(fitted.coefficients, answer.spectrum.coefficients)
-    assert explain(pairs, 12, budget=560).held_out == 56
+    assert len(explain(pairs, 12, budget=560).ablations.tested) == 56
 
 
 def hidden(masks):
@@ -83,7 +83,7 @@ def test_spex_decodes_a_design(n, options, degree):
     found = explain(hidden, n, budget=561, method="spex", **options)
     assert len(found.masks) == 561
     assert len(np.unique(found.masks, axis=0)) == 561
-    assert found.held_out == 56
+    assert len(found.ablations.tested) == 56
     assert found.masks.all(axis=1).any()
     assert not found.masks.any(axis=1).all()
     assert found.faithfulness.r2 > 0.999
@@ -215,7 +215,7 @@ def test_an_estimate(place, tmp_path, rng):
     spex_jax.evaluate(value_fn, masks_lib.all_masks(12), store=path)
     done = spex_jax.estimate(value_fn, budget=1000, store=path)
     assert (done.stored, done.seconds) == (1000, 0)
-    assert str(done) == "all 1,000 ablations are stored: nothing to ask"
+    assert str(done) == "all 1,000 ablations are stored: nothing to evaluate"
     spex_jax.estimate(value_fn, 12, index="SII", max_order=3, names=None, progress=False, check_invariance=True)
     with pytest.raises(ValueError, match="unknown index"):
         spex_jax.estimate(value_fn, index="magic")
@@ -370,7 +370,7 @@ def test_invariance_of_several_outputs_and_of_some_that_fail():
     with pytest.warns(UserWarning, match="not finite"):
         first, second = spex_jax.explain_many(value_fn, **options)
     assert first.noise == second.noise == 0
-    assert first.held_out == 50
+    assert len(first.ablations.tested) == 50
     assert first.faithfulness.r2 > 0.99
     with pytest.raises(ValueError, match="method 'spex' needs the values of all"):
         spex_jax.explain(lambda masks: masks[:, 0], 12, budget=3000, method="spex", nonfinite="keep")

@@ -4,6 +4,7 @@ import pytest
 from planting import planted
 
 from spex_jax import ProxySPEX, proxyspex
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.packed_masks import PackedMasks
 from spex_jax.proxyspex import fitting_many, walsh_gp
 
@@ -184,9 +185,10 @@ def test_cross_fits(path, rng, request):
 def test_the_method_fits_many(sampling, rng):
     masks, values = [part[:2] for part in mixed(rng)]
     method = ProxySPEX(proxy="linear", sampling=sampling)
-    crossed = method.cross_fit_many(masks, values, [None, None], 0)
+    tables = [Ablations.to_fit(*table) for table in zip(masks, values, strict=True)]
+    crossed = method.cross_fit_many(tables, 0)
     for b, (found, predicted) in enumerate(crossed):
-        assert_equal(found, method.fit(masks[b], values[b], None, 0))
+        assert_equal(found, method.fit(tables[b], 0))
         if sampling == "uniform":
             assert predicted is None
         else:

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from originals import last_held_out
 
 import spex_jax
 from spex_jax.analysis.validation import Measured, Validation
@@ -84,9 +85,6 @@ def explanation_of(spectrum, *, text=None, details=None, masks=None, r2=(0.9, 0.
     known = {"text": text, "spans": spans, "units": "word", "removal": "mask", "value": "logprob", "target": "negative"}
     content = {
         "spectrum": spectrum,
-        "masks": masks,
-        "values": spectrum(masks),
-        "held_out": 50,
         "faithfulness": types.SimpleNamespace(r2=r2[0], low=r2[1], high=r2[2]),
         "exact": False,
         "names": tuple(text[start:end] for start, end in spans) if text else tuple(f"r{i}" for i in range(n)),
@@ -96,7 +94,8 @@ def explanation_of(spectrum, *, text=None, details=None, masks=None, r2=(0.9, 0.
         "settings": {"method": "proxyspex", "budget": 60, "seed": 7, "proxy": "auto", "versions": {"jax": "0.10"}},
         "details": plain_details((known if text else {}) if details is None else details, n),
     }
-    return spex_jax.Explanation(**{**content, **given})
+    ablations = last_held_out(masks, given.pop("values", spectrum(masks)), given.pop("held_out", 50))
+    return spex_jax.Explanation(ablations=ablations, **{**content, **given})
 
 
 def changed(explanation, **details):
@@ -259,7 +258,7 @@ def test_ends_that_were_not_asked_are_predicted():
 def test_exact_case():
     masks = (np.arange(16)[:, None] >> np.arange(4) & 1).astype(np.bool_)
     page = to_html(simple(masks=masks, exact=True, held_out=0, r2=(np.nan,) * 3))
-    assert "16 ablations asked. Every mask was asked, so the spectrum is the function itself" in page
+    assert "16 ablations. Every mask was evaluated, so the spectrum is the function itself" in page
     assert "<svg" not in page
     assert "nan" not in page.lower().split("<script")[0].split("</style>")[-1]
 

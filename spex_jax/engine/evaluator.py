@@ -1,4 +1,4 @@
-"""What asks a model again, long after it was explained."""
+"""Evaluates a model again, long after it was explained."""
 
 import dataclasses
 import math
@@ -12,12 +12,12 @@ from spex_jax.core.masks import check_whole
 from spex_jax.engine.evaluation import evaluate
 from spex_jax.engine.value_function import ValueFunction
 
-__all__ = ["Asker"]
+__all__ = ["Evaluator"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Asker:
-    """A value function and how it is asked: masks bool [M, n] -> values float64 [M].
+class Evaluator:
+    """A value function and how it is evaluated: masks bool [M, n] -> values float64 [M].
 
     It can be pickled where the value function can.
 
@@ -34,21 +34,23 @@ class Asker:
     output: int = 0
 
     @classmethod
-    def checked(cls, value_fn: ValueFunction, **options: Any) -> "Asker":
-        """The same, with options of a user.
+    def checked(cls, value_fn: ValueFunction, **options: Any) -> "Evaluator":
+        """Returns an evaluator with options of a user, checked.
 
         Raises:
-          ValueError: unknown options, or an output that there is not.
+          ValueError: unknown options, or an output that the value function does not have.
         """
         known = [field.name for field in dataclasses.fields(cls) if field.name != "value_fn"]
         if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"unknown options {', '.join(unknown)}; a value function is asked with {', '.join(known)}")
+            raise ValueError(
+                f"unknown options {', '.join(unknown)}; a value function is evaluated with {', '.join(known)}"
+            )
         outputs = math.prod(value_fn.outputs)
         check_whole("output", options.get("output", 0), 0, outputs - 1)
         return cls(value_fn=value_fn, **options)
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
-        """Values float64 [M] of masks bool [M, n]; each distinct one is asked once, those in the store are not.
+        """Returns the values float64 [M] of masks bool [M, n]; each distinct one that no store holds is evaluated once.
 
         Raises:
           ValueError: see `spex_jax.evaluate`; one value of several that is not finite is among it.
