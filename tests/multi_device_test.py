@@ -17,7 +17,7 @@ SET_UP = """
 import json, sys
 import jax, numpy as np, jax.numpy as jnp
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 
 TEXT = "Her acting never fails to impress , but the plot is thin ."

@@ -139,7 +139,7 @@ import jax
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 import numpy as np
 import spex_jax
-from spex_jax import masks as masks_lib
+from spex_jax.core import masks as masks_lib
 
 text = ("The trailer promised a clever thriller, and for twenty minutes the film never fails to keep that promise. "
         "Then the plot gives up, and not even a brilliant cast can save it from being a dull, lifeless mess.")

@@ -129,7 +129,7 @@ def register_index(index: Index) -> None:
       ValueError: no `Index`, or a name that another one has.
     """
     if not isinstance(index, Index):
-        raise ValueError(f"expected a spex_jax.core.indices.Index, got {index!r:.80}")
+        raise ValueError(f"expected a spex_jax.indices.Index, got {index!r:.80}")
     if INDICES.setdefault(index.name, index) is not index:
         raise ValueError(f"there is an index {index.name!r} already; give this one another name")
 
