@@ -1,7 +1,7 @@
 """Methods x games x budgets: mean R2, rank, seconds outside the value function and failures, from one or more results.
 
 Reads what `faithfulness.py` wrote (--results, several files are put together: the peers need an environment of their
-own), or runs it first where there is none. Writes the leaderboard as JSON, Markdown and PNG, and with --readme between
+own), or runs it first where there is none. Writes the leaderboard as JSON, Markdown and PNG, and with --page between
 the lines `<!-- leaderboard -->` and `<!-- end of leaderboard -->` of that file.
 
 The rank of a method in a cell (a game with a budget) is its place among the methods of a table by R2, 1 the best, ties
@@ -10,7 +10,7 @@ masks; and the games of up to 16 features whose value function can be asked, for
 a result only.
 
   python experiments/leaderboard.py
-  python experiments/leaderboard.py --results=results/faithfulness.json,results/peers.json --readme=README.md
+  python experiments/leaderboard.py --results=results/faithfulness.json,results/peers.json --page=docs/leaderboard.md
 
 Expected: seconds; with no results 26 minutes on 2 CPU cores.
 """
@@ -39,7 +39,7 @@ _RESULTS = flags.DEFINE_list(
     "results", [], "Results of faithfulness.py. Default: --out of that program, which is run where it does not exist."
 )
 _BOARD = flags.DEFINE_string("board", "results/leaderboard.json", "File for the result; .md and .png are beside it.")
-_README = flags.DEFINE_string("readme", None, "A file whose table is written anew.")
+_PAGE = flags.DEFINE_string("page", None, "A file whose table is written anew.")
 
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 MAIN = "auto"
@@ -298,8 +298,8 @@ def main() -> None:
     if result["overhead"]:
         print(tables.markdown(result["overhead"], digits=1))
     draw(result, out.with_suffix(".png"))
-    if _README.value:
-        tables.write_between(_README.value, MARKS, text)
+    if _PAGE.value:
+        tables.write_between(_PAGE.value, MARKS, text)
     print(f"leaderboard: {out}, {out.with_suffix('.md')}")
 
 

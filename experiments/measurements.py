@@ -2,6 +2,7 @@
 
   python experiments/measurements.py                                 # prints it
   python experiments/measurements.py --page=docs/measurements.md     # writes it
+  python experiments/measurements.py --readme=README.md              # writes the comparison of that file
 
 Expected: a second.
 """
@@ -9,12 +10,16 @@ Expected: a second.
 import pathlib
 
 import measured
+import tables
 from absl import flags
 
 from spex_jax.runtime import run_program
 from spex_jax.utils.atomic_write import replacing
 
 _PAGE = flags.DEFINE_string("page", None, "The file to write. Default: none, the page is printed.")
+_README = flags.DEFINE_string("readme", None, "A file whose comparison with other packages is written anew.")
+
+MARKS = ("<!-- comparison -->", "<!-- end of comparison -->")
 
 _OPENING = """# Measurements
 
@@ -38,8 +43,10 @@ def text() -> str:
 
 
 def main() -> None:
-    """Prints the page or writes it into a file."""
-    if _PAGE.value:
+    """Prints the page or writes it into a file, or writes the comparison of the README."""
+    if _README.value:
+        tables.write_between(_README.value, MARKS, f"\n{measured.comparison()}\n")
+    elif _PAGE.value:
         with replacing(pathlib.Path(_PAGE.value).expanduser(), "w") as file:
             file.write(text())
     else:

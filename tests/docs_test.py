@@ -46,10 +46,15 @@ def test_a_decision_has_its_parts_in_order(page):
     assert headings == [line for line in PARTS if line in headings]
 
 
-def test_the_python_of_the_readme_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_the_python_of_a_page_runs(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     scope = {}
     for block in blocks:
-        exec(compile(ast.parse(block), "README.md", "exec"), scope)
+        exec(compile(ast.parse(block), page, "exec"), scope)
     assert scope["e"].faithfulness.r2 > 0.5
+
+
+def test_the_readme_is_a_front_page():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150

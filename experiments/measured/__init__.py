@@ -1,9 +1,10 @@
 """The sections of docs/measurements.md, each with the results that it is made from."""
 
+from measured.comparison import comparison
 from measured.explanations import SECTIONS as EXPLANATIONS
 from measured.section import Section, page
 from measured.systems import SECTIONS as SYSTEMS
 
-__all__ = ["SECTIONS", "Section", "page"]
+__all__ = ["SECTIONS", "Section", "comparison", "page"]
 
 SECTIONS: tuple[Section, ...] = (*EXPLANATIONS, *SYSTEMS)

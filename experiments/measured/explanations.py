@@ -16,7 +16,8 @@ _PROXIES = ("auto", "walsh_gp", "mlp", "trees", "linear", "lasso")
 _SHAPLEY_PEERS = ("KernelSHAP", "LeverageSHAP", "ProxySHAP", "OddSHAP")
 
 
-def _against_published(faithfulness: Result, mlp: Result, few_terms: Result) -> list[str]:
+def against_published(faithfulness: Result, mlp: Result) -> list[Result]:
+    """Returns a row for each proxy: what it leaves unexplained over what published ProxySPEX leaves, by alpha."""
     rows_of = [*faithfulness["rows"], *(row for row in mlp["rows"] if row["method"] == "mlp")]
     r2 = {(row["game"], row["alpha"], row["method"]): row.get("r2") for row in rows_of}
     published = {
@@ -38,9 +39,13 @@ def _against_published(faithfulness: Result, mlp: Result, few_terms: Result) -> 
         row["all"] = ratio(cells.values())
         row["more faithful on"] = f"{sum(own > reference for own, reference in cells.values())} of {len(cells)}"
         rows.append(row)
+    return rows
+
+
+def _against_published(faithfulness: Result, mlp: Result, few_terms: Result) -> list[str]:
     short = few_terms["summary"]["auto"]
     return [
-        tables.markdown(rows, digits=2),
+        tables.markdown(against_published(faithfulness, mlp), digits=2),
         f"`auto` with {few_terms['max_terms']} terms only: {short['unexplained_ratio']:.2f}, more faithful on "
         f"{short['above_published']} of {short['compared']}.",
     ]
@@ -130,7 +135,8 @@ def _overhead(overhead: Result) -> list[str]:
     return [tables.markdown(overhead["overhead"], digits=1)]
 
 
-def _shapley(shapley: Result) -> list[str]:
+def shapley_errors(shapley: Result) -> list[Result]:
+    """Returns a row for each alpha: squared errors of Shapley values, ours and those of the methods of shapiq."""
     rows = []
     found = shapley["shapley"]
     for alpha in sorted({row["alpha"] for row in found["rows"]}):
@@ -146,7 +152,11 @@ def _shapley(shapley: Result) -> list[str]:
         }
         row |= {peer: significant(geometric_mean(error[peer] for error in errors)) for peer in _SHAPLEY_PEERS}
         rows.append(row)
-    return [tables.markdown(rows, digits=2)]
+    return rows
+
+
+def _shapley(shapley: Result) -> list[str]:
+    return [tables.markdown(shapley_errors(shapley), digits=2)]
 
 
 def _interactions(interactions: Result) -> list[str]:

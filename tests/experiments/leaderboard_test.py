@@ -104,7 +104,7 @@ def test_a_leaderboard(program, results, tmp_path, capsys):
     readme.write_text("# T\n\n<!-- leaderboard -->\nold\n<!-- end of leaderboard -->\n\nrest\n")
     board = tmp_path / "new" / "board.json"
     board.parent.mkdir()
-    with flagsaver.flagsaver(results=results, board=str(board), readme=str(readme)):
+    with flagsaver.flagsaver(results=results, board=str(board), page=str(readme)):
         program.main()
     result = json.loads(board.read_text())
     assert result["games"] == 2

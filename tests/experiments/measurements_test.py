@@ -15,6 +15,12 @@ def test_the_page_is_what_the_results_say(program):
     assert page == program.text(), "run python experiments/measurements.py --page=docs/measurements.md"
 
 
+def test_the_comparison_of_the_readme_is_what_the_results_say(program):
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(program.MARKS[0])
+    found = rest.partition(program.MARKS[1])[0].strip()
+    assert found == program.measured.comparison().strip(), "run python experiments/measurements.py --readme=README.md"
+
+
 def test_every_result_is_on_the_page(program):
     experiments = ROOT / "experiments"
     results = {
