@@ -109,7 +109,7 @@ def test_large_games_are_cheap_to_ask(shapiq):
 
 
 def test_explainers_of_shapiq_take_it(shapiq):
-    class Normalized(shapiq.Game):
+    class Normalized(shapiq.Game):  # type: ignore[name-defined]
         def value_function(self, coalitions):
             return Game(6)(coalitions)
 
@@ -124,7 +124,7 @@ def test_explainers_of_shapiq_take_it(shapiq):
 def test_the_benchmark_of_shapiq_scores_it(shapiq):
     benchmark = pytest.importorskip("shapiq_benchmark", reason="shapiq has its benchmark from 1.8 on, for Python 3.12")
 
-    class Nine(shapiq.Game):
+    class Nine(shapiq.Game):  # type: ignore[name-defined]
         def value_function(self, coalitions):
             return Game(9)(coalitions)
 

@@ -151,7 +151,7 @@ def test_statistics_of_a_batch_norm_are_held(data):
     held = flax_variables(jax.random.key(3))["batch_stats"]
     expected = training_data(
         lambda key: flax_variables(key)["params"],
-        lambda params, x: Network().apply({"params": params, "batch_stats": held}, x),
+        lambda params, x: Network().apply({"params": params, "batch_stats": held}, x),  # type: ignore[return-value]
         *data,
         **options,
     )
