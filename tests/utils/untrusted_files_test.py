@@ -70,7 +70,10 @@ EDITS = {
     "infinite noise": (lambda c: c.update(noise=math.inf), "'noise' .* must be a finite number"),
     "a verdict": (lambda c: c["validation"]["rows"][0].update(verdict="<b>"), "'verdict' .* must be one of"),
     "a set that is measured": (lambda c: c["validation"]["rows"][0].update(members=[0, 9]), "features from 0 to 8"),
-    "an effect of nothing": (lambda c: c["validation"]["rows"][0].update(predicted=0), "must predict something"),
+    "an effect of nothing": (
+        lambda c: c["validation"]["rows"][0].update(predicted=0),
+        "must have a prediction other than 0",
+    ),
     "draws": (lambda c: c["validation"].update(draws=["<b>"]), "names of draws"),
     "an unknown field": (lambda c: c.update(more=1), "'more', which is not known"),
     "a newer format": (lambda c: c.update(format=2), "newer version"),
