@@ -1,14 +1,14 @@
-"""What a proxy misses of an index that weighs small and large sets: its errors at the masks that were asked.
+"""Corrects an index that weighs small and large coalitions by the errors of a proxy at the masks that were evaluated.
 
-An index is linear in the function, so that of the model is that of the proxy and that of what the proxy misses. Of the
-latter its first order is a regression on cross-fitted residuals, with the weights of KernelSHAP and as much shrinkage
-as the residuals ask for; what this leaves over is known exactly at the masks that were fitted (held-out ones are for R2
-alone). The answer is the index of the function that has the model's values there and the proxy's and the regression's
-elsewhere: exact at the empty and the full mask, exact altogether once every mask was fitted, whatever the proxy; a
-single mask that is missing can still weigh much.
+An index is linear in the function, so that the index of the model is the index of the proxy plus that of its error. The
+first order of the error is estimated by a regression on cross-fitted residuals, with the weights of KernelSHAP and as
+much shrinkage as the residuals call for; the rest is known exactly at the masks that were fitted (held-out masks serve
+R2 alone). The result is the index of the function that has the values of the model at the fitted masks and those of
+proxy plus regression elsewhere: exact at the empty and the full mask, and exact for any proxy once every mask was
+fitted; a single missing mask can still have a large weight.
 
-Of a size with many sets a few values say nothing about the others, and they weigh next to nothing; where all masks of
-one feature, or all but one, were asked, these are the largest weights of a Shapley value, and free of any error.
+For a coalition size with many sets, a few values tell nothing about the others and have hardly any weight. Where all
+masks of one feature, or all but one, were evaluated, they have the largest weights in a Shapley value and no error.
 """
 
 import dataclasses
@@ -25,22 +25,22 @@ from spex_jax.utils.untrusted_files import Archive
 
 __all__ = ["Correction", "correction_of", "point_weights", "residual_effects"]
 
-_LEAST_SHARE = 1e-4  # of the masks of a size: where fewer were asked, their own errors weigh nothing
-_MOST_SETS = 20_000  # sets that are all corrected; of more, those that the spectrum holds and the single features
+_LEAST_SHARE = 1e-4  # share of the masks of a size: where fewer were evaluated, their own errors are ignored
+_MOST_SETS = 20_000  # up to this many sets all are corrected; else single features and the sets of the spectrum
 _PENALTIES = np.exp(np.linspace(-40.0, 16.0, 113))
-_NOTHING = 1e15  # a penalty that leaves nothing
-_ROUNDING = 1e-14  # of the largest value
-_ELEMENTS = 2**22  # of a temporary array
+_NOTHING = 1e15  # a penalty that shrinks all effects to 0
+_ROUNDING = 1e-14  # relative to the largest value
+_ELEMENTS = 2**22  # elements of a temporary array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Correction:
-    """What to add to the index of a spectrum.
+    """A correction that is added to an index of a spectrum.
 
     Attributes:
-      effects: float64 [n], of first order.
-      masks: bool [A, n], masks whose own errors count.
-      errors: float64 [A], values of the model there less those of the spectrum and of the effects.
+      effects: float64 [n], first-order effects in the error of the spectrum.
+      masks: bool [A, n], masks whose own errors are corrected.
+      errors: float64 [A], values of the model at these masks minus those of the spectrum and the effects.
     """
 
     effects: np.ndarray
@@ -48,12 +48,12 @@ class Correction:
     errors: np.ndarray
 
     def __call__(self, found: Interactions) -> Interactions:
-        """The index of what was asked, from that of the spectrum; one that is not of Shapley type is left as it is.
+        """Returns the corrected interactions of a spectrum; an index that is not of Shapley type stays unchanged.
 
         All sets are corrected where there are at most 20,000, else single features and the sets that the spectrum
-        holds. Standard errors stay those of the spectrum, a set that it does not hold gets the median of its size: too
-        wide where most of the masks that weigh were asked, as of Shapley values of few features, too narrow for sets of
-        which the spectrum is wrong.
+        holds. Standard errors stay those of the spectrum; a set that it does not hold gets the median of its size. They
+        are too wide where most masks with large weights were evaluated, as for Shapley values of few features, and too
+        narrow for sets on which the spectrum is wrong.
         """
         index, n, order = find_index(found.index), found.n, found.max_order
         if not index.shapley_type:
@@ -84,16 +84,16 @@ class Correction:
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Arrays for a file."""
+        """Returns arrays to store in a file."""
         masks = masks_lib.pack(self.masks)
         return {"correction_effects": self.effects, "correction_masks": masks, "correction_errors": self.errors}
 
     @classmethod
     def from_arrays(cls, arrays: Archive, n: int) -> "Correction | None":
-        """The correction of n features that a file holds, or None.
+        """Reads the correction of n features from a file; None where it holds none.
 
         Raises:
-          ValueError: it is not of this form.
+          ValueError: the correction is not of this form.
         """
         if "correction_effects" not in arrays:
             return None
@@ -105,18 +105,18 @@ class Correction:
         )
 
     def _at_none(self) -> float:
-        """The error at the empty mask."""
+        """Returns the error at the empty mask."""
         return float((self.masks.sum(axis=1) == 0) @ self.errors)
 
     def _at_empty(self, index: Index, order: int) -> float:
-        """What the empty set gains: the error at the empty mask where it holds f(none), else a mean of all errors."""
+        """Returns the correction of the empty set: the error at the empty mask where it holds f(none), else a mean."""
         if index.empty is EmptySet.VALUE:
             return self._at_none()
         weights = index.contexts(0, self.masks.shape[1], order).by_context()
         return float(weights[self.masks.sum(axis=1)] @ self.errors)
 
     def _at(self, sets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """What the errors add to sets int [Q, t], float64 [Q]; weights of `point_weights`."""
+        """Returns the correction of sets int [Q, t] by the errors, float64 [Q]; `weights` are from `point_weights`."""
         found, sizes = np.zeros(len(sets)), self.masks.sum(axis=1)
         at_once = max(1, _ELEMENTS // max(1, len(self.masks)))
         for start in range(0, len(sets), at_once):
@@ -127,15 +127,16 @@ class Correction:
 
 
 def point_weights(index: Index, size: int, n: int, order: int) -> np.ndarray:
-    """What the value at one mask x adds to the index of a set T: float64 [size + 1, n + 1], by |T and x| and |x|.
+    """Returns the weight of the value at a mask x in the index of a set T: float64 [size + 1, n + 1], by |T and x|
+    and |x|.
 
-    The mask is one corner of the discrete derivative at the context x without T.
+    The mask is one corner of the discrete derivative in the context x without T.
 
     Args:
-      index: one of Shapley type.
-      size: of T.
+      index: an index of Shapley type.
+      size: the size of T.
       n: number of features.
-      order: the largest of the index.
+      order: the maximal order of the index.
     """
     by_size = index.contexts(size, n, order).by_size()
     each = by_size / scipy.special.comb(n - size, np.arange(n - size + 1))
@@ -146,11 +147,11 @@ def point_weights(index: Index, size: int, n: int, order: int) -> np.ndarray:
 
 
 def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
-    """Effects float64 [n] of first order, of sum 0, in residuals float64 [M] at masks bool [M, n].
+    """Fits first-order effects float64 [n], which sum to 0, to residuals float64 [M] at masks bool [M, n].
 
-    The weighted regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2) after the
-    means of each size, by ridge; the penalty is that of the largest marginal likelihood, so that residuals that
-    say nothing move nothing. Sizes 1 and n - 1 take no part, where the values themselves are known.
+    The fit is the weighted regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874,
+    theorem 2) with a ridge penalty, after the means of each size are removed. The penalty has the largest marginal
+    likelihood, so that residuals without signal have no effect. Sizes 1 and n - 1 are left out; their values are known.
     """
     n, size = masks.shape[1], masks.sum(axis=1)
     inner = (size > 1) & (size < n - 1) & np.isfinite(residuals)
@@ -175,7 +176,7 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
     best, chosen = np.inf, _NOTHING
     for penalty in (*_PENALTIES, _NOTHING):
         noise = (beside + np.square(along) @ (penalty / (np.square(scale) + penalty))) / rows
-        if noise <= 0:  # nothing is left over
+        if noise <= 0:  # the effects explain everything
             return np.zeros(n) if not along.any() else right.T @ (along / scale)
         surprise = rows * np.log(noise) + np.log1p(np.square(scale) / penalty).sum()
         if surprise < best:
@@ -187,19 +188,19 @@ def residual_effects(masks: np.ndarray, residuals: np.ndarray) -> np.ndarray:
 def correction_of(
     spectrum: Spectrum, masks: np.ndarray, values: np.ndarray, out_of_fold: np.ndarray
 ) -> Correction | None:
-    """The correction of a spectrum by the table that it was fitted to; None where nothing is left to correct.
+    """Returns the correction of a spectrum by the masks that it was fitted to; None where nothing is left to correct.
 
     Args:
-      spectrum: of a proxy.
+      spectrum: the spectrum of a proxy.
       masks: bool [M, n], distinct.
       values: float64 [M].
-      out_of_fold: float64 [M], what the proxy predicts for each mask from the other folds; nan where it was in all.
+      out_of_fold: float64 [M], predictions for each mask by the proxy of the other folds; nan where all used the mask.
     """
     n, size = spectrum.n, masks.sum(axis=1)
     largest = float(np.abs(values).max())
     left = values - out_of_fold
     if not np.abs(left[np.isfinite(left)]).max(initial=0.0) > _ROUNDING * largest:
-        return None  # a constant, or what the proxy knows exactly
+        return None  # a constant, or a function that the proxy fits exactly
     effects = largest * residual_effects(masks, left / largest)  # squares of 1e+200 would overflow
     share = np.bincount(size, minlength=n + 1) / scipy.special.comb(n, np.arange(n + 1))
     kept = share[size] >= _LEAST_SHARE

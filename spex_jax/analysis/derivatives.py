@@ -13,28 +13,28 @@ from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["Derivatives", "Values", "draw"]
 
-_FITTED = 8  # contexts from which the derivatives of the spectrum may steady the mean of the model's
+_FITTED = 8  # fewest contexts for the regression on the derivatives of the spectrum
 
 
 def draw(how: str, n: int, count: int, seed: int) -> np.ndarray:
-    """Masks bool [count, n] of which the features outside a set are its contexts, whatever the set.
+    """Draws masks bool [count, n] whose features outside a set are its contexts, whatever the set.
 
     Args:
       how: a key of `spex_jax.core.contexts.DRAWS`.
       n: number of features.
-      count: number of masks; a larger one gives the same masks and further ones.
-      seed: of the draw.
+      count: number of masks; a larger count returns the same masks and further ones.
+      seed: seed of the draw.
     """
     uniform = generator(seed, Stream.CONTEXTS).random((count, n + 1))
     return uniform[:, 1:] < (uniform[:, :1] if how == "size" else 0.5)
 
 
 class Values:
-    """Values of a model: what is known of it, and what it is asked for.
+    """The values of a model, some known before and the others evaluated when they are needed.
 
     Attributes:
-      asked: masks that the model was asked for.
-      used: masks known before that were needed.
+      asked: the number of masks that were evaluated.
+      used: the number of masks known before that were needed.
     """
 
     def __init__(self, ask: Callable[[np.ndarray], np.ndarray] | None, masks: np.ndarray, values: np.ndarray):
@@ -45,21 +45,21 @@ class Values:
 
     @property
     def used(self) -> int:
-        """How many of the masks known before were needed."""
+        """The number of masks known before that were needed."""
         return int(self._touched.sum())
 
     @property
     def rounding(self) -> float:
-        """The largest rounding error of one value: of float32 where all of them are float32 numbers."""
+        """The largest rounding error of one value; that of float32 where all values are float32 numbers."""
         with np.errstate(over="ignore"):
             single = bool((self._values.astype(np.float32) == self._values).all())
         return float(np.finfo(np.float32 if single else np.float64).eps / 2 * np.abs(self._values).max(initial=0.0))
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
-        """Values float64 [M] of distinct masks bool [M, n].
+        """Returns the values float64 [M] of distinct masks bool [M, n].
 
         Raises:
-          ValueError: a value that is not finite, or nobody to ask.
+          ValueError: a value is not finite, or a mask is not known and there is no value function.
         """
         known = len(self._masks)
         first, inverse = masks_lib.deduplicate(np.concatenate([self._masks, masks]))
@@ -68,8 +68,8 @@ class Values:
         if len(todo):
             if self._ask is None:
                 raise ValueError(
-                    f"{len(todo)} ablations are not known, and there is no value function to ask: give value_fn= "
-                    "(what is loaded from a folder has none)"
+                    f"{len(todo)} ablations are not known, and there is no value function to evaluate: give value_fn= "
+                    "(an explanation loaded from a folder has none)"
                 )
             found = masks_lib.check_values(self._ask(todo), todo)
             self._masks, self._values = np.concatenate([self._masks, todo]), np.concatenate([self._values, found])
@@ -80,23 +80,23 @@ class Values:
 
 
 class Derivatives:
-    """The discrete derivatives of one set and what they say of an index of it.
+    """The discrete derivatives of one set, and the estimate of an index from them.
 
     Attributes:
       members: the set.
-      fixed: contexts that are taken whatever is drawn.
-      drawn: contexts drawn that there are.
+      fixed: the number of contexts that are always taken.
+      drawn: the number of drawn contexts that are available.
     """
 
     def __init__(self, members: tuple[int, ...], n: int, plan: Contexts, most: int, drawn: Callable[[str], np.ndarray]):
-        """Lays out the contexts.
+        """Chooses the contexts.
 
         Args:
           members: features, sorted.
           n: number of features.
-          plan: what the index weighs.
-          most: contexts; where the others have no more subsets than that, all of these are taken and none is drawn.
-          drawn: gives `draw` of so many.
+          plan: how the index weighs contexts.
+          most: the most contexts; where the other features have no more subsets, all are taken and none is drawn.
+          drawn: returns the masks of `draw` for a key of DRAWS.
 
         Raises:
           ValueError: the contexts that the index weighs one by one are more than `most`.
@@ -105,7 +105,7 @@ class Derivatives:
         others = np.setdiff1d(np.arange(n), members)
         m, contexts = len(others), np.zeros((0, n), np.bool_)
         by_size = plan.by_size()
-        self.amplification = float(np.abs(by_size).sum())  # of errors of derivatives
+        self.amplification = float(np.abs(by_size).sum())  # factor from the error of derivatives to that of the index
         if plan.draw != "none" and m < 63 and 2**m <= most:
             fixed = np.zeros((2**m, n), np.bool_)
             fixed[:, others] = masks_lib.all_masks(m)
@@ -133,21 +133,21 @@ class Derivatives:
         self.fixed, self.drawn = len(fixed), len(contexts)
 
     def masks(self, count: int) -> np.ndarray:
-        """The corners at the fixed contexts and the first `count` drawn ones, bool [(fixed + count) 2^s, n]."""
+        """Returns the corners in the fixed contexts and the first `count` drawn ones, bool [(fixed + count) 2^s, n]."""
         masks = np.repeat(self._contexts[: self.fixed + count], len(self._corners), axis=0)
         masks[:, list(self.members)] = np.tile(self._corners, (self.fixed + count, 1))
         return masks
 
     def estimate(self, real: np.ndarray, surrogate: np.ndarray, predicted: float) -> tuple[float, float, float]:
-        """The index in the model.
+        """Estimates the index of the model.
 
         Args:
           real: float64, values of the model at `masks(count)`.
-          surrogate: values of the spectrum there.
-          predicted: the index in the spectrum.
+          surrogate: values of the spectrum at the same masks.
+          predicted: the index of the spectrum.
 
         Returns:
-          The estimate, the half-width of its 95% interval, and the range of the derivatives at drawn contexts.
+          The estimate, the half-width of its 95% interval, and the range of the derivatives in drawn contexts.
         """
         own = real.reshape(-1, len(self._corners)) @ self._signs
         other = surrogate.reshape(-1, len(self._corners)) @ self._signs
@@ -160,7 +160,7 @@ class Derivatives:
         left, lost, leverage = y - mean, 1, 0.0
         power = float(deviation @ deviation)
         if count >= _FITTED and power > 1e-18 * count * float(x @ x):
-            # The mean of x over all contexts is known: the line through the points is read off there.
+            # The mean of x over all contexts is known, so the regression line is evaluated there.
             slope = float(deviation @ y) / power
             away = predicted - float(self._weights @ other[: self.fixed]) - x.mean()
             mean, left, lost, leverage = mean + slope * away, left - slope * deviation, 2, away**2 / power

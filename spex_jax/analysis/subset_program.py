@@ -3,10 +3,11 @@
 The program has a variable z_U = prod_{i in U} x_i for every subset U of every term. A term of up to 5 units is
 described exactly: each of its 2^d patterns has a weight of at least 0 (Sherali and Adams, SIAM J. Discrete Math. 3,
 1990), and terms that overlap share variables. Triangle inequalities, for triples whose three pairs occur (Padberg,
-Math. Programming 45, 1989), are added where violated. This relaxation is far tighter than the usual z_U <= x_i,
-z_U >= sum x_i - |U| + 1. Longer terms get a parity bit. HiGHS, by way of scipy, branches from there.
+Math. Programming 45, 1989), are added where they are violated. This relaxation is far tighter than the usual
+z_U <= x_i, z_U >= sum x_i - |U| + 1. Longer terms get a parity bit. HiGHS, called through scipy, branches from there.
 
-In shape descriptions n is the number of units, K of terms other than (), V of variables, R of rows, W of sets.
+In shape descriptions n is the number of units, and K, V, R and W are the numbers of terms other than (), variables,
+rows and sets.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ from spex_jax.core.masks import all_masks
 __all__ = ["Problem", "Program", "program_of", "stacked", "triangles_of"]
 
 _LIFTED = 5  # the largest degree whose subsets all get a variable: 3^degree entries of the matrix for each term
-_TRIANGLES = 200_000  # looked at
+_TRIANGLES = 200_000  # the most triples that are examined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Problem:
     """Maximise weights @ characters over masks with always <= mask <= ~never and low <= mask.sum() <= high."""
 
     members: Any  # sparse float [K, n], the support
-    weights: np.ndarray  # [K], the largest of size 1
+    weights: np.ndarray  # [K], the largest of absolute value 1
     always: np.ndarray  # bool [n]
     never: np.ndarray  # bool [n]
     low: int
     high: int
-    extra: list[LinearConstraint]  # for the integer program only
-    deadline: float  # time.perf_counter() at which it stops
+    extra: list[LinearConstraint]  # for the exact method only
+    deadline: float  # the time.perf_counter() at which the search stops
 
     @property
     def n(self) -> int:
@@ -44,11 +45,11 @@ class Problem:
         return len(self.always)
 
     def weighted(self, masks: np.ndarray) -> np.ndarray:
-        """Weights times characters of masks bool [W, n], float64 [W, K]."""
+        """Returns weights times characters at masks bool [W, n], float64 [W, K]."""
         return self.weights * (1.0 - 2.0 * ((self.members @ masks.T.astype(np.float64)).T % 2))
 
     def value(self, mask: np.ndarray) -> float:
-        """The sum of the weighted characters at one mask bool [n]."""
+        """Returns the sum of the weighted characters at one mask bool [n]."""
         return float(self.weighted(mask[None]).sum())
 
 
@@ -57,24 +58,24 @@ class Program:
     """Maximise objective @ z over bounds and rows; the first n variables are the mask, the next is 1."""
 
     n: int
-    sets: np.ndarray  # int [V, D], the units of each variable, filled up with n
-    long: Any  # sparse [B, n], terms that have a bit instead: after the V variables B bits, then B halves of counts
+    sets: np.ndarray  # int [V, D], the units of each variable, padded with n
+    long: Any  # sparse [B, n], terms with a parity bit: B bits follow the V variables, then B halves of counts
     objective: np.ndarray
     integral: np.ndarray
     bounds: np.ndarray  # [2, ...], lower and upper
     rows: LinearConstraint
 
     def solve(self, deadline: float, *, near: np.ndarray | None = None, gap: float | None = None) -> Any:
-        """What scipy's milp says; the relaxation alone where `gap` is None.
+        """Returns the result of scipy's milp; of the relaxation alone where `gap` is None.
 
-        Variables are counted from those of the mask `near`, so that the point 0, which HiGHS tries first, is that mask:
-        scipy has no other way to hand over a first solution.
+        Variables are differences from those of the mask `near`, so that the point 0, which HiGHS tries first, is that
+        mask: scipy has no other way to pass a first solution.
         """
         start = np.zeros(len(self.objective))
         if near is not None:
             counts = self.long @ near.astype(np.float64)
             start = np.concatenate([np.append(near, True)[self.sets].all(axis=1), counts % 2, counts // 2])
-        start[self.n] = 0  # stays 1 and carries the value at `near`: HiGHS takes its gap relative to the whole value
+        start[self.n] = 0  # stays 1 and carries the value at `near`, as HiGHS's gap is relative to the whole value
         turn = np.where((start == 1) & (self.bounds[1] == 1), -1.0, 1.0)
         objective, moved = self.objective * turn, self.rows.A @ start
         objective[self.n] += self.objective @ start
@@ -88,7 +89,7 @@ class Program:
 
 
 def program_of(problem: Problem) -> Program:
-    """The integer program of the module's docstring, before the triangle inequalities."""
+    """Returns the integer program of the module docstring, without the triangle inequalities."""
     n, members, weights = problem.n, problem.members, problem.weights
     degrees = np.diff(members.indptr)
     groups = [(np.flatnonzero(degrees == degree), all_masks(degree)) for degree in range(1, _LIFTED + 1)]
@@ -113,7 +114,7 @@ def program_of(problem: Problem) -> Program:
     for (terms, subsets), flat in list(zip(groups, tables, strict=True))[::-1]:
         table, sizes = flat.reshape(-1, len(subsets)), subsets.sum(axis=1)
         np.add.at(objective, table, weights[terms][:, None] * (-2.0) ** sizes)  # prod (1 - 2 x_i), multiplied out
-        # The patterns of a term add up to those of a term inside it, which then needs no rows of its own.
+        # The patterns of a term add up to those of any subset, so a term inside it needs no rows of its own.
         table = table[~covered[table[:, -1]]]
         covered[table] = True
         for pattern, size in zip(subsets, sizes, strict=True):
@@ -129,21 +130,21 @@ def program_of(problem: Problem) -> Program:
 
 
 def _rows(columns: np.ndarray, entries: Any, low: float, high: float, width: int) -> LinearConstraint:
-    """low <= sum_j entries[j] z[columns[r, j]] <= high for each row r of columns."""
+    """Returns the constraint low <= sum_j entries[j] z[columns[r, j]] <= high for each row r of columns."""
     data = np.tile(np.asarray(entries, np.float64), len(columns))
     matrix = sparse.csr_array((data, (np.indices(columns.shape)[0].ravel(), columns.ravel())), (len(columns), width))
     return LinearConstraint(matrix, np.full(len(columns), low), np.full(len(columns), high))
 
 
 def stacked(rows: list[LinearConstraint]) -> LinearConstraint:
-    """All of these as one."""
+    """Stacks several constraints into one."""
     low = [np.broadcast_to(one.lb, one.A.shape[0]) for one in rows]
     high = [np.broadcast_to(one.ub, one.A.shape[0]) for one in rows]
     return LinearConstraint(sparse.vstack([one.A for one in rows], format="csr"), np.hstack(low), np.hstack(high))
 
 
 def triangles_of(program: Program) -> LinearConstraint:
-    """The four inequalities of every triple of units of which every two have a variable."""
+    """Returns the four inequalities of every triple of units whose three pairs have variables."""
     n, width = program.n, len(program.objective)
     pairs = np.flatnonzero((program.sets < n).sum(axis=1) == 2)
     index = sparse.csr_array((pairs, program.sets[pairs, :2].T), shape=(n, n))

@@ -1,10 +1,10 @@
-"""The best set of k units to keep or to remove under a spectrum: which heads to prune, which words to leave out.
+"""Finds the best set of k units to keep or remove under a spectrum: which heads to prune, which words to leave out.
 
 `select` finds the mask of a given size at which a `Spectrum` is largest or smallest. That is NP-hard (max-cut is the
-case of degree 2), so there are three methods: greedy, a beam, and an exact one, which also bounds all other sets. It
-looks at all masks of few units, and solves the integer program of `subset_program` where there are more.
+case of degree 2), so there are three methods: greedy, a beam, and an exact one, which also bounds all other sets. With
+few units it evaluates all masks; with more it solves the integer program of `subset_program`.
 
-In shape descriptions n is the number of units, K of terms other than (), V of variables, R of rows, W of sets.
+In shape descriptions n, K, R and W are the numbers of units, terms other than (), rows and sets.
 """
 
 import dataclasses
@@ -23,26 +23,26 @@ from spex_jax.core.walsh import walsh_hadamard
 
 __all__ = ["Selection", "select"]
 
-_TOLERANCE = 1e-6  # what HiGHS calls equal, in units of the largest coefficient
-_FEW = 18  # units of which all masks are looked at
-_SEARCHED = 3000  # the most units of which the local search holds a matrix [n, n]
-_MOVES = 1000  # of the local search at most, from each start
-_CUTS, _ROUNDS = 2000, 8  # triangle inequalities added in a round, and rounds
-_NONE_MEETS = "no set of the size asked for meets the constraints; loosen them or change keep or remove"
+_TOLERANCE = 1e-6  # tolerance of HiGHS, in units of the largest coefficient
+_FEW = 18  # most units for which all masks are evaluated
+_SEARCHED = 3000  # most units for which the local search holds a matrix [n, n]
+_MOVES = 1000  # most moves of the local search from each start
+_CUTS, _ROUNDS = 2000, 8  # most triangle inequalities added in a round, and most rounds
+_NONE_MEETS = "no set of the given size meets the constraints; loosen them or change keep or remove"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Selection:
-    """A set of units, and how good any other set could be.
+    """A set of units, and a bound on the value of any other set.
 
     Attributes:
       mask: bool [n], True = kept.
-      value: what the spectrum predicts for it.
+      value: the value of the spectrum at the mask.
       bound: no allowed set has a better value; inf (-inf for the smallest value) where unknown: greedy and beam.
       gap: |bound - value| / |value - the spectrum's mean|; 0 where the set is proven to be a best one (up to 1e-6 of
         the largest coefficient), inf where the bound is unknown.
       method: "exact", "greedy" or "beam".
-      seconds: that it took.
+      seconds: the time that the search took.
     """
 
     mask: np.ndarray
@@ -68,24 +68,24 @@ def select(
     time_limit: float = 60.0,
     gap: float = 0.0,
 ) -> Selection:
-    """The set of units to keep at which a spectrum is largest or smallest.
+    """Finds the set of units to keep at which a spectrum is largest or smallest.
 
     Args:
-      spectrum: of n units; variances play no part.
+      spectrum: a spectrum of n units; its variances are not used.
       keep, remove: how many units are kept, or how many are removed; give one of the two.
-      maximize: look for the largest value, otherwise for the smallest.
+      maximize: whether to look for the largest value; otherwise for the smallest.
       method: "greedy" flips one unit at a time, from the fewest units up and from the most units down; "beam" also
-        holds `beam_width` sets at a time, from the nearer side; "exact" goes on with local search, then bounds and
-        branches. Each starts from the one before, and so is at least as good.
+        holds `beam_width` sets at a time, from the nearer side; "exact" continues with local search, then bounds and
+        branches. Each starts from the result of the one before, and so is at least as good.
       exactly: False for at most that many kept, or at most that many removed.
       always_keep, always_remove: units kept, and units removed, in any case; they count towards `keep` and `remove`.
       constraints: further constraints on the mask as 0/1 numbers, such as at most m heads of a layer; "exact" only.
       beam_width: sets held at a time, by "beam" and at the start of "exact".
-      time_limit: seconds after which "exact" returns the best set it has, with its bound.
+      time_limit: seconds after which "exact" returns the best set that it has found, with its bound.
       gap: "exact" stops at a gap of at most this.
 
     Raises:
-      ValueError: an argument is wrong, or no set meets what is asked.
+      ValueError: an argument is wrong, or no set meets the constraints.
       TimeoutError: no set that meets `constraints` was found in time.
     """
     begin = time.perf_counter()
@@ -149,19 +149,19 @@ def select(
 
 
 def _units_of(given: Any) -> list[Any]:
-    """What was given as one unit or several, in a list."""
+    """Returns one unit or several as a list."""
     if hasattr(given, "ndim"):
         return np.ravel(given).tolist()
     return list(given) if isinstance(given, Iterable) else [given]
 
 
 def _walk(problem: Problem, width: int, up: bool) -> np.ndarray:
-    """Beam search by single flips, from the fewest units up or from the most units down; the best mask allowed."""
+    """Returns the best allowed mask of a beam search by single flips, from the fewest units up or the most down."""
     incidence = sparse.csr_array(problem.members.T)  # [n, K]
     keys = np.random.default_rng(0).integers(0, 2**63, problem.n)
     masks = (problem.always if up else ~problem.never)[None]
     weighted = problem.weighted(masks)
-    labels = np.zeros(1, np.int64)  # the exclusive or of the keys of the units flipped: one label for each set
+    labels = np.zeros(1, np.int64)  # the XOR of the keys of the units flipped, a label for each set
     best, best_value = masks[0], -np.inf
     end, step = (problem.high, 1) if up else (problem.low, -1)
     for count in range(int(masks.sum()), end + step, step):
@@ -187,10 +187,10 @@ def _walk(problem: Problem, width: int, up: bool) -> np.ndarray:
 
 
 def _improve(problem: Problem, mask: np.ndarray) -> np.ndarray:
-    """Tabu search by swaps (and by single flips where the size is free) from an allowed mask; the best mask seen.
+    """Returns the best mask of a tabu search from an allowed mask, by swaps (and single flips where the size is free).
 
     A swap of a and b changes the value by g_a + g_b + 4 Q_ab, where Q_ab sums the weighted characters of the terms with
-    both, and g_a = -2 Q_aa. The unit n stands for none.
+    both, and g_a = -2 Q_aa. The unit n stands for no unit.
     """
     n = problem.n
     if n > _SEARCHED or not problem.members.nnz:
@@ -231,7 +231,7 @@ def _improve(problem: Problem, mask: np.ndarray) -> np.ndarray:
 
 
 def _exact(problem: Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray, float]:
-    """The best mask found, and a bound on the value of any, in units of the largest coefficient."""
+    """Returns the best mask found, and a bound on the value of any mask, in units of the largest coefficient."""
     if problem.n <= _FEW:
         first = _best_of_all(problem)
         return first, problem.value(first)
@@ -266,7 +266,7 @@ def _exact(problem: Problem, start: np.ndarray, gap: float) -> tuple[np.ndarray,
 
 
 def _best_of_all(problem: Problem) -> np.ndarray:
-    """The best of all masks of few units, whatever the number of terms: a transform gives the values of all of them."""
+    """Returns the best of all masks of few units; one transform evaluates them, however many terms there are."""
     table = np.zeros(2**problem.n)
     np.add.at(table, (problem.members @ 2.0 ** np.arange(problem.n)).astype(np.int64), problem.weights)
     masks = all_masks(problem.n)
@@ -283,7 +283,7 @@ def _best_of_all(problem: Problem) -> np.ndarray:
 
 
 def _better(problem: Problem, best: np.ndarray | None, point: np.ndarray) -> np.ndarray | None:
-    """The better of the mask `best` and of one near `point` after local search; None where both break constraints."""
+    """Returns the better of `best` and a mask near `point` after local search; None where neither meets constraints."""
     order = np.where(problem.always, np.inf, np.where(problem.never, -np.inf, point[: problem.n]))
     count = int(np.clip((order > 0.5).sum(), problem.low, problem.high))
     mask = np.isin(np.arange(problem.n), np.argsort(-order, kind="stable")[:count])

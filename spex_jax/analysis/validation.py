@@ -1,7 +1,7 @@
-"""Validation: the interactions that a spectrum claims, measured on the model itself.
+"""Validation: measures the interactions that a spectrum claims on the model itself.
 
 An interaction index is an average of discrete derivatives over contexts, subsets of the other features (see
-`spex_jax.core.contexts`). The model is evaluated at the 2^|S| corners of each derivative, at contexts drawn for it.
+`spex_jax.core.contexts`). The model is evaluated at the 2^|S| corners of each derivative, in contexts drawn for it.
 These masks are independent of those the spectrum was fitted to, so that the index of the model itself is measured.
 """
 
@@ -30,26 +30,26 @@ VERDICTS = {
     "undecided": "none of these: more contexts would tell",
 }
 
-_FIRST = 32  # contexts of the first round
-_NEGLIGIBLE = 0.1  # part of a prediction that would not have been worth a claim
-_STILL = 0.01  # derivatives that differ by less than this part of the prediction tell nothing of rare contexts
-_RARE = 256  # contexts after which they are believed
-_EARLY = 1.3  # width of an interval over the 95% one, 99%, that ends a measurement before its last look
-_NEAR = 0.05  # of a prediction: what is so near is as predicted
+_FIRST = 32  # contexts in the first round
+_NEGLIGIBLE = 0.1  # share of the prediction below which an effect would not have been claimed
+_STILL = 0.01  # derivatives that vary by less than this share of the prediction do not show rare contexts
+_RARE = 256  # contexts after which such derivatives are trusted
+_EARLY = 1.3  # width of the 99% interval over the 95% one; an effect beyond the former ends a measurement early
+_NEAR = 0.05  # share of the prediction: an interval that is this near to it is as predicted
 _LABEL_WIDTH = 60
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One set of features, measured.
+    """The measurement of one set of features.
 
     Attributes:
       members: the set.
-      predicted: its index by the explanation.
-      measured: its index in the model, estimated; unit of the values, as all of these.
+      predicted: its index in the explanation.
+      measured: its estimated index in the model, in units of the values, like `predicted`, `low` and `high`.
       low, high: 95% interval; both `measured` where every context was taken.
-      contexts: how many were taken.
-      whole: whether these are all that the index weighs, so that nothing is left to chance.
+      contexts: the number of contexts taken.
+      whole: whether these are all contexts that the index weighs, so that nothing is left to chance.
       verdict: one of VERDICTS.
     """
 
@@ -64,8 +64,8 @@ class Measured:
 
     @property
     def size(self) -> str:
-        """'as predicted' where the prediction lies in the interval or within a twentieth of it, else 'smaller' or
-        'larger' than predicted.
+        """'as predicted' where the prediction is at most a twentieth of itself outside of the interval, else 'smaller'
+        or 'larger'.
         """
         near = _NEAR * abs(self.predicted)
         if self.low - near <= self.predicted <= self.high + near:
@@ -73,22 +73,22 @@ class Measured:
         return "larger" if self.measured / self.predicted > 1 else "smaller"
 
     def __str__(self) -> str:
-        """'confirmed, as predicted', 'confirmed, smaller', or another verdict alone."""
+        """Returns a text such as 'confirmed, as predicted' or 'confirmed, smaller', or another verdict alone."""
         return f"{self.verdict}, {self.size}" if self.verdict == "confirmed" else self.verdict
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Interactions of a spectrum next to the same of the model.
+    """Interactions of a spectrum, each with its measurement on the model.
 
     Attributes:
-      index, max_order: what was measured.
+      index, max_order: the index that was measured.
       rows: the sets, in the order in which they were given.
       names: one name per feature.
       draws: how contexts were drawn; keys of `spex_jax.core.contexts.DRAWS`.
-      asked: ablations that the model was asked for.
-      known: ablations that were needed and known before.
-      noise: the largest change of a value that the model is known to show when it is asked again, 0 where none is.
+      asked: the number of ablations that were evaluated.
+      known: the number of ablations that were needed and known before.
+      noise: the largest known change of a value when the model is evaluated again; 0 where none is known.
     """
 
     index: str
@@ -101,10 +101,10 @@ class Validation:
     noise: float
 
     def __getitem__(self, members: Any) -> Measured:
-        """The row of a set of features, in any order.
+        """Returns the row of a set of features, given in any order.
 
         Raises:
-          KeyError: it was not measured.
+          KeyError: the set was not measured.
         """
         wanted = (members,) if isinstance(members, int | np.integer) else tuple(sorted(members))
         for row in self.rows:
@@ -114,13 +114,13 @@ class Validation:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many sets have each verdict, those that none has left out."""
+        """The number of sets with each verdict; verdicts without a set are left out."""
         found = {verdict: sum(row.verdict == verdict for row in self.rows) for verdict in VERDICTS}
         return {verdict: count for verdict, count in found.items() if count}
 
     @property
     def summary(self) -> str:
-        """One line: '10 sets: 8 confirmed, 2 absent; 1,234 further ablations'."""
+        """One line such as '10 sets: 8 confirmed, 2 absent; 1,234 further ablations'."""
         if not self.rows:
             return "nothing to validate: the spectrum holds no interactions"
         counts = ", ".join(f"{count} {verdict}" for verdict, count in self.counts.items())
@@ -128,12 +128,12 @@ class Validation:
         return f"{len(self.rows)} set{'' if len(self.rows) == 1 else 's'}: {counts}; {further}"
 
     def __str__(self) -> str:
-        """A table: names, predicted and measured index, 95% interval, contexts, verdict."""
+        """Returns a table: names, predicted and measured index, 95% interval, contexts, verdict."""
         sets = f"sets of up to {self.max_order} " if self.max_order > 1 else ""
         title = f"{self.index}, {sets}measured on the model, {self.summary}"
         if not self.rows:
             return title
-        # Of any index: labels are made of the names alone.
+        # Any index will do: labels are made from the names alone.
         naming = Interactions([], np.zeros(0), n=len(self.names), index="SV", max_order=1, names=self.names)
         labels = [naming.label(row.members, _LABEL_WIDTH) for row in self.rows]
         width = max(map(len, labels))
@@ -149,17 +149,17 @@ class Validation:
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, without the names."""
+        """Returns plain numbers, strings and lists, without the names."""
         content = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         del content["names"]
         return {**content, "rows": [dataclasses.asdict(row) for row in self.rows]}
 
     @classmethod
     def from_json(cls, given: Any, names: Sequence[str]) -> "Validation":
-        """What `to_json` gave, with the names of the features.
+        """Reads what `to_json` returned, given the names of the features.
 
         Raises:
-          ValueError: it is not of this form.
+          ValueError: `given` is not of this form.
         """
         content = Record(given, "the validation")
         rows, draws = content.take("rows"), content.texts("draws")
@@ -180,10 +180,10 @@ class Validation:
 
 
 def _measured(content: Record, n: int) -> Measured:
-    """One row of n features of what `Validation.to_json` gave."""
+    """Reads one row of `Validation.to_json`, with n features."""
     members = content.take("members")
     if not isinstance(members, list) or set(map(type, members)) != {int} or sorted(set(members)) != members:
-        raise ValueError("'members' of a validation must be sorted numbers of features")
+        raise ValueError("'members' of a validation must be sorted feature numbers")
     if not 0 <= members[0] <= members[-1] < n:
         raise ValueError(f"'members' of a validation must be features from 0 to {n - 1}")
     found = Measured(
@@ -195,7 +195,7 @@ def _measured(content: Record, n: int) -> Measured:
     )
     content.end()
     if not found.predicted or found.low > found.high:
-        raise ValueError("a row of a validation must predict something, and its interval be in order")
+        raise ValueError("a row of a validation must have a prediction other than 0, and its interval must be in order")
     return found
 
 
@@ -214,48 +214,48 @@ def validate(
     contexts: int = 256,
     seed: int = 0,
 ) -> Validation:
-    """Measures an index of some sets on the model that a spectrum is of.
+    """Measures an index of some sets on the model that a spectrum was fitted to.
 
-    The derivative of a set is taken at contexts drawn as the index weighs them, at 32 first. Their number doubles until
+    The derivative of a set is taken in contexts drawn as the index weighs them, 32 at first. Their number doubles until
     the half-width of the 95% interval is below half of the prediction and the effect is beyond doubt (the 99% interval
     is clear of zero), until it is below a quarter (which always gives a verdict), or until `contexts` are taken. Where
-    there are no more contexts than that, all are taken and nothing is left to chance, but for the noise of a model that
-    gives other values when it is asked again: have that measured (`explain(check_invariance=True)`). The same holds of
-    what the index weighs at single contexts (Moebius: only the empty one).
+    there are no more contexts than that, all are taken and nothing is left to chance, except for the noise of a model
+    that returns other values when it is evaluated again: measure that with `explain(check_invariance=True)`. The same
+    holds for the contexts that the index weighs one by one (Moebius: only the empty one).
 
-    The estimate is the mean over contexts, steadied by regression: the derivatives of the spectrum at the same contexts
-    are correlated with those of the model, and their mean over all contexts is known, its index. A spectrum that
-    explains nothing leaves the plain mean. The interval is Student's, each set's for itself: one in 20 misses. Where
-    few contexts matter it misses more often: over the games of experiments/validation.py it held the index of the model
-    92 to 94 times in 100, 83 times for the worst of them.
+    The estimate is the mean over contexts, with regression on a control variate: the derivatives of the spectrum in the
+    same contexts are correlated with those of the model, and their mean over all contexts is known: the index of the
+    spectrum. A spectrum that explains nothing leaves the plain mean. The interval is Student's, for each set alone: one
+    in 20 misses. Where few contexts matter it misses more often: over the games of experiments/validation.py it held
+    the index of the model 92 to 94 times in 100, and 83 times for the worst of them.
 
     Verdicts, for a claimed value p:
       confirmed: the interval excludes zero on the side of p, and the estimate is at least a tenth of p.
       reversed: the same on the other side.
       absent: the interval holds zero, or the estimate is below a tenth of p, and p / 2 and all beyond are excluded on
-        both sides. Derivatives that all agree do not show how often others occur: "absent" is said of them after 256
-        contexts only (or all, if `contexts` is less), when others at 1.2% of the contexts would have been seen, 19
-        times in 20.
+        both sides. Derivatives that all agree do not show how often others occur: for them the verdict is "absent" only
+        after 256 contexts (or all, if `contexts` is less), when derivatives that differ in 1.2% of the contexts would
+        have been seen 19 times in 20.
       undecided: everything else.
-    An interval that comes closer to zero than the noise holds zero, and what is below the noise is not ruled out. The
-    noise is the one given, or what 2^|S| values are rounded by in the precision that they have, if that is larger.
+    An interval that comes closer to zero than the noise counts as holding zero, and values below the noise are not
+    ruled out. The noise is the given one, or the rounding error of 2^|S| values in their precision, if that is larger.
 
     Args:
-      ask: masks bool [M, n] -> float64 [M] of the model. All masks of a round go in one call, each once. None will do
-        where all that is needed is known.
-      spectrum: of n features.
-      sets: of at least one and up to max_order features each.
+      ask: a function from masks bool [M, n] to values float64 [M] of the model. All masks of a round go in one call,
+        each once. None is allowed where all values that are needed are known.
+      spectrum: a spectrum of n features.
+      sets: sets of one to max_order features each.
       index, max_order: see `spex_jax.core.interactions.convert`.
-      claims: what is claimed of the sets; None takes the index of the spectrum.
-      names: of the features.
-      masks, values: bool [K, n] and float [K], what is known of the model and need not be asked.
+      claims: the claimed interactions; None takes the index of the spectrum.
+      names: names of the features.
+      masks, values: bool [K, n] and float [K], masks whose values are known, which are not evaluated again.
       noise: the largest change of a value that was computed twice; nan where unknown.
-      contexts: the most for one set.
-      seed: of the contexts. Sets share them.
+      contexts: the most contexts for one set.
+      seed: seed of the contexts, which all sets share.
 
     Raises:
-      ValueError: sets that do not fit, fewer than 2 contexts, a value that is not finite, no `ask` where it is needed,
-        or k-SII of a set whose single contexts are more than `contexts`.
+      ValueError: invalid sets, fewer than 2 contexts, a value that is not finite, no `ask` where it is needed, or k-SII
+        of a set whose contexts weighed one by one are more than `contexts`.
     """
     n, index = spectrum.n, find_index(index)
     masks_lib.check_whole("contexts", contexts, 2)
@@ -272,7 +272,7 @@ def validate(
         members = tuple(sorted(given))
         if not 1 <= len(members) <= predicted.max_order or not predicted[members]:
             raise ValueError(
-                f"{given!r} is no set of 1 to {predicted.max_order} features of which an interaction is claimed"
+                f"{given!r} is not a set of 1 to {predicted.max_order} features with a claimed interaction"
             )
         plan = index.contexts(len(members), n, predicted.max_order)
         draws.add(plan.draw)
@@ -301,7 +301,7 @@ def validate(
 
 
 class _Question:
-    """One set while it is measured."""
+    """The state of the measurement of one set."""
 
     row: Measured
 
@@ -311,24 +311,24 @@ class _Question:
         self._still = False
 
     def answer(self, real: np.ndarray, surrogate: np.ndarray, rounding: float) -> None:
-        """Takes the values of the model and of the spectrum at the masks."""
-        asked, p = self.derivatives, self._predicted
-        measured, half, spread = asked.estimate(real, surrogate, self._surrogate)
-        floor = max(self._noise, asked.amplification * 2 ** len(asked.members) * rounding)
+        """Updates the row with the values of the model and of the spectrum at the masks."""
+        taken, p = self.derivatives, self._predicted
+        measured, half, spread = taken.estimate(real, surrogate, self._surrogate)
+        floor = max(self._noise, taken.amplification * 2 ** len(taken.members) * rounding)
         self._half, self._still = half, spread < _STILL * abs(p)
         self.row = Measured(
-            members=asked.members,
+            members=taken.members,
             predicted=p,
             measured=measured,
             low=measured - half,
             high=measured + half,
-            contexts=asked.fixed + self.count,
-            whole=not asked.drawn,
+            contexts=taken.fixed + self.count,
+            whole=not taken.drawn,
             verdict=_verdict(p, measured, half, floor),
         )
 
     def goes_on(self) -> bool:
-        """Whether more contexts are wanted; how many, from now on."""
+        """Returns whether more contexts are needed, and if so raises their number."""
         most, p, verdict = self.derivatives.drawn, abs(self._predicted), self.row.verdict
         if self.count == most:
             return False
@@ -343,7 +343,7 @@ class _Question:
 
 
 def _verdict(predicted: float, measured: float, half: float, floor: float) -> str:
-    """See `validate`."""
+    """Returns the verdict as described in `validate`."""
     along = measured if predicted > 0 else -measured
     effect = abs(along) - half > floor and abs(along) >= _NEGLIGIBLE * abs(predicted)
     if effect:

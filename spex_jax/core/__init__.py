@@ -1,1 +1,1 @@
-"""Masks, spectra and interactions: the mathematics that every method and report shares."""
+"""Masks, spectra and interactions: the mathematics that all methods and reports share."""

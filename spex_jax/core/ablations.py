@@ -1,4 +1,4 @@
-"""Masks, their values, and which of them no fit may see: one record from the plan to the explanation."""
+"""Masks, their values, and which of them are held out: one record from the plan to the explanation."""
 
 import dataclasses
 from typing import Any
@@ -10,13 +10,13 @@ __all__ = ["Ablations"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Ablations:
-    """Masks and the values of a model there.
+    """Masks and the values of a model at these masks.
 
     Attributes:
       masks: bool [M, n], distinct.
       values: float64 [M].
-      held_out: bool [M], the rows that measure how faithful a fit is, and that no fit sees.
-      design: what the method that drew the masks must know of them, such as the code of SPEX; None for most.
+      held_out: bool [M], the rows that measure how faithful a fit is; no fit uses them.
+      design: how the method drew the masks, where its fit needs to know, such as the code of SPEX; None for most.
     """
 
     masks: np.ndarray
@@ -26,7 +26,7 @@ class Ablations:
 
     @classmethod
     def to_fit(cls, masks: np.ndarray, values: np.ndarray, design: Any = None) -> "Ablations":
-        """Returns ablations none of which is held out."""
+        """Returns ablations of which none is held out."""
         return cls(masks=masks, values=values, held_out=np.zeros(len(masks), np.bool_), design=design)
 
     def __len__(self) -> int:
@@ -34,12 +34,12 @@ class Ablations:
         return len(self.values)
 
     def take(self, rows: np.ndarray) -> "Ablations":
-        """Returns some of the rows, given by their numbers, or by bool [M]."""
+        """Returns some of the rows, given by their numbers or as bool [M]."""
         return dataclasses.replace(self, masks=self.masks[rows], values=self.values[rows], held_out=self.held_out[rows])
 
     @property
     def fitted(self) -> "Ablations":
-        """The rows that a fit may see, in their order."""
+        """The rows that a fit may use, in their order."""
         return self.take(~self.held_out)
 
     @property

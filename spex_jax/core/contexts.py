@@ -1,8 +1,8 @@
 """How an interaction index weighs contexts, so that a measurement on a model estimates the index itself.
 
-The discrete derivative of a set S, Delta_S(T) = sum_{W subset S} (-1)^{|S| - |W|} f(T u W), is what S does beyond its
-parts where the features T of the others are kept. With D(p) its mean over contexts in which each of the m others is
-kept with probability p, D(p) = sum_{R superset S} mu(R) p^(|R| - |S|), every index is a functional of D (see
+The discrete derivative of a set S, Delta_S(T) = sum_{W subset S} (-1)^{|S| - |W|} f(T u W), is the effect of S beyond
+its parts in the context T, the other features that are kept. Let D(p) be its mean over contexts that keep each of the m
+other features with probability p: D(p) = sum_{R superset S} mu(R) p^(|R| - |S|). Every index is a functional of D (see
 `spex_jax.core.indices` for the functional of each).
 
 Some of these weights are negative. As weights of the sizes of T they are the only ones that give the index for every f.
@@ -28,14 +28,14 @@ DRAWS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Contexts:
-    """How an index weighs the derivatives of a set of s among n features, m = n - s of them others.
+    """How an index weighs the derivatives of a set of s features, in contexts of the m = n - s other features.
 
     Attributes:
       draw: how contexts are drawn, a key of DRAWS: "uniform" keeps each other feature with probability 1/2; "size"
         first draws this probability uniformly, so that all sizes are equally likely; "none" draws nothing.
-      ratios: float64 [m + 1], what a derivative at a drawn context of this size is multiplied with.
-      whole: sizes of which all contexts are taken besides, with the weight of the mean derivative over them.
-      scale: the sum of all weights, 1 but for Fourier.
+      ratios: float64 [m + 1], the factor of a derivative at a drawn context, by the size of the context.
+      whole: sizes of which all contexts are taken in addition, with the weight of the mean derivative over them.
+      scale: the sum of all weights, 1 except for Fourier.
     """
 
     draw: str
@@ -45,19 +45,19 @@ class Contexts:
 
     @classmethod
     def empty(cls, m: int) -> "Contexts":
-        """D(0): the empty context alone, of m others."""
+        """Returns the contexts of D(0): the empty context alone, with m other features."""
         return cls(draw="none", ratios=np.zeros(m + 1), whole={0: 1.0})
 
     @classmethod
     def integral(
         cls, m: int, density: Mapping[int, Fraction], whole: Mapping[int, Fraction] | None = None
     ) -> "Contexts":
-        """The integral over [0, 1] of D(p) times a polynomial, for m others.
+        """Returns the contexts of the integral over [0, 1] of D(p) times a polynomial.
 
         Args:
           m: number of other features.
           density: coefficients of the polynomial by power of p.
-          whole: weights of the mean derivatives over all contexts of some sizes, which are added.
+          whole: weights by size, which are added, of the mean derivatives over all contexts of that size.
         """
         # The integral of p^i over binomial sizes, times the m + 1 of the uniform draw: (k+1)...(k+i) / (m+2)...(m+i+1).
         ratios = [
@@ -77,7 +77,7 @@ class Contexts:
         return weights
 
     def by_context(self) -> np.ndarray:
-        """Returns the weight float64 [m + 1] of the derivative at one context, by its size."""
+        """Returns the weight float64 [m + 1] of the derivative at one context, by the size of the context."""
         m = len(self.ratios) - 1
         alike = scipy.special.comb(m, np.arange(m + 1))  # contexts of each size
         weights = self.ratios * 0.5**m if self.draw == "uniform" else self.ratios / ((m + 1) * alike)

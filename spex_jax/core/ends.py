@@ -1,9 +1,9 @@
-"""The values at the full and at the empty mask, which a spectrum goes through where both were evaluated.
+"""Makes a spectrum take the model's values at the full and at the empty mask, where these were evaluated.
 
-People know what a model answers when nothing is removed, and what when everything is: an answer that says otherwise
-cannot be believed. Both are equality constraints. Of all ways to meet them the one that moves the function least on
-uniform masks adds the same amount to every coefficient, up to its sign: an error of e is removed by K terms at the cost
-of e^2 / K of variance. A spectrum of few terms therefore gets further ones before it is moved.
+Users know these two values, and do not trust an explanation that contradicts them. Both are equality constraints. Of
+all ways to meet them, the one that changes the function least on uniform masks adds the same amount to every
+coefficient, up to its sign: K terms remove an error of e at the cost of e^2 / K of variance. A spectrum with few terms
+is therefore given further ones before it is moved.
 """
 
 import itertools
@@ -17,13 +17,13 @@ from spex_jax.core.spectrum import Spectrum
 
 __all__ = ["ends_first", "known_ends", "through_ends", "with_spare_terms"]
 
-_COST = 5e-4  # of the variance: how much a move may cost before further terms share it
-_MOST_COST = 0.05  # of the variance: a move of few terms that costs more would spoil the answer everywhere else
+_COST = 5e-4  # share of the variance that a move may cost before it is spread over further terms
+_MOST_COST = 0.05  # share of the variance above which a move of few terms would spoil the fit at all other masks
 _MOST_TERMS = 10_000
 
 
 def known_ends(masks: np.ndarray) -> np.ndarray:
-    """Returns the rows of the full and the empty mask in bool [M, n], int [at most 2] where each stands once."""
+    """Returns the rows int [at most 2] of the full and the empty mask in masks bool [M, n] that holds each once."""
     return np.flatnonzero(masks.all(axis=1) | ~masks.any(axis=1))
 
 
@@ -34,7 +34,7 @@ def ends_first(masks: np.ndarray) -> np.ndarray:
 
 
 def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
-    """Returns up to `count` sets bool [F, n] that `terms` lacks, smaller ones first: the empty one, single features,
+    """Returns up to `count` sets bool [F, n] that `terms` lacks, smaller ones first: the empty set, single features,
     then sets of the features with the most energy.
     """
     n, wanted = terms.n, count + len(terms)
@@ -45,7 +45,7 @@ def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
             break
         features = n
         while degree > 1 and features > degree and math.comb(features - 1, degree) >= wanted:
-            features -= 1  # the fewest whose sets are enough
+            features -= 1  # the fewest features that have enough sets
         members = np.array(list(itertools.combinations(np.sort(strongest[:features]), degree)))
         sets = np.zeros((len(members), n), np.bool_)
         np.put_along_axis(sets, members, True, axis=1)
@@ -66,17 +66,17 @@ def with_spare_terms(
     max_terms: int | None = None,
     max_degree: int = 2,
 ) -> Spectrum:
-    """Returns the terms of a spectrum with as many more as `through_ends` needs to move them without harm.
+    """Returns the spectrum with as many further terms as `through_ends` needs to move it without harm.
 
     Args:
       terms: the spectrum.
-      largest: gives a spectrum of as many terms as there are up to a number, which begins with `terms`; sets with the
-        coefficient 0 follow where there are too few.
-      masks: bool [M, n], those fitted.
+      largest: returns a spectrum of at most the given number of terms, which begins with `terms`. Where it has fewer,
+        sets with the coefficient 0 are added.
+      masks: bool [M, n], the masks that were fitted.
       values: float64 [M].
       scale: the standard deviation of the values.
-      max_terms: the largest number of terms; None for at most 10,000.
-      max_degree: the largest number of features of a set.
+      max_terms: the largest number of terms; None means 10,000.
+      max_degree: the largest number of features in an added set.
     """
     ends = known_ends(masks)
     if not len(ends) or not scale > 0:
@@ -85,7 +85,7 @@ def with_spare_terms(
     needed = min(float(np.square(error).sum()) / _COST, _MOST_TERMS)
     if needed <= len(terms) and len(terms) > 1:
         return terms
-    count = 2 ** max(1, math.ceil(math.log2(max(needed, 1))))  # in few steps, so that rounding seldom changes it
+    count = 2 ** max(1, math.ceil(math.log2(max(needed, 1))))  # a power of 2, so that rounding seldom changes it
     count = min(max(count, len(terms)), _MOST_TERMS if max_terms is None else max_terms)
     if count <= len(terms):
         return terms
@@ -108,14 +108,15 @@ def through_ends(
 ) -> Spectrum:
     """Returns the spectrum moved so that it takes the known values at the full and the empty mask.
 
-    It stays as it is where neither mask is known, or where its terms cannot take both values (a constant).
+    The spectrum is returned unchanged where neither mask is known, or where its terms cannot take both values (a
+    constant).
 
     Args:
-      spectrum: of n features.
+      spectrum: a spectrum of n features.
       masks: bool [M, n], distinct.
       values: float64 [M].
       scale: the standard deviation of the values.
-      limited: whether the number of terms is, so that a move which costs more than 5% of the variance is not made.
+      limited: whether the number of terms is limited, so that a move is not made if it costs over 5% of the variance.
     """
     ends = known_ends(masks)
     if not len(ends):

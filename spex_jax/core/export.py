@@ -1,7 +1,6 @@
-"""Interaction values from files, and to and from the forms of other libraries: what methods of `Interactions` are made
-of.
+"""Reads interaction values from files, and converts them to and from the types of other libraries, for `Interactions`.
 
-shapiq (https://github.com/mmschlk/shapiq) and pandas are imported only when asked for.
+shapiq (https://github.com/mmschlk/shapiq) and pandas are imported only when they are needed.
 """
 
 import itertools
@@ -30,11 +29,11 @@ def to_shapiq(
     estimated: bool,
     budget: int | None,
 ) -> Any:
-    """`shapiq.InteractionValues` of these sets and values, in their order.
+    """Returns these sets and values, in their order, as `shapiq.InteractionValues`.
 
     Raises:
       ImportError: shapiq is not installed.
-      ValueError: an index that shapiq does not know.
+      ValueError: shapiq does not know the index.
     """
     empty = _shared(index).empty
     try:
@@ -51,21 +50,21 @@ def to_shapiq(
         estimation_budget=budget,
         baseline_value=baseline,
     )
-    made.interactions = dict(values)  # the constructor puts the baseline at the empty set
-    if empty is EmptySet.FORMULA:  # of order 1 shapiq calls it SV or BV, whose empty set is another number
+    made.interactions = dict(values)  # the constructor has put the baseline at the empty set
+    if empty is EmptySet.FORMULA:  # at order 1 shapiq renames it SV or BV, whose empty set has another value
         made.index = index
     return made
 
 
 def from_shapiq(values: Any) -> dict[str, Any]:
-    """What `Interactions` is made of, from `shapiq.InteractionValues` with its sets in any order.
+    """Returns the arguments of `Interactions` from `shapiq.InteractionValues`, whose sets may be in any order.
 
     Returns:
       The arguments members, values, index, n, max_order, min_order, baseline, estimated and budget.
 
     Raises:
-      ValueError: not InteractionValues, an index that is not of both packages, sets that are not of n players or come
-        twice, or values that are not finite.
+      ValueError: not InteractionValues, an index that the two packages do not share, sets that occur twice or hold
+        others than the n players, or values that are not finite.
     """
     try:
         index, n, lookup, numbers = values.index, values.n_players, values.interaction_lookup, values.values
@@ -77,11 +76,11 @@ def from_shapiq(values: Any) -> dict[str, Any]:
         raise ValueError(f"expected shapiq.InteractionValues, got {type(values).__name__}: {error}") from error
     index = _shared(index).name
     if len(found) != len(lookup):
-        raise ValueError("a set comes twice, in two orders of its players; give each once")
+        raise ValueError("a set occurs twice, in two orders of its players; give each once")
     wrong = [repr(key) for key, value in found.items() if not math.isfinite(value)]
     if wrong or not math.isfinite(baseline):
         where = wrong[0] if wrong else "baseline_value"
-        raise ValueError(f"{len(wrong) or 1} values are not finite, the first at {where}; leave them out or mend them")
+        raise ValueError(f"{len(wrong) or 1} values are not finite, the first at {where}; leave them out or fix them")
     members = sorted(found, key=lambda key: (len(key), key))
     return {
         "members": members,
@@ -97,14 +96,14 @@ def from_shapiq(values: Any) -> dict[str, Any]:
 
 
 def _shared(name: str) -> Index:
-    """The index of this name, which has to be that of shapiq too."""
+    """Returns the index of this name; raises ValueError where shapiq does not share it."""
     if not (index := find_index(name)).in_shapiq:
-        raise ValueError(f"the index {name!r} of spex_jax is none of shapiq")
+        raise ValueError(f"the index {name!r} of spex_jax is not an index of shapiq")
     return index
 
 
 def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, Any]:
-    """Reads a file of `Interactions.save`.
+    """Reads a file written by `Interactions.save`.
 
     Returns:
       The arguments of `Interactions`.
@@ -119,8 +118,8 @@ def from_json(path: str | os.PathLike[str], allowance: Allowance) -> dict[str, A
     count = len(members)
     allowance.take(24 * sum(map(len, members)), "its sets")
     if set(map(type, itertools.chain.from_iterable(members))) - {int}:
-        raise ValueError("'members' must hold numbers of features")
-    for position, key in enumerate(members):  # in their places, so that there are never two of all
+        raise ValueError("'members' must hold feature numbers")
+    for position, key in enumerate(members):  # in place, so that memory never holds all of them twice
         members[position] = tuple(key)
     found = {
         "members": members,
@@ -152,7 +151,7 @@ def _members(key: Any, n: int) -> tuple[int, ...]:
 def to_dataframe(
     sets: Sequence[tuple[int, ...]], labels: Sequence[str], values: np.ndarray, errors: np.ndarray | None
 ) -> Any:
-    """A `pandas.DataFrame` with a row for each set: set, features, order, value and, where known, std_error.
+    """Returns a `pandas.DataFrame` with a row for each set: set, features, order, value and, where known, std_error.
 
     Args:
       sets: T tuples.

@@ -1,10 +1,10 @@
 """The interaction indices: one record each, which all other parts of the package read.
 
-Every index is a sum over the supersets of T of the Moebius transform mu with weights that depend on sizes alone, and mu
-is such a sum of the spectrum F. So each is I(T) = sum_{R superset T} gain(|R|, |T|) F(R). In floating point the
+Every index sums the Moebius transform mu over the supersets of T, with weights that depend on sizes alone, and mu is
+such a sum of the spectrum F. So each is I(T) = sum_{R superset T} gain(|R|, |T|) F(R). In floating point the
 alternating sums behind a gain lose every digit at degree 40; as fractions they are exact, and each is computed once.
 
-Each is a mean of discrete derivatives too, with D(p) as in `spex_jax.core.contexts` and |S| the size of the set:
+Each index is also a mean of discrete derivatives, with D(p) as in `spex_jax.core.contexts` and |S| the size of the set:
 
   BII D(1/2); Fourier (-1/2)^|S| D(1/2); Moebius, and STII below its order, D(0)
   SII, SV, and k-SII of its order: the integral of D; STII of its order l, of D(p) l (1-p)^(l-1)
@@ -12,8 +12,8 @@ Each is a mean of discrete derivatives too, with D(p) as in `spex_jax.core.conte
   FBII: the Taylor polynomial of D around 1/2, of degree l - |S|, at 0
   k-SII below its order: the integral of D and sum_{j = 1}^{k - |S|} B_j / j! (D^(j-1)(1) - D^(j-1)(0))
 
-A new index of the package is a record at the end of this file, with a test. A program has its own by `register_index`,
-after which all public functions take its name, and the record itself:
+To add an index to the package, add a record at the end of this file, and a test. A program adds its own by
+`register_index`, after which all public functions accept its name or the record itself:
 
     mine = Index(name="mine", formula=from_moebius(weight), contexts=contexts, empty=EmptySet.FORMULA, meaning="...")
     spex_jax.indices.register_index(mine)
@@ -36,7 +36,7 @@ Formula = Callable[[int, int, int], Fraction]
 
 
 class EmptySet(enum.Enum):
-    """What the empty set holds."""
+    """The value that an index gives to the empty set."""
 
     VALUE = "the value f(none) of the empty mask"
     MEAN = "the mean of f over all masks"
@@ -48,18 +48,18 @@ class Index:
     """An interaction index.
 
     Attributes:
-      name: what users call it.
+      name: the name that users give.
       formula: (r, t, order) -> Fraction, the exact weight of F(R) in I(T), T a subset of R with sizes r >= t, for an
-        index of maximal order `order`; `from_moebius` makes it from weights of the Moebius transform. Of t = 0 it is
-        asked where `empty` is FORMULA alone.
+        index of maximal order `order`; `from_moebius` makes it from weights of the Moebius transform. It is called
+        with t = 0 only where `empty` is FORMULA.
       contexts: (size, n, order) -> Contexts, how the index weighs the derivatives of a set of `size` <= order of n
-        features. Of size 0 it is asked where the index is of Shapley type and `empty` is not VALUE.
-      empty: what the empty set holds.
+        features. It is called with size 0 only where the index is of Shapley type and `empty` is not VALUE.
+      empty: the value of the empty set.
       meaning: one or two sentences for reports.
-      shapley_type: whether it weighs small and large masks as much as those of medium size, as the Shapley value does.
-        Its masks are then drawn by size, and `spex_jax.analysis.correction` adds what the spectrum misses at them.
-      largest: the largest set that has a value, whatever max_order is asked for; None where max_order says.
-      in_shapiq: whether the index that the package shapiq knows by this name is the same.
+      shapley_type: whether it gives small and large coalitions as much weight as medium ones, as the Shapley value
+        does. Masks are then drawn by size, and `spex_jax.analysis.correction` adds what the spectrum misses at them.
+      largest: the size of the largest set that has a value, whatever max_order is; None where max_order decides.
+      in_shapiq: whether the package shapiq has the same index by this name.
     """
 
     name: str
@@ -80,17 +80,17 @@ class Index:
         return self.formula(r, t, order)
 
     def order(self, max_order: int) -> int:
-        """Returns the size of the largest sets where `max_order` is asked for."""
+        """Returns the size of the largest sets for a given `max_order`."""
         return max_order if self.largest is None else min(max_order, self.largest)
 
     @property
     def positive_lowers(self) -> bool:
-        """Whether a positive number of a single feature means that keeping it lowers the value."""
+        """Whether a positive index of a single feature means that keeping it lowers the value."""
         return self.gain(1, 1, 1) > 0  # (-1)^1 = -1: F({i}) > 0 lowers the value
 
 
 def from_moebius(weight: Formula) -> Formula:
-    """Makes the formula of an index from its weights of the Moebius transform.
+    """Returns the formula of an index, given its weights of the Moebius transform.
 
     With mu(S) = (-2)^s sum_{R superset S} F(R), it is sum_{s=t}^{r} C(r-t, s-t) weight(s, t, order) (-2)^s.
 
@@ -109,12 +109,12 @@ def find_index(index: "str | Index") -> Index:
     """Returns the record of an index, given its name or the record itself.
 
     Raises:
-      ValueError: an unknown name, or a record that is not registered.
+      ValueError: the name is unknown, or the record is not registered.
     """
     if isinstance(index, Index):
         if INDICES.get(index.name) is not index:
             raise ValueError(
-                f"the index {index.name!r} is not registered; spex_jax.indices.register_index(index) makes it known"
+                f"the index {index.name!r} is not registered; register it with spex_jax.indices.register_index(index)"
             )
         return index
     if not isinstance(index, str) or index not in INDICES:
@@ -123,32 +123,32 @@ def find_index(index: "str | Index") -> Index:
 
 
 def register_index(index: Index) -> None:
-    """Makes an index known by its name, in this process.
+    """Registers an index under its name, in this process.
 
     Raises:
-      ValueError: no `Index`, or a name that another one has.
+      ValueError: not an `Index`, or another index has this name.
     """
     if not isinstance(index, Index):
         raise ValueError(f"expected a spex_jax.indices.Index, got {index!r:.80}")
     if INDICES.setdefault(index.name, index) is not index:
-        raise ValueError(f"there is an index {index.name!r} already; give this one another name")
+        raise ValueError(f"an index {index.name!r} is registered already; give this one another name")
 
 
 @functools.cache
 def _bernoulli(m: int) -> Fraction:
-    """The m-th Bernoulli number, with B_1 = -1/2."""
+    """Returns the m-th Bernoulli number, with B_1 = -1/2."""
     return Fraction(m == 0) - sum(math.comb(m, k) * _bernoulli(k) / (m - k + 1) for k in range(m))
 
 
 def _sii(r: int, t: int, order: int) -> Fraction:
-    """The gain of SII (Grabisch and Roubens, 1999): sum_{S superset T} mu(S) / (s - t + 1)."""
+    """Returns the gain of SII (Grabisch and Roubens, 1999): sum_{S superset T} mu(S) / (s - t + 1)."""
     del order
     return Fraction((-2) ** t * ((r - t + 1) % 2), r - t + 1)  # the integral of (1 - 2x)^(r-t) over [0, 1]
 
 
 @functools.cache
 def _ksii(r: int, t: int, order: int) -> Fraction:
-    """The gain of k-SII: sum_{S superset T, s <= order} B_{s-t} SII(S).
+    """Returns the gain of k-SII: sum_{S superset T, s <= order} B_{s-t} SII(S).
 
     Bordt and von Luxburg, AISTATS 2023, with the Bernoulli numbers of Theorem 6.
     """
@@ -157,32 +157,32 @@ def _ksii(r: int, t: int, order: int) -> Fraction:
 
 
 def _fourier(r: int, t: int, order: int) -> Fraction:
-    """The gain of a coefficient: its own."""
+    """Returns the gain of a Fourier coefficient: 1 for its own set, 0 for others."""
     del order
     return Fraction(r == t)
 
 
 def _moebius(s: int, t: int, order: int) -> Fraction:
-    """The weight of mu(S) in mu(T)."""
+    """Returns the weight of mu(S) in mu(T)."""
     del order
     return Fraction(s == t)
 
 
 def _bii(s: int, t: int, order: int) -> Fraction:
-    """The weight of mu(S) in BII(T) (Grabisch and Roubens, 1999)."""
+    """Returns the weight of mu(S) in BII(T) (Grabisch and Roubens, 1999)."""
     del order
     return Fraction(1, 2 ** (s - t))
 
 
 def _stii(s: int, t: int, order: int) -> Fraction:
-    """The weight of mu(S) in STII(T) (Sundararajan et al., ICML 2020)."""
+    """Returns the weight of mu(S) in STII(T) (Sundararajan et al., ICML 2020)."""
     if t < order or s < order:
         return Fraction(s == t)
     return Fraction(1, math.comb(s, order))
 
 
 def _fsii(s: int, t: int, order: int) -> Fraction:
-    """The weight of mu(S) in FSII(T), t >= 1 (Tsai et al., JMLR 2023)."""
+    """Returns the weight of mu(S) in FSII(T), t >= 1 (Tsai et al., JMLR 2023)."""
     if s <= order:
         return Fraction(s == t)
     sign = (-1) ** (order - t)
@@ -191,7 +191,7 @@ def _fsii(s: int, t: int, order: int) -> Fraction:
 
 
 def _fbii(s: int, t: int, order: int) -> Fraction:
-    """The weight of mu(S) in FBII(T) (Tsai et al., JMLR 2023)."""
+    """Returns the weight of mu(S) in FBII(T) (Tsai et al., JMLR 2023)."""
     if s <= order:
         return Fraction(s == t)
     return Fraction((-1) ** (order - t) * math.comb(s - t - 1, order - t), 2 ** (s - t))
@@ -222,7 +222,7 @@ def _ksii_contexts(size: int, n: int, order: int) -> Contexts:
     m, whole = n - size, dict[int, Fraction]()
     for j in range(1, order - size + 1):
         for removed in range(min(j - 1, m) + 1):
-            # D^(j-1) / (j-1)! at 0 and at 1 as differences of means over sizes.
+            # D^(j-1) / (j-1)! at 0 and at 1, as differences of means over sizes.
             share = _bernoulli(j) / j * math.comb(m, removed) * math.comb(m - removed, j - 1 - removed)
             whole[m - removed] = whole.get(m - removed, Fraction(0)) + (-1) ** removed * share
             whole[removed] = whole.get(removed, Fraction(0)) - (-1) ** (j - 1 - removed) * share
@@ -237,8 +237,8 @@ def _stii_contexts(size: int, n: int, order: int) -> Contexts:
 
 
 def _fsii_contexts(size: int, n: int, order: int) -> Contexts:
-    """The weight of mu(R) in FSII, |R| = size + j, is a rational function of j with the simple poles -size, ...,
-    -(size + order - 1); a part A / (j + a) is the moment of A p^(a-1).
+    """Returns the contexts of FSII by partial fractions: the weight of mu(R), |R| = size + j, is a rational function of
+    j with the simple poles -size, ..., -(size + order - 1); a part A / (j + a) is the moment of A p^(a-1).
     """
     t, spread, density = size, order - size, {}
     rising = math.prod(range(order + 1, order + 1 + t))
@@ -257,7 +257,7 @@ def _fbii_contexts(size: int, n: int, order: int) -> Contexts:
 
 
 def _krawtchouk(m: int, k: int, degree: int) -> int:
-    """The coefficient of x^degree in (1 + x)^k (1 - x)^(m - k)."""
+    """Returns the coefficient of x^degree in (1 + x)^k (1 - x)^(m - k)."""
     return sum((-1) ** (degree - a) * math.comb(k, a) * math.comb(m - k, degree - a) for a in range(degree + 1))
 
 
@@ -368,4 +368,4 @@ _KNOWN = (
     ),
 )
 
-INDICES = {index.name: index for index in _KNOWN}  # and those that programs register
+INDICES = {index.name: index for index in _KNOWN}  # `register_index` adds to it

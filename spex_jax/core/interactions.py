@@ -1,7 +1,7 @@
 """Interaction indices of a sparse Walsh spectrum, without a table over all subsets.
 
 An index is I(T) = sum_{R superset T} gain(|R|, |T|) F(R), with the exact gains of `spex_jax.core.indices`: one pass
-over the subsets of the terms that are there.
+over the subsets of the terms of the spectrum.
 """
 
 import functools
@@ -23,24 +23,24 @@ from spex_jax.utils.untrusted_files import Allowance, refusing
 
 __all__ = ["Interactions", "convert"]
 
-_LABEL_WIDTH = 60  # of a row of the table
+_LABEL_WIDTH = 60  # most characters of a label in the table
 
 
 class Interactions(Mapping[tuple[int, ...], float]):
     """Interaction values of one index: a read-only mapping from sorted tuples of features to floats.
 
-    Looking up takes sets in any order and gives 0.0 for a set that is not stored; iteration, `len` and `in` see the
-    stored ones.
+    A lookup accepts the features of a set in any order and returns 0.0 for a set that is not stored; iteration, `len`
+    and `in` see the stored sets only.
 
     Attributes:
-      index: its name, a key of `spex_jax.core.indices.INDICES`.
+      index: the name of the index, a key of `spex_jax.core.indices.INDICES`.
       n: number of features.
       max_order: largest size of a set.
       min_order: smallest size of a set.
       names: one name per feature.
       baseline: the value of the empty mask, f(none), or None where unknown.
       estimated: whether the values are estimates; True where unknown.
-      budget: of ablations that they were estimated from, or None where unknown.
+      budget: the number of ablations behind the estimates, or None where unknown.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
         estimated: bool = True,
         budget: int | None = None,
     ):
-        """Takes sorted tuples `members`, each once, their `values` [T] and, where known, `std_errors` [T]; min_order
-        None is the size of the smallest. Raises ValueError where one of them is not of that form.
+        """Stores distinct sorted tuples `members`, their `values` [T] and, where known, `std_errors` [T]; min_order
+        None means the size of the smallest set. Raises ValueError where an argument is not of that form.
         """
         masks_lib.check_whole("n", n, 1)
         masks_lib.check_whole("max_order", max_order, 0)
@@ -84,7 +84,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
     def _key(self, key: Any) -> tuple[int, ...]:
         try:
             members = (key,) if isinstance(key, int | np.integer) else tuple(key)
-            if any(isinstance(feature, bool) for feature in members):  # of NumPy's operator.index refuses
+            if any(isinstance(feature, bool) for feature in members):  # operator.index refuses only numpy's bools
                 raise TypeError
             ordered = tuple(sorted(map(operator.index, members)))
         except (TypeError, ValueError):
@@ -96,32 +96,32 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return ordered
 
     def __getitem__(self, key: Any) -> float:
-        """The value of a set of features, in any order; 0.0 where it is not stored."""
+        """Returns the value of a set of features, given in any order; 0.0 where it is not stored."""
         position = self._position.get(self._key(key))
         return 0.0 if position is None else float(self._values[position])
 
     def __contains__(self, key: Any) -> bool:
-        """Whether the set is stored."""
+        """Returns whether the set is stored."""
         try:
             return self._key(key) in self._position
         except KeyError:
             return False
 
     def get(self, key: Any, default: Any = None) -> Any:
-        """The stored value of a set, or `default`."""
+        """Returns the stored value of a set, or `default`."""
         position = self._position.get(self._key(key)) if key in self else None
         return default if position is None else float(self._values[position])
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
-        """The stored sets, by size and then in order."""
+        """Iterates over the stored sets, by size and then in order."""
         return iter(self._members)
 
     def __len__(self) -> int:
-        """The number of stored sets."""
+        """Returns the number of stored sets."""
         return len(self._members)
 
     def __eq__(self, other: object) -> bool:
-        """Same index and same values."""
+        """Returns whether two have the same index, n, max_order and values."""
         if not isinstance(other, Interactions):
             return NotImplemented
         same_kind = (self.index, self.n, self.max_order) == (other.index, other.n, other.max_order)
@@ -156,12 +156,12 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return np.fromiter(map(len, self._members), np.int64, len(self._members))
 
     def order(self, order: int) -> "Interactions":
-        """The interactions of sets of exactly this size."""
+        """Returns the interactions of sets of exactly this size."""
         return self._replace(self._sizes == order, self._values, self._errors, min_order=None)
 
     def across(self, sizes: Sequence[int]) -> "Interactions":
-        """The interactions of sets with members in more than one part, where parts of `sizes` hold the features in turn
-        (`details.lens_sizes` of a joint lens); ValueError where these do not add up to n.
+        """Returns the interactions of sets with members in more than one part, where parts of `sizes` hold the features
+        in turn (`details.lens_sizes` of a joint lens); raises ValueError where `sizes` do not add up to n.
         """
         given = np.asarray(sizes)
         if given.ndim != 1 or given.dtype.kind not in "iu" or (given < 0).any() or given.sum() != self.n:
@@ -171,11 +171,11 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return self._replace(several, self._values, self._errors, min_order=None)
 
     def top(self, k: int = 10, order: int | None = None) -> list[tuple[tuple[int, ...], float]]:
-        """The k largest by absolute value, without (), ties in the order of the sets.
+        """Returns the k largest by absolute value, without (), ties in the order of the sets.
 
         Args:
-          k: how many; fewer come back where fewer are stored. Zeros are left out.
-          order: only sets of this size.
+          k: the number of sets; fewer are returned where fewer are stored. Zeros are left out.
+          order: only sets of this size; None for all sizes.
         """
         masks_lib.check_whole("k", k, 0)
         wanted = (self._sizes > 0 if order is None else self._sizes == order) & (self._values != 0)
@@ -184,14 +184,14 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return [(self._members[position], float(self._values[position])) for position in ranked]
 
     def label(self, key: Any, width: int | None = None) -> str:
-        """The names of a set, joined: 'never + fails'; in one line of at most `width` printable characters."""
+        """Joins the names of a set, as 'never + fails', in one line of at most `width` printable characters."""
         members = self._key(key)
         joined = " + ".join(self.names[feature] for feature in members) if members else "(none)"
         line = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(joined.split()))
         return line if width is None or len(line) <= width else line[: width - 3] + "..."
 
     def table(self, top: int = 10) -> str:
-        """The `top` largest as a ranked table: rank, names, value, standard error where known, features."""
+        """Returns a ranked table of the `top` largest: rank, names, value, standard error where known, features."""
         errors, rows = self.std_errors, self.top(top)
         stored = int((self._sizes > 0).sum())
         lines = [f"{self.index}, sets of up to {self.max_order} of {self.n} features: {len(rows)} largest of {stored}"]
@@ -206,18 +206,18 @@ class Interactions(Mapping[tuple[int, ...], float]):
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """The ranked table of the ten largest."""
+        """Returns the ranked table of the ten largest."""
         return self.table()
 
     def __repr__(self) -> str:
-        """Index, size and the number of stored sets."""
+        """Shows the index, n, max_order and the number of stored sets."""
         return f"<Interactions {self.index} n={self.n} max_order={self.max_order} sets={len(self)}>"
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON: members, values, standard errors and the attributes.
 
         Raises:
-          ValueError: the folder does not exist, or a value is not finite, for which JSON has no number.
+          ValueError: the folder does not exist, or a value is not finite, which JSON cannot express.
         """
         for name, array in (("values", self._values), ("std_errors", self._errors)):
             if array is not None and len(wrong := np.flatnonzero(~np.isfinite(array))):
@@ -236,8 +236,8 @@ class Interactions(Mapping[tuple[int, ...], float]):
         """Reads what `save` wrote.
 
         Args:
-          path: of the file.
-          max_bytes: of memory that this may take; None is 10 times the size of the file and 50 MiB.
+          path: path of the file.
+          max_bytes: bytes of memory that reading may take; None allows 10 times the size of the file plus 50 MiB.
 
         Raises:
           ValueError: the file is not JSON of this form, or would take more memory.
@@ -246,16 +246,16 @@ class Interactions(Mapping[tuple[int, ...], float]):
             return cls(**export.from_json(path, Allowance([path], max_bytes)))
 
     def to_shapiq(self, *, estimated: bool | None = None, budget: int | None = None) -> Any:
-        """The same values, bit for bit, as `shapiq.InteractionValues`.
+        """Returns the same values, bit for bit, as `shapiq.InteractionValues`.
 
-        shapiq gives every index of order 1 that is the Shapley or the Banzhaf value that name, SV or BV.
+        shapiq names every index of order 1 that is the Shapley or the Banzhaf value SV or BV.
 
         Args:
           estimated, budget: for its `estimated` and `estimation_budget`; None takes the attributes.
 
         Raises:
           ImportError: shapiq is not installed.
-          ValueError: an index that shapiq does not know.
+          ValueError: shapiq does not know the index.
         """
         return export.to_shapiq(
             dict(self),
@@ -270,21 +270,21 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
     @classmethod
     def from_shapiq(cls, values: Any, names: Sequence[str] | None = None) -> "Interactions":
-        """The same values, bit for bit, of `shapiq.InteractionValues`; shapiq's names of indices are ours.
+        """Returns the values of `shapiq.InteractionValues`, bit for bit; both packages name the indices alike.
 
         Args:
           values: InteractionValues of an index of both packages, its sets in any order.
           names: n names of the features.
 
         Raises:
-          ValueError: no InteractionValues, another index, values that are not finite, or the wrong number of names.
+          ValueError: not InteractionValues, another index, values that are not finite, or the wrong number of names.
         """
         return cls(names=names, **export.from_shapiq(values))
 
     def to_dataframe(self) -> Any:
-        """A `pandas.DataFrame` of all stored sets, the largest by absolute value first and the empty set last.
+        """Returns a `pandas.DataFrame` of all stored sets, the largest by absolute value first and the empty set last.
 
-        Its columns: set (tuple), features (their names, joined), order (size of the set), value, and std_error where
+        Its columns are set (tuple), features (their names, joined), order (size of the set), value, and std_error where
         the standard errors are known.
 
         Raises:
@@ -297,10 +297,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
 
 
 def _subsets(support: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All (row, subset of size t) of the rows.
-
-    Returns rows int [P], degrees int [P], members int [P, t].
-    """
+    """Returns all pairs of a row and a subset of it of size t: rows int [P], degrees int [P], members int [P, t]."""
     degrees = support.sum(axis=1)
     rows, sizes, members = [], [], []
     for degree in np.unique(degrees):
@@ -327,7 +324,7 @@ def convert(
     variances: np.ndarray | None = None,
     covariance_factor: np.ndarray | None = None,
 ) -> Interactions:
-    """Interactions of the spectrum with these terms.
+    """Returns the interactions of the spectrum with these terms.
 
     Args:
       support: bool [K, n], distinct rows.
@@ -335,11 +332,11 @@ def convert(
       index: the name or the record of one of `spex_jax.core.indices.INDICES`.
       max_order: largest size of a set; k of k-SII, l of STII, FSII, FBII. SV and BV ignore it.
       names: n names of the features.
-      variances: float [K] or None, of the coefficients.
+      variances: float [K] or None, the variances of the coefficients.
       covariance_factor: float [K, R] or None; see Spectrum.
 
     Raises:
-      ValueError: an unknown index, max_order outside 1..n, or the wrong number of names.
+      ValueError: an unknown index, a max_order below 1, or the wrong number of names.
     """
     n = support.shape[1]
     index = find_index(index)
@@ -371,7 +368,7 @@ def convert(
         max_order=order,
         names=names,
         std_errors=np.concatenate(errors) if errors else None,
-        # Where the empty set holds f(none) it is the same number, rounded alike.
+        # Where the empty set holds f(none), the baseline is the same number, rounded alike.
         baseline=float(values[0][0]) if index.empty is EmptySet.VALUE else float(coefficients.sum()),
     )
 
@@ -384,8 +381,8 @@ def _std_errors(
     variances: np.ndarray,
     factor: np.ndarray | None,
 ) -> np.ndarray:
-    """Standard errors of sums gains * F over groups, under covariance diag(variances - sum(factor^2)) + factor
-    factor^T.
+    """Returns the standard errors of the sums of gains * F over groups, where the covariance of F is
+    diag(variances - sum(factor^2)) + factor factor^T.
     """
     own = variances if factor is None else variances - (factor**2).sum(axis=1)
     total = np.bincount(group, gains**2 * own[rows], groups)

@@ -1,5 +1,5 @@
-"""Masks: checking, drawing, packing and deduplication; and the values that belong to them, checked and scaled. A mask
-is a row of a bool [M, n] array; True keeps the feature.
+"""Masks and their values: checking, drawing, packing, deduplication and scaling. A mask is a row of a bool [M, n]
+array; True keeps the feature.
 """
 
 import itertools
@@ -40,28 +40,28 @@ __all__ = [
 
 MUST_BE_FINITE = "; the value function must be finite at every mask"
 _LARGEST = 1e303  # a hundred thousandth of the largest float64, so that sums and differences stay finite
-_DRAWN = 1024  # masks are drawn in whole blocks of so many, whatever the count
+_DRAWN = 1024  # masks in a block; whole blocks are drawn whatever the count
 _HASHED = 2**22  # bytes of packed masks that are hashed or compared at a time
 
 
 def _concrete(name: str, given: Any) -> Any:
     if isinstance(given, jax.core.Tracer):
         raise ValueError(
-            f"{name} are traced by jit, vmap or grad; give arrays: what fits and decodes runs on the host, call it "
-            "outside of what JAX traces"
+            f"{name} are traced by jit, vmap or grad; give arrays: fitting and decoding run on the host, so call them "
+            "outside of functions that JAX traces"
         )
     return given
 
 
 def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
-    """Masks as a numpy bool [M, n] array.
+    """Returns masks as a numpy bool [M, n] array.
 
     Args:
       masks: bool [M, n], or integers that are all 0 or 1; numpy, JAX or nested lists.
       n: the number of features expected; None takes it from the masks.
 
     Raises:
-      ValueError: wrong number of axes, wrong n, or entries that are neither bool nor 0/1 integers.
+      ValueError: the number of axes or n is wrong, or entries are neither bool nor 0/1 integers.
     """
     array = np.asarray(_concrete("masks", masks))
     expected = f"[M, {'n' if n is None else n}]"
@@ -83,16 +83,16 @@ def check_masks(masks: Any, n: int | None = None) -> np.ndarray:
 
 
 def check_values(values: Any, masks: np.ndarray, outputs: tuple[int, ...] = (), *, finite: bool = True) -> np.ndarray:
-    """Values as a numpy float64 [M, *outputs] array.
+    """Returns values as a numpy float64 [M, *outputs] array.
 
     Args:
       values: [M, *outputs] real numbers.
-      masks: bool [M, n], the masks they belong to, named in the error.
+      masks: bool [M, n], the masks of these values, named in the error.
       outputs: the shape of one value.
-      finite: whether all of them must be.
+      finite: whether all values must be finite.
 
     Raises:
-      ValueError: wrong shape, not real numbers, or a NaN or infinite value.
+      ValueError: the shape is wrong, or values are not real numbers, too large, or NaN or infinite.
     """
     array = np.asarray(_concrete("values", values))
     expected = (len(masks), *outputs)
@@ -116,32 +116,32 @@ def check_reals(name: str, given: Any) -> np.ndarray:
     """Returns real numbers as a numpy float64 array of the same shape, a copy.
 
     Args:
-      name: what the error calls them.
+      name: the name of the numbers in the error.
       given: bools, integers or floats; numpy, JAX or nested lists.
 
     Raises:
-      ValueError: they are complex, strings or objects.
+      ValueError: the numbers are complex, strings or objects.
     """
     array = np.asarray(given)
     if array.dtype.kind not in "biuf" and "float" not in array.dtype.name:  # bfloat16 has a kind of its own
         advice = "; take the real part or the magnitude first" if array.dtype.kind == "c" else ""
         raise ValueError(f"{name} must be real numbers, got dtype {array.dtype}{advice}")
-    with np.errstate(over="ignore"):  # of wider floats, which become infinite
+    with np.errstate(over="ignore"):  # wider floats may overflow to infinity
         return array.astype(np.float64)
 
 
 def finite_rows(values: np.ndarray) -> np.ndarray:
-    """Which of the values float64 [M, *outputs] are finite in all their outputs, bool [M]."""
+    """Returns which values float64 [M, *outputs] are finite in all outputs, bool [M]."""
     return np.isfinite(values.reshape(len(values), math.prod(values.shape[1:]))).all(axis=1)
 
 
 def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray | None = None) -> str:
-    """How many of the values [M, *outputs] are not finite, and the first of them with its mask.
+    """Returns a text: how many values [M, *outputs] are not finite, and the first of them with its mask.
 
     Args:
       values: float64 [M, *outputs].
       masks: bool [M, n].
-      rows: int [M], what the masks are called; None counts from 0.
+      rows: int [M], the numbers of the masks in the text; None counts from 0.
     """
     bad = np.flatnonzero(~finite_rows(values))
     row, removed = bad[0] if rows is None else rows[bad[0]], np.flatnonzero(~masks[bad[0]])
@@ -153,38 +153,38 @@ def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray |
 
 
 def check_not_traced(caller: str) -> None:
-    """Raises ValueError inside `jax.jit` or another transformation that stages every operation out."""
+    """Raises ValueError inside `jax.jit` or another transformation that stages out every operation."""
     with jax.transfer_guard("allow"):
         staged = isinstance(jax.numpy.zeros(()), jax.core.Tracer)
     if staged:
         raise ValueError(
             f"{caller} works on the host, which cannot be traced; call it outside of jax.jit, and not "
-            "within a function that scan or another transformation traces"
+            "within a function traced by scan or another transformation"
         )
 
 
 def check_unicode(text: str, what: str) -> str:
-    """A text as it is.
+    """Returns a text unchanged.
 
     Raises:
-      ValueError: it has a lone surrogate, half of a character, which can be neither written nor read by a tokenizer.
+      ValueError: the text has a lone surrogate, half of a character, which no file can hold and no tokenizer reads.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{what} has a lone surrogate, {text[error.start]!r} at character {error.start}, which is half of a "
-            "character; mend it where the text is decoded, or by "
+            "character; fix it where the text is decoded, or with "
             "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
     return text
 
 
 def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
-    """One name per feature; numbers where none are given.
+    """Returns one name per feature; numbers where no names are given.
 
     Raises:
-      ValueError: the number of names is not n, or one has a lone surrogate.
+      ValueError: the number of names is not n, or a name has a lone surrogate.
     """
     if names is None:
         return tuple(map(str, range(n)))
@@ -195,7 +195,7 @@ def check_names(names: Sequence[str] | None, n: int) -> tuple[str, ...]:
 
 
 def check_whole(name: str, given: Any, least: int, most: int | None = None) -> None:
-    """Raises ValueError where `given` is no whole number from least to most."""
+    """Raises ValueError where `given` is not a whole number from least to most."""
     whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
     if not whole or given < least or (most is not None and given > most):
         bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
@@ -203,7 +203,7 @@ def check_whole(name: str, given: Any, least: int, most: int | None = None) -> N
 
 
 def check_positive(name: str, given: Any, most: float = math.inf) -> None:
-    """Raises ValueError where `given` is no finite number above 0, or one above `most`."""
+    """Raises ValueError where `given` is not a finite number above 0 and at most `most`."""
     number = isinstance(given, numbers.Real) and not isinstance(given, bool)
     if not number or not (0 < given <= most and math.isfinite(given)):
         bounds = "" if most == math.inf else f" of at most {most:g}"
@@ -211,12 +211,12 @@ def check_positive(name: str, given: Any, most: float = math.inf) -> None:
 
 
 def check_sets(members: Sequence[tuple[int, ...]], n: int) -> None:
-    """Raises ValueError where sets are not sorted tuples of distinct features below n, each there once."""
+    """Raises ValueError where `members` are not distinct, sorted tuples of distinct features below n."""
     sizes = np.fromiter(map(len, members), np.int64, len(members))
     try:
         features = np.fromiter(map(operator.index, itertools.chain.from_iterable(members)), np.int64, int(sizes.sum()))
     except (TypeError, OverflowError) as error:
-        raise ValueError(f"members must be tuples of numbers of features: {error}") from None
+        raise ValueError(f"members must be tuples of feature numbers: {error}") from None
     ends = np.cumsum(sizes)
     for size in np.unique(sizes[sizes > 0]):
         rows = np.flatnonzero(sizes == size)
@@ -224,15 +224,15 @@ def check_sets(members: Sequence[tuple[int, ...]], n: int) -> None:
         wrong = (sets[:, 0] < 0) | (sets[:, -1] >= n) | (np.diff(sets, axis=1) <= 0).any(axis=1)
         if wrong.any():
             first = members[int(rows[np.flatnonzero(wrong)[0]])]
-            raise ValueError(f"members must be sorted, of distinct features from 0 to {n - 1}, got {first!r:.80}")
+            raise ValueError(f"members must be sorted, distinct features from 0 to {n - 1}, got {first!r:.80}")
         if len(group_sets(sets, n)[0]) < len(sets):
-            raise ValueError(f"a set of {size} features is there twice; add up its values and give it once")
+            raise ValueError(f"a set of {size} features is given twice; add up its values and give it once")
     if (sizes == 0).sum() > 1:
-        raise ValueError("the empty set is there twice; add up its values and give it once")
+        raise ValueError("the empty set is given twice; add up its values and give it once")
 
 
 def group_sets(members: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct rows of sorted members int [P, t], in lexicographic order, and the group of each row."""
+    """Returns the distinct rows of sorted members int [P, t], in lexicographic order, and the group of each row."""
     t = members.shape[1]
     if t == 0:
         return members[:1], np.zeros(len(members), np.int64)
@@ -247,8 +247,8 @@ def group_sets(members: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
-    """Values float64 [N] of mean 0 and variance 1, with the mean and the deviation that they had; or the one value of a
-    constant.
+    """Scales values float64 [N] to mean 0 and variance 1; returns them with their former mean and standard deviation,
+    or the single value of a constant.
     """
     # Dividing by the largest value first keeps 1e-300 and 1e+300 away from under- and overflow in the variance.
     largest = float(np.abs(values).max())
@@ -261,17 +261,17 @@ def standardise(values: np.ndarray) -> tuple[np.ndarray, float, float] | float:
 
 
 def all_masks(n: int) -> np.ndarray:
-    """Every mask of n features, bool [2^n, n]; row c keeps feature i where bit i of c is set."""
+    """Returns all masks of n features, bool [2^n, n]; row c keeps feature i where bit i of c is set."""
     return (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.bool_)
 
 
 def number_of_sets(n: int, degree: int) -> int:
-    """How many sets of at most `degree` of n features there are, () included."""
+    """Returns the number of sets of at most `degree` of n features, () included."""
     return sum(math.comb(n, size) for size in range(min(degree, n) + 1))
 
 
 def sets_up_to(n: int, degree: int) -> np.ndarray:
-    """All sets of at most `degree` of n features by size, () first, bool [K, n]."""
+    """Returns all sets of at most `degree` of n features by size, () first, bool [K, n]."""
     support = np.zeros((number_of_sets(n, degree), n), np.bool_)
     row = 1
     for size in range(1, min(degree, n) + 1):
@@ -282,19 +282,19 @@ def sets_up_to(n: int, degree: int) -> np.ndarray:
 
 
 def pack(masks: np.ndarray) -> np.ndarray:
-    """Masks bool [M, n] as uint8 [M, ceil(n / 8)] (np.packbits of each row)."""
+    """Packs masks bool [M, n] into uint8 [M, ceil(n / 8)] (np.packbits of each row)."""
     return np.packbits(masks, axis=1)
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
-    """Inverse of `pack`: uint8 [M, ceil(n / 8)] to bool [M, n]."""
+    """Unpacks uint8 [M, ceil(n / 8)] into bool [M, n]; the inverse of `pack`."""
     return np.unpackbits(packed, axis=1, count=n).astype(np.bool_)
 
 
 def hashes(packed: np.ndarray) -> np.ndarray:
-    """uint64 [M] of packed masks uint8 [M, W]: equal for equal rows, and hardly ever for others (up to 8 bytes never).
+    """Hashes packed masks uint8 [M, W] to uint64 [M]: different rows rarely have equal hashes, and never up to 8 bytes.
 
-    The bytes, eight at a time, times fixed odd numbers, mixed and added up.
+    Eight bytes at a time are multiplied by fixed odd numbers, mixed and added up.
     """
     width = -(-packed.shape[1] // 8)
     rng = np.random.default_rng(0)
@@ -312,19 +312,19 @@ def hashes(packed: np.ndarray) -> np.ndarray:
 
 
 def _parts(packed: np.ndarray) -> Iterator[slice]:
-    """Rows of packed masks, a few megabytes at a time."""
+    """Returns slices of the rows of packed masks, a few megabytes each."""
     step = max(1, _HASHED // max(1, packed.shape[1]))
     return (slice(start, start + step) for start in range(0, len(packed), step))
 
 
 def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct masks in the order in which they first appear, and where each given mask went.
+    """Finds the distinct masks, in the order in which they first appear, and the place of each mask among them.
 
     Args:
       masks: bool [M, n].
 
     Returns:
-      first: int [D], rows of `masks` that are the distinct ones.
+      first: int [D], the rows of `masks` at which each distinct mask first appears.
       inverse: int [M], so that masks[first][inverse] equals masks.
     """
     packed = pack(masks)
@@ -339,13 +339,13 @@ def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray | None = None) -> np.ndarray:
-    """Distinct masks, uniform over {0,1}^n, each feature kept with probability 1/2.
+    """Draws distinct masks, uniform over {0,1}^n: each feature is kept with probability 1/2.
 
-    A larger count gives the same masks and further ones, so that a larger budget asks again for all of a smaller one.
+    A larger count returns the same masks and further ones, so that a larger budget includes all masks of a smaller one.
 
     Args:
       n: number of features.
-      count: number of masks wanted.
+      count: number of masks to return.
       rng: numpy generator.
       given: bool [G, n], distinct masks that come first and count towards `count`.
 
@@ -353,7 +353,7 @@ def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray |
       bool [count, n].
 
     Raises:
-      ValueError: fewer than `count` distinct masks exist, or more are given.
+      ValueError: fewer than `count` distinct masks exist, or more than `count` are given.
     """
     masks = np.zeros((0, n), np.bool_) if given is None else given
     if len(masks) > count or (n < 63 and count > 2**n):
@@ -373,5 +373,5 @@ def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray |
 
 
 def pad_features(masks: np.ndarray, width: int) -> np.ndarray:
-    """Masks bool [M, n] with columns of True added up to `width`."""
+    """Pads masks bool [M, n] with columns of True up to `width`."""
     return np.pad(masks, ((0, 0), (0, width - masks.shape[1])), constant_values=True)

@@ -1,7 +1,7 @@
-"""PackedMasks: a table of masks that stays on disk, one bit for each, and is read in blocks of rows.
+"""PackedMasks: a table of masks that stays on disk, one bit for each entry, and is read in blocks of rows.
 
-Tables of retrainings are that large: 300,000 models, each trained on a random subset of 50,000 examples (datamodels,
-Ilyas et al., 2022, arXiv 2202.00622), are 1.9 GB as bits and 60 GB as float32 signs.
+Tables of retrainings are large: 300,000 models, each trained on a random subset of 50,000 examples (datamodels,
+Ilyas et al., 2022, arXiv 2202.00622), take 1.9 GB as bits and 60 GB as float32 signs.
 """
 
 import dataclasses
@@ -16,31 +16,31 @@ from spex_jax.utils.untrusted_files import map_array, refusing
 
 __all__ = ["PackedMasks"]
 
-_BLOCK_BYTES = 2**24  # unpacked at a time
+_BLOCK_BYTES = 2**24  # bytes unpacked at a time
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class PackedMasks:
-    """A table of M masks of n features, True = kept, of which only blocks of rows are ever read.
+    """A table of M masks of n features, True = kept, which is only read in blocks of rows.
 
     Attributes:
       bits: uint8 [M, ceil(n / 8)], np.packbits of each row (the first feature is the highest bit of the first byte, and
         the bits past n are 0); or the masks themselves, bool or uint8 of 0 and 1 [M, n]. A numpy array, np.memmap
         included; it is not copied.
-      n: the number of features. None takes it from a bool array; a uint8 array does not say it.
+      n: the number of features. None takes it from a bool array; a uint8 array needs it.
 
-    Making one reads the table once, in blocks, to check it.
+    The constructor reads the table once, in blocks, to check it.
 
     Raises:
-      ValueError: no array of that kind, an n that does not belong to it, bits past n that are set, or entries of an
-        unpacked table other than 0 and 1; the message says what was expected and what to do.
+      ValueError: `bits` is not such an array, n does not match it, bits past n are set, or an unpacked table has
+        entries other than 0 and 1; the message states what was expected and what to do.
     """
 
     bits: np.ndarray
     n: int = None  # type: ignore[assignment]  # an int once __post_init__ has run
 
     def __post_init__(self) -> None:
-        """Finds out whether the table is packed, and checks its entries in blocks of rows."""
+        """Determines whether the table is packed, and checks its entries in blocks of rows."""
         bits = self.bits
         kinds = "uint8 [M, ceil(n / 8)] of packed bits, or bool or uint8 of 0 and 1 [M, n]"
         if not isinstance(bits, np.ndarray) or bits.ndim != 2 or bits.dtype not in (np.uint8, np.bool_):
@@ -60,7 +60,7 @@ class PackedMasks:
             return
         if self.n is None:
             raise ValueError(
-                f"a uint8 table does not say how many features it has, got {got} without n; give n, which is {width} "
+                f"a uint8 table needs its number of features, got {got} without n; give n, which is {width} "
                 f"where its entries are 0 and 1, and {max(1, 8 * width - 7)} to {8 * width} where they are packed bits"
             )
         if self.n == 1 and width == 1:
@@ -92,14 +92,14 @@ class PackedMasks:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], n: int | None = None) -> "PackedMasks":
-        """The table of a .npy file, mapped into memory and not read, but for the check.
+        """Maps the table of a .npy file into memory, and reads it only for the check.
 
         Args:
-          path: of np.save; no pickles.
+          path: path of a file of np.save, without pickles.
           n: the number of features; may be left out for a bool table only.
 
         Raises:
-          ValueError: the file is no such table.
+          ValueError: the file does not hold such a table.
         """
         with refusing(path, "a .npy file that can be mapped; write one with np.save(path, table)"):
             bits = map_array(path)
@@ -110,7 +110,7 @@ class PackedMasks:
 
     @property
     def is_packed(self) -> bool:
-        """Whether the table holds bits."""
+        """Whether the table holds packed bits."""
         return self.bits.dtype == np.uint8 and self.bits.shape[1] != self.n
 
     @property
@@ -119,49 +119,49 @@ class PackedMasks:
         return len(self.bits), self.n
 
     def __len__(self) -> int:
-        """M."""
+        """Returns the number of masks, M."""
         return len(self.bits)
 
     def __repr__(self) -> str:
-        """Size and form."""
+        """Shows the shape, and whether the table is packed or its dtype."""
         form = "bits" if self.is_packed else str(self.bits.dtype)
         return f"<PackedMasks M={len(self)} n={self.n} {form}>"
 
     def block_rows(self, row_bytes: int | None = None) -> int:
-        """Rows of a block of 16 MiB, at least one.
+        """Returns the number of rows in a block of 16 MiB, at least one.
 
         Args:
-          row_bytes: what a row takes; None is n.
+          row_bytes: bytes of one row; None means n.
         """
         return max(1, _BLOCK_BYTES // max(1, self.n if row_bytes is None else row_bytes))
 
     def rows(self, rows: slice) -> np.ndarray:
-        """The masks of these rows, bool [m, n], a copy."""
+        """Returns a copy of the masks in these rows, bool [m, n]."""
         if self.is_packed:
             return np.unpackbits(np.asarray(self.bits[rows]), axis=1, count=self.n).view(np.bool_)
         return np.array(self.bits[rows], np.bool_)
 
     def packed_rows(self, rows: slice | np.ndarray, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Bytes first to last (exclusive, None for all) of these rows, packed: uint8 [m, last - first].
+        """Returns the packed bytes first to last (exclusive) of these rows, uint8 [m, last - first].
 
         Args:
           rows: a slice, or int [m].
-          first: of the ceil(n / 8) bytes.
-          last: past it.
+          first: the first of the ceil(n / 8) bytes.
+          last: one past the last byte; None for all.
         """
         if self.is_packed:
             return np.asarray(self.bits[rows, first:last])
         return np.packbits(self.bits[rows, 8 * first : None if last is None else 8 * last], axis=1)
 
     def columns(self, indices: Sequence[int] | np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
-        """The masks of some features, bool [M, k].
+        """Returns the columns of some features, bool [M, k].
 
         Args:
           indices: int [k], features from 0, in any order.
-          rows: int [M'], the rows wanted; None is all M.
+          rows: int [M'], the rows to return; None means all M.
 
         Raises:
-          ValueError: indices that are no features.
+          ValueError: some of the indices are not features.
         """
         wanted: np.ndarray[Any, Any] = np.asarray(indices)
         count = len(self) if rows is None else len(rows)

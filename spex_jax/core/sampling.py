@@ -1,7 +1,7 @@
-"""Which masks to ask: the draw follows the question.
+"""Draws the masks to evaluate, by a sampling that suits the index.
 
-Uniform masks serve R2, Fourier and Banzhaf-type indices. Shapley-type indices weigh small and large sets: their masks
-are drawn by size, each with its complement.
+Uniform masks suit R2, Fourier and Banzhaf-type indices. Shapley-type indices give weight to small and large coalitions:
+their masks are drawn by coalition size, each with its complement.
 """
 
 from typing import Literal, get_args
@@ -30,18 +30,18 @@ Sampling = Literal["uniform", "mixed", "size", "kernel_shap", "pairs", "leave_on
 Acquisition = Literal["information", "interactions", "uniform"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
-PAIRED = ("mixed", "size", "kernel_shap")  # by size, each mask with its complement
+PAIRED = ("mixed", "size", "kernel_shap")  # drawn by coalition size, each mask with its complement
 
-_DRAWN = 1024  # pairs of masks are drawn in whole blocks of so many, whatever the count
+_DRAWN = 1024  # pairs in a block; whole blocks are drawn whatever the count
 
 
 def for_index(index: str | Index) -> Sampling:
-    """The draw that an index asks for (BUILD_NOTES.md)."""
+    """Returns the sampling that suits an index (BUILD_NOTES.md)."""
     return "mixed" if find_index(index).shapley_type else "uniform"
 
 
 def check(sampling: str, *, adaptive: bool = False) -> None:
-    """Raises ValueError for an unknown sampling; `adaptive` where that is one too."""
+    """Raises ValueError for an unknown sampling; "adaptive" is known where `adaptive` is true."""
     known = (*SAMPLINGS, "adaptive") if adaptive else SAMPLINGS
     if sampling not in known:
         raise ValueError(f"unknown sampling {sampling!r}; expected one of {', '.join(known)}")
@@ -52,7 +52,7 @@ def _ends(n: int) -> np.ndarray:
 
 
 def _shares(sampling: str, n: int) -> np.ndarray:
-    """How likely the sizes 1 to n - 1 are, float64 [n - 1]."""
+    """Returns the probabilities float64 [n - 1] of the coalition sizes 1 to n - 1."""
     sizes = np.arange(1, n)
     kernel = 1 / (sizes * (n - sizes))
     if sampling == "kernel_shap":
@@ -64,16 +64,16 @@ def _shares(sampling: str, n: int) -> np.ndarray:
 
 
 def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, border: bool) -> np.ndarray:
-    """Distinct masks, the full and the empty one first, then by size, each followed by its complement.
+    """Draws distinct masks by coalition size, each followed by its complement; the full and the empty mask come first.
 
-    Of the masks of a size all are equally likely. A mask that was drawn before is drawn anew. A larger count gives the
+    All masks of one size are equally likely. A mask that was drawn before is drawn again. A larger count returns the
     same masks and further ones.
 
     Args:
       n: number of features, at least 2.
       count: number of masks.
       rng: numpy generator.
-      share: float64 [n - 1], how likely the sizes 1 to n - 1 are; that of s as likely as that of n - s.
+      share: float64 [n - 1], the probabilities of the coalition sizes 1 to n - 1; those of s and n - s are equal.
       border: whether every second pair is one feature alone and all but this one, until there are no more of them.
 
     Returns:
@@ -86,7 +86,7 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, 
         raise ValueError(f"cannot draw {count} distinct masks of {n} features, the full and the empty one among them")
     alone = np.eye(n, dtype=np.bool_)[rng.permutation(n) if border else []]
     drawn = np.zeros((0, n), np.bool_)
-    if n <= 20:  # few enough to put all of them in a random order
+    if n <= 20:  # few enough to put all masks in a random order
         drawn = _all_in_random_order(n, rng, share)[: count // 2 + n]
     while True:
         turns = min(len(alone), len(drawn))
@@ -101,17 +101,17 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, 
 
 
 def _block(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
-    """Masks bool [_DRAWN, n]; block by block, so that a larger count sees the same numbers."""
+    """Draws masks bool [_DRAWN, n]; whole blocks, so that a larger count begins with the same random numbers."""
     size = rng.choice(np.arange(1, n), _DRAWN, p=share)
     rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
     return rank < size[:, None]
 
 
 def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) -> np.ndarray:
-    """One mask of every pair but the ends, bool [2^(n-1) - 1, n], as drawn one after another: exponential races
-    (Efraimidis and Spirakis, 2006).
+    """Returns one mask of every pair but the full and the empty mask, bool [2^(n-1) - 1, n], in the random order of
+    weighted draws without replacement: exponential races (Efraimidis and Spirakis, 2006).
     """
-    each = masks_lib.all_masks(n - 1)[1:]  # the one of each pair that removes the last feature
+    each = masks_lib.all_masks(n - 1)[1:]  # the mask of each pair that removes the last feature
     size = each.sum(axis=1)
     counts = scipy.special.comb(n, np.arange(n + 1))
     order = np.argsort(rng.exponential(size=len(each)) * (counts / np.array([1, *share, 1]))[size], kind="stable")
@@ -120,14 +120,14 @@ def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) ->
 
 
 def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.ndarray:
-    """The full and the empty mask, every mask that removes one feature, those that remove two in a random order, and
-    uniform ones for what is left of `count`.
+    """Returns the full and the empty mask, every mask that removes one feature, those that remove two in a random
+    order, and uniform masks up to `count`.
 
     Args:
       n: number of features.
       count: number of masks.
       rng: numpy generator.
-      most: 1 or 2, features removed.
+      most: 1 or 2, the largest number of features removed.
 
     Returns:
       bool [count, n], distinct.
@@ -145,23 +145,23 @@ def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.
 
 
 def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:
-    """Distinct masks, the full and the empty one first; a larger count gives the same ones and further ones.
+    """Draws distinct masks, the full and the empty one first; a larger count returns the same masks and further ones.
 
     Args:
-      sampling: "uniform"; "size" (the size uniform, with complements); "kernel_shap" (the size by the KernelSHAP
-        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements, and in turns with
-        these each feature alone and all but it); "mixed" (the same with half of the sizes as of uniform masks); "pairs"
-        (all masks that remove one or two features, as many as there is room for, then uniform ones); "leave_one_out"
-        (all that remove one, then uniform ones).
+      sampling: "uniform"; "size" (coalition sizes uniform, with complements); "kernel_shap" (sizes by the KernelSHAP
+        weights, Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2, with complements, alternating with
+        each feature alone and all but it); "mixed" (the same, with half of the sizes as of uniform masks); "pairs" (all
+        masks that remove one or two features, as many as there is room for, then uniform ones); "leave_one_out" (all
+        masks that remove one feature, then uniform ones).
       n: number of features.
       count: number of masks.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Returns:
       bool [count, n].
 
     Raises:
-      ValueError: an unknown sampling, or fewer than `count` distinct masks.
+      ValueError: the sampling is unknown, or there are fewer than `count` distinct masks.
     """
     check(sampling)
     rng = np.random.default_rng(seed)

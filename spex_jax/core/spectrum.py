@@ -1,4 +1,4 @@
-"""Spectrum: a sparse Walsh-Fourier expansion of a value function, the one form in which every method answers."""
+"""Spectrum: a sparse Walsh-Fourier expansion of a value function, the result of every method."""
 
 import dataclasses
 import os
@@ -16,7 +16,7 @@ from spex_jax.utils.untrusted_files import Allowance, Archive, refusing, savez
 
 __all__ = ["Spectrum", "exact_spectrum", "read_spectrum"]
 
-_CHUNK_BYTES = 2**25  # parities unpacked at a time when a spectrum is evaluated
+_CHUNK_BYTES = 2**25  # size of the parities that are unpacked at a time when a spectrum is evaluated
 _FORMAT = 1
 
 
@@ -25,7 +25,7 @@ class Spectrum:
     """f(x) = sum_k coefficients[k] * (-1)^(<support[k], x>), x in {0,1}^n, 1 = kept.
 
     Attributes:
-      support: bool [K, n], distinct rows, one of them usually ().
+      support: bool [K, n], distinct rows, usually with the empty set () among them.
       coefficients: float64 [K].
       variances: float64 [K] or None; the variance of each coefficient.
       covariance_factor: float64 [K, R] or None. The covariance of the coefficients is then
@@ -39,12 +39,12 @@ class Spectrum:
     covariance_factor: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        """Checks shapes and values, and makes the arrays read-only numpy arrays."""
+        """Checks shapes and values, and turns the arrays into read-only numpy arrays."""
         support = masks_lib.check_masks(self.support)
         terms = len(support)
         if len(masks_lib.deduplicate(support)[0]) != terms:
             raise ValueError("support has rows that are equal; add up their coefficients and give each set once")
-        own = support.flags.owndata and not support.flags.writeable  # nobody else's to change
+        own = support.flags.owndata and not support.flags.writeable  # nobody else can change it
         arrays: dict[str, np.ndarray | None] = {"support": support if own else support.copy()}
         for name in ("coefficients", "variances", "covariance_factor"):
             given = getattr(self, name)
@@ -70,15 +70,15 @@ class Spectrum:
         return self.support.shape[1]
 
     def __len__(self) -> int:
-        """The number of terms, () included."""
+        """Returns the number of terms, () included."""
         return len(self.support)
 
     def __repr__(self) -> str:
-        """Size, degree and the number of terms."""
+        """Shows the number of features, the number of terms and the degree."""
         return f"<Spectrum n={self.n} terms={len(self)} degree={int(self.support.sum(axis=1).max(initial=0))}>"
 
     def __call__(self, masks: Any) -> np.ndarray:
-        """Values at masks.
+        """Evaluates the spectrum at masks.
 
         Args:
           masks: bool [M, n].
@@ -105,35 +105,35 @@ class Spectrum:
         return self.coefficients.sum() - 2 * odd
 
     def truncate(self, k: int) -> "Spectrum":
-        """The k terms of the largest energy, () always among them where it is there."""
+        """Returns the k terms of the largest energy; () is always among them where the spectrum has it."""
         if k < 1:
             raise ValueError(f"a spectrum keeps at least one term, got k = {k}")
         size = np.where(self.support.any(axis=1), np.abs(self.coefficients), np.inf)
         return self.take(np.argsort(-size, kind="stable")[:k])
 
     def take(self, rows: np.ndarray) -> "Spectrum":
-        """The terms of these rows, in this order."""
+        """Returns the spectrum of the terms in these rows, in this order."""
         optional = [None if array is None else array[rows] for array in (self.variances, self.covariance_factor)]
         return Spectrum(self.support[rows], self.coefficients[rows], *optional)
 
     def coefficients_at(self, support: np.ndarray) -> np.ndarray:
-        """Coefficients float64 [K] of the sets support bool [K, n]; 0 where this spectrum has no such term."""
+        """Returns coefficients float64 [K] of the sets in support bool [K, n]; 0 where there is no such term."""
         known = dict(zip(map(bytes, self.support), self.coefficients, strict=True))
         return np.array([known.get(bytes(row), 0.0) for row in support])
 
     def through(self, masks: Any, values: Any) -> "Spectrum":
         """Returns the nearest spectrum on the same sets that takes given values at a few masks.
 
-        Nearest is least in the mean square over uniform masks (Parseval), so that the coefficients move by
+        The nearest has the least mean square difference over uniform masks (Parseval), so that the coefficients move by
         A^T (A A^T)^-1 (values - f(masks)) with A the characters at the masks. Where the coefficients have variances,
-        the move counts as one more direction of doubt: the spectrum was wrong there by that much.
+        the move is one more direction of uncertainty: the spectrum was wrong there by that much.
 
         Args:
           masks: bool [E, n], few and distinct.
           values: float [E].
 
         Raises:
-          ValueError: masks or values that do not fit, or sets that cannot take these values at these masks.
+          ValueError: the shapes are wrong, or these sets cannot take these values at these masks.
         """
         masks = masks_lib.check_masks(masks, self.n)
         values = masks_lib.check_values(values, masks)
@@ -157,13 +157,13 @@ class Spectrum:
         )
 
     def energy_by_degree(self) -> np.ndarray:
-        """Sum of squared coefficients by degree, float64 [n + 1]; from degree 1 on it sums to the variance on uniform
-        masks.
+        """Returns the sum of squared coefficients of each degree, float64 [n + 1]; the degrees from 1 on sum to the
+        variance on uniform masks.
         """
         return np.bincount(self.support.sum(axis=1), self.coefficients**2, self.n + 1)
 
     def __add__(self, other: "Spectrum") -> "Spectrum":
-        """The spectrum of the sum of two functions; variances are dropped, since the two may depend on the same
+        """Returns the spectrum of the sum of two functions; it has no variances, since both may depend on the same
         data.
         """
         if self.n != other.n:
@@ -174,7 +174,7 @@ class Spectrum:
         return Spectrum(support[first], coefficients)
 
     def __mul__(self, factor: float) -> "Spectrum":
-        """The spectrum of factor * f."""
+        """Returns the spectrum of factor * f."""
         return Spectrum(
             self.support,
             self.coefficients * factor,
@@ -187,7 +187,7 @@ class Spectrum:
     def interactions(
         self, index: str | Index = "FSII", max_order: int = 2, names: Sequence[str] | None = None
     ) -> Interactions:
-        """Interaction values; see `spex_jax.core.interactions.convert`."""
+        """Returns the interaction values; see `spex_jax.core.interactions.convert`."""
         return convert(
             self.support,
             self.coefficients,
@@ -199,7 +199,7 @@ class Spectrum:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes one .npz file (at exactly this path), whole or not at all."""
+        """Writes one .npz file at exactly this path, completely or not at all."""
         arrays = {
             "format": np.array(_FORMAT),
             "n": np.array(self.n),
@@ -216,9 +216,9 @@ class Spectrum:
         """Reads what `save` wrote.
 
         Args:
-          path: of the file.
-          max_bytes: of memory that this may take; None is 10 times the size of the file and 50 MiB, which is enough
-            for all that this version writes.
+          path: path of the file.
+          max_bytes: bytes of memory that reading may take; None allows 10 times the size of the file plus 50 MiB, which
+            is enough for every file that this version writes.
 
         Raises:
           ValueError: the file is damaged, of another kind or of a newer format, or would take more memory.
@@ -228,7 +228,7 @@ class Spectrum:
 
 
 def read_spectrum(path: str | os.PathLike[str], allowance: Allowance) -> Spectrum:
-    """Reads a file of `Spectrum.save` with the memory that is left; see `untrusted_files.refusing` for errors."""
+    """Reads a file of `Spectrum.save` within the memory allowed; see `untrusted_files.refusing` for errors."""
     with Archive(path, allowance) as file:
         if (format_ := file.whole("format", 1)) > _FORMAT:
             raise ValueError(f"written by a newer version (format {format_}); update spex_jax")
@@ -242,7 +242,7 @@ def read_spectrum(path: str | os.PathLike[str], allowance: Allowance) -> Spectru
 
 
 def exact_spectrum(masks: np.ndarray, values: np.ndarray) -> Spectrum:
-    """The spectrum of a function known at every mask, by one fast transform; terms below rounding error are left out.
+    """Returns the spectrum of a function known at all masks, by one fast transform, without terms below rounding error.
 
     Args:
       masks: bool [2^n, n], all masks, in any order.

@@ -1,10 +1,10 @@
-"""Conventions of the whole package: masks, characters and the Walsh-Hadamard transform.
+"""Conventions of the package: masks, characters and the Walsh-Hadamard transform.
 
 A mask x in {0,1}^n keeps feature i where x_i = 1. Its signs are s_i = 1 - 2 x_i, so a kept feature has sign -1. The
 character of a set S is chi_S(x) = (-1)^(sum_{i in S} x_i) = prod_{i in S} s_i, and f(x) = sum_S F(S) chi_S(x) with
 F(S) = 2^-n sum_x f(x) chi_S(x) (Kang et al., ICML 2025, section 2; O'Donnell, Analysis of Boolean Functions, 2014).
 
-In shape descriptions M is the number of masks, n of features, K of terms of a spectrum.
+In shape descriptions M is the number of masks, n the number of features, and K the number of terms of a spectrum.
 """
 
 from typing import Any
@@ -13,21 +13,21 @@ import numpy as np
 
 __all__ = ["signs", "subset_characters", "walsh_hadamard"]
 
-_ELEMENTS = 2**25  # of a temporary array
+_ELEMENTS = 2**25  # elements of a temporary array
 
 
 def signs(masks: Any, dtype: Any = np.float32) -> Any:
-    """Signs 1 - 2x of masks, in numpy or JAX as given.
+    """Returns the signs 1 - 2x of masks, in numpy or JAX as given.
 
     Args:
       masks: bool or 0/1, any shape.
-      dtype: of the result.
+      dtype: dtype of the result.
     """
     return 1 - 2 * masks.astype(dtype)
 
 
 def subset_characters(masks: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """Characters chi_S(x) of every set of `support` at every mask, as int8.
+    """Returns the characters chi_S(x) of every set of `support` at every mask.
 
     Args:
       masks: bool [M, n].
@@ -48,7 +48,7 @@ def subset_characters(masks: np.ndarray, support: np.ndarray) -> np.ndarray:
 
 
 def walsh_hadamard(values: Any) -> Any:
-    """Unnormalised fast Walsh-Hadamard transform of the last axis, in numpy or JAX as given.
+    """Returns the unnormalised fast Walsh-Hadamard transform of the last axis, in numpy or JAX as given.
 
     out[j] = sum_l values[l] (-1)^<j, l>, with <j, l> the inner product of the binary digits; its own inverse up to 2^b.
 
@@ -56,10 +56,10 @@ def walsh_hadamard(values: Any) -> Any:
       values: [..., 2^b].
 
     Returns:
-      [..., 2^b], of the dtype given.
+      [..., 2^b], of the same dtype.
 
     Raises:
-      ValueError: the last axis is not a power of two.
+      ValueError: the length of the last axis is not a power of two.
     """
     length = values.shape[-1]
     if length < 1 or length & (length - 1):

@@ -1,4 +1,4 @@
-"""What `explain` needs to know of a method, and the methods by their names.
+"""The interface between `explain` and its methods, and the registry of methods by name.
 
 A method is a frozen dataclass that inherits from `Method`: its fields are its options. `register` makes it known by its
 name, so that `explain(..., method="its name", option=...)` means the record.

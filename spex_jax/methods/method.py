@@ -1,4 +1,4 @@
-"""What `explain` needs to know of a method."""
+"""The interface of a method for `explain`."""
 
 import abc
 import dataclasses
@@ -16,12 +16,12 @@ __all__ = ["METHODS", "Adaptive", "CrossFit", "Method", "register"]
 
 
 class CrossFit(NamedTuple):
-    """A fit.
+    """A fit with its cross-validated predictions.
 
     Attributes:
-      spectrum: what was fitted.
-      predicted: float64 [M], what was predicted for each mask without its value, where interactions are to be corrected
-        by what the spectrum misses; None where they are not.
+      spectrum: the spectrum that was fitted.
+      predicted: float64 [M], a prediction for each mask by a fit that did not use its value, for the correction of
+        interactions by what the spectrum misses; None where they are not corrected.
     """
 
     spectrum: Spectrum
@@ -30,12 +30,12 @@ class CrossFit(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Adaptive:
-    """How adaptive sampling goes on after its first part.
+    """How adaptive sampling continues after its first part.
 
     Attributes:
       acquisition: how the masks of a batch are chosen, one of `sampling.ACQUISITIONS`.
       refits: number of batches.
-      target_r2, target_width: of the held-out masks and of the widest interval, at which it stops; None never.
+      target_r2, target_width: the R2 on held-out masks and the widest interval at which it stops; None for never.
     """
 
     acquisition: str
@@ -46,11 +46,11 @@ class Adaptive:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(Named, abc.ABC):
-    """Which masks a method evaluates and how it fits a spectrum to their values; its fields are its options.
+    """A method: which masks it evaluates and how it fits a spectrum to their values; its fields are its options.
 
     Attributes:
-      from_any_masks: whether it can do without some of the masks that it drew.
-      exact: whether its answer to all 2^n masks is the function itself, and not a surrogate of it.
+      from_any_masks: whether it can fit without some of the masks that it drew.
+      exact: whether its fit to all 2^n masks is the function itself, and not a surrogate of it.
     """
 
     from_any_masks: ClassVar[bool] = True
@@ -58,16 +58,16 @@ class Method(Named, abc.ABC):
 
     @property
     def adaptive(self) -> Adaptive | None:
-        """How further masks are chosen where `draw` gives the first part alone; None where it gives all."""
+        """How further masks are chosen where `draw` returns only the first part; None where it returns all."""
         return None
 
     def complete(self, index: str) -> Self:
-        """Returns the method with what follows from the index that is asked for."""
+        """Returns the method with the options that follow from the index filled in."""
         del index
         return self
 
     def check(self, seed: int) -> None:
-        """Raises ValueError for options that could not be used, before anything has been paid for."""
+        """Raises ValueError for options that cannot be used, before any mask is evaluated."""
         check_whole("seed", seed, 0, 2**32 - 1)
         self.check_choices()
 
@@ -81,11 +81,11 @@ class Method(Named, abc.ABC):
 
     @abc.abstractmethod
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
-        """Returns the spectrum.
+        """Fits a spectrum.
 
         Args:
-          ablations: none of whose rows is held out.
-          seed: of the fit.
+          ablations: the masks and values to fit; none of them is held out.
+          seed: seed of the fit.
         """
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
@@ -93,7 +93,7 @@ class Method(Named, abc.ABC):
         return [CrossFit(self.fit(table, seed)) for table in tables]
 
     def settings(self, design: Any) -> dict[str, Any]:
-        """Returns what a report should say of the masks that were drawn."""
+        """Returns the settings of the masks that were drawn, for reports."""
         del design
         return {}
 
@@ -104,7 +104,7 @@ M = TypeVar("M", bound=Method)
 
 
 def register(method: type[M]) -> type[M]:
-    """Makes a method known by its name, so that `method="its name"` means it; stands above the class as a decorator.
+    """Registers a method, so that `method="its name"` means it; used as a decorator of the class.
 
     Raises:
       ValueError: another method has this name.

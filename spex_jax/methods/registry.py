@@ -1,4 +1,4 @@
-"""Names of records: what a short form such as `proxy="linear", solver="lasso"` means."""
+"""Records of options with names, and what a short form such as `proxy="linear", solver="lasso"` means."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -17,13 +17,13 @@ class Named:
     `Linear(solver="lasso")`.
 
     Attributes:
-      name: of the class, in short forms.
+      name: the name of the class in short forms.
     """
 
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        """Replaces numbers of numpy by plain ones, since files keep them and messages show them."""
+        """Replaces numpy numbers by plain ones, since files keep them and messages show them."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, np.generic):
@@ -36,13 +36,13 @@ class Named:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Returns the record that the keyword arguments of a short form mean; all of them are `option_names`."""
+        """Returns the record for the keyword arguments of a short form, all of which are in `option_names`."""
         return cls(**options)
 
     def short_form(self) -> dict[str, Any]:
         """Returns the fields as keyword arguments of the short form, plain enough for a file.
 
-        A record in a field is replaced by its name, which the fields follow in which it differs from its defaults.
+        A record in a field is replaced by its name, followed by those of its fields that differ from their defaults.
         """
         found: dict[str, Any] = {}
         for field in dataclasses.fields(self):
@@ -56,7 +56,7 @@ class Named:
         return {name: value for name, value in self.short_form().items() if value != default.get(name)}
 
     def check_choices(self) -> None:
-        """Raises ValueError for a field whose value is none of those that its type, a `Literal`, lists."""
+        """Raises ValueError where the type of a field is a `Literal` that does not list its value."""
         for field in dataclasses.fields(self):
             known = get_args(field.type) if get_origin(field.type) is Literal else ()
             if known and getattr(self, field.name) not in known:
@@ -90,7 +90,7 @@ class Registry(Mapping[str, type[R]], Generic[R]):
         return iter(self._classes)
 
     def __len__(self) -> int:
-        """Returns how many names there are."""
+        """Returns the number of names."""
         return len(self._classes)
 
     def register(self, chosen: type[R]) -> None:
@@ -106,7 +106,7 @@ class Registry(Mapping[str, type[R]], Generic[R]):
             )
 
     def record(self, given: str | R, options: Mapping[str, Any]) -> R:
-        """Returns the record that is meant: by a name with keyword arguments, or the one that is given.
+        """Returns the record for a name with keyword arguments, or the given record itself.
 
         Raises:
           ValueError: an unknown name or keyword argument, keyword arguments beside a record, or neither a name nor a
@@ -124,6 +124,6 @@ class Registry(Mapping[str, type[R]], Generic[R]):
             )
         if options:
             raise ValueError(
-                f"options {', '.join(options)} were given beside the record {given!r}; make them fields of the record"
+                f"options {', '.join(options)} were given beside the record {given!r}; set them as fields of the record"
             )
         return given

@@ -1,9 +1,9 @@
-"""Binary BCH codes, shortened, and their decoder: a batch of received words under one jit.
+"""Shortened binary BCH codes, and their decoder for a batch of received words under one jit.
 
 A code for n features gives every set k its parity word D k, D in F2^{P x n}. Where a bin of the transform holds one
-set, the signs over the delays are D k plus sign errors, so that (k, D k) differs from the received word (0, signs) in
-|k| + sign errors places: up to t of them are decoded (Kang et al., ICML 2025, arXiv 2502.13870; the codes are those of
-Hocquenghem, 1959, and of Bose and Ray-Chaudhuri, 1960).
+set, the signs over the delays are D k plus sign errors. Then (k, D k) differs from the received word (0, signs) in |k|
+places plus the sign errors, of which up to t are decoded (Kang et al., ICML 2025, arXiv 2502.13870; the codes are those
+of Hocquenghem, 1959, and of Bose and Ray-Chaudhuri, 1960).
 
 Positions: a word is a polynomial over F2 with the P parity bits at powers 0 ... P - 1 and feature i at power P + i.
 """
@@ -54,7 +54,7 @@ class BCH:
 
 @functools.cache
 def _field(m: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """The smallest primitive polynomial of degree m, powers of its root and their logarithms."""
+    """Returns the smallest primitive polynomial of degree m, the powers of its root, and their logarithms."""
     order = 2**m - 1
     for polynomial in range(2**m + 1, 2 ** (m + 1), 2):
         powers, element = [1], 1
@@ -70,11 +70,11 @@ def _field(m: int) -> tuple[int, np.ndarray, np.ndarray]:
             log = np.zeros(2**m, np.int32)
             log[power] = np.arange(order)
             return polynomial, np.concatenate([power, power]), log
-    raise AssertionError(f"every degree has a primitive polynomial, {m} too")
+    raise AssertionError(f"no primitive polynomial of degree {m} was found, but every degree has one")
 
 
 def _multiply(left: int, right: int) -> int:
-    """Product of polynomials over F2."""
+    """Returns the product of two polynomials over F2."""
     product = 0
     while right:
         product ^= left * (right & 1)
@@ -84,7 +84,7 @@ def _multiply(left: int, right: int) -> int:
 
 @functools.cache
 def _generator(m: int, t: int) -> int:
-    """The product of the minimal polynomials of a, a^3, ..., a^(2t-1)."""
+    """Returns the product of the minimal polynomials of a, a^3, ..., a^(2t-1)."""
     _, power, log = _field(m)
     order, seen, product = 2**m - 1, set[int](), 1
     for first in range(1, 2 * t, 2):
@@ -103,17 +103,17 @@ def _generator(m: int, t: int) -> int:
 
 @functools.lru_cache(maxsize=64)
 def bch(n: int, t: int) -> BCH:
-    """The shortest such code with at least n information bits, shortened to n.
+    """Returns the shortest BCH code with at least n information bits that corrects t errors, shortened to n bits.
 
     Args:
-      n: 1 to 10,000.
-      t: 1 to 8.
+      n: the number of features, 1 to 10,000.
+      t: the number of errors, 1 to 8.
 
     Raises:
       ValueError: n or t out of range.
     """
     if not 1 <= n <= _MOST_FEATURES:
-        raise ValueError(f"codes are made for 1 to {_MOST_FEATURES} features, got {n}")
+        raise ValueError(f"codes exist for 1 to {_MOST_FEATURES} features, got {n}")
     if not 1 <= t <= _MOST_ERRORS:
         raise ValueError(f"codes correct 1 to {_MOST_ERRORS} errors, got t = {t}")
     m = 2
@@ -146,22 +146,22 @@ class _Arithmetic:
         return self.power[self.log[a] + self.log[b]]
 
     def over(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """a / b for b that is not 0."""
+        """Returns a / b, where b must not be 0."""
         return self.power[self.log[a] + self.order - self.log[b]]
 
 
 def _add(terms: jax.Array) -> jax.Array:
-    """The sum over the first axis."""
+    """Returns the sum in the field over the first axis."""
     return jax.lax.reduce(terms, 0, jax.lax.bitwise_xor, (0,))
 
 
 def _raise(terms: jax.Array, by: int = 1) -> jax.Array:
-    """x^by times polynomials [size, B], lowest coefficient first, cut at their size."""
+    """Multiplies polynomials [size, B], lowest coefficient first, by x^by, and truncates them to their size."""
     return jnp.concatenate([jnp.zeros_like(terms[:by]), terms[:-by]])
 
 
 def _syndromes(code: BCH, words: jax.Array) -> jax.Array:
-    """S_j = r(a^j) for j = 1 ... 2t, [2t, B]: the bits of a^(j p) over the places p, added modulo 2 in one product."""
+    """Returns S_j = r(a^j), j = 1 ... 2t, [2t, B]: the bits of a^(j p), added modulo 2 over places p in one product."""
     exponents = np.outer(np.arange(1, 2 * code.t + 1), np.arange(code.checks)) % (2**code.m - 1)
     bits = code.power[exponents][:, :, None] >> np.arange(code.m) & 1
     table = jnp.asarray(bits.transpose(0, 2, 1).reshape(-1, code.checks), jnp.float32)
@@ -170,14 +170,14 @@ def _syndromes(code: BCH, words: jax.Array) -> jax.Array:
 
 
 class _Berlekamp(NamedTuple):
-    """Berlekamp's algorithm between two steps, on B words.
+    """The state of Berlekamp's algorithm between two steps, on B words.
 
     Attributes:
       locator: int [t + 1, B], the polynomial that explains the syndromes so far, lowest coefficient first.
       other: int [t + 1, B], the polynomial that corrects it.
-      scale: int [B], the discrepancy for which the other polynomial was taken.
-      degree: int [B], how many errors the locator claims.
-      window: int [t + 1, B], the syndromes that meet the coefficients of the locator, the newest first.
+      scale: int [B], the discrepancy at which the other polynomial was stored.
+      degree: int [B], the number of errors that the locator claims.
+      window: int [t + 1, B], the syndromes that multiply the coefficients of the locator, the newest first.
     """
 
     locator: jax.Array
@@ -188,10 +188,10 @@ class _Berlekamp(NamedTuple):
 
 
 def _locators(code: BCH, field: _Arithmetic, syndromes: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Locator polynomials [t + 1, B], the first coefficient of which is not 0, and the errors [B] that they claim.
+    """Returns locator polynomials [t + 1, B] with a nonzero first coefficient, and the errors [B] that they claim.
 
-    Berlekamp's algorithm for binary codes without divisions: every other discrepancy is 0 (Berlekamp, Algebraic Coding
-    Theory, 1968, section 7.6; Massey, 1969).
+    This is Berlekamp's algorithm for binary codes, without divisions; every other discrepancy is 0 (Berlekamp,
+    Algebraic Coding Theory, 1968, section 7.6; Massey, 1969).
     """
     t = code.t
     start = jnp.zeros((t + 1, syndromes.shape[1]), jnp.int32)
@@ -218,10 +218,10 @@ def _locators(code: BCH, field: _Arithmetic, syndromes: jax.Array) -> tuple[jax.
 
 
 def _splits(code: BCH, field: _Arithmetic, locator: jax.Array) -> jax.Array:
-    """Whether all roots of a locator lie in the field and differ, bool [B].
+    """Returns whether all roots of a locator lie in the field and differ, bool [B].
 
-    Its reverse R = x^t locator(1/x) has these roots' inverses and zeros, so that the question is whether R divides
-    x^(t-1) (x^(2^m) - x): m squarings modulo R, much cheaper than trying every place.
+    The roots of its reverse R = x^t locator(1/x) are their inverses and zeros, so the test is whether R divides
+    x^(t-1) (x^(2^m) - x). This takes m squarings modulo R, which is much cheaper than trying every place.
     """
     t = code.t
     rest = field.over(locator[:0:-1], locator[:1])  # x^t modulo R
@@ -245,18 +245,18 @@ def _splits(code: BCH, field: _Arithmetic, locator: jax.Array) -> jax.Array:
 
 
 def decode(code: BCH, words: jax.Array, most: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sets whose parity words are at most t - |k| bits away from the words received. May be traced.
+    """Decodes words to the sets k whose parity words are at most t - |k| bits away from them. May be traced.
 
     Args:
-      code: of n features.
+      code: a code of n features.
       words: bool [B, P], signs of a bin over the delays, True for negative.
-      most: Q, words whose sets are looked up: the first that seem to have one. Of random words one in t! does.
+      most: Q, the most words that are decoded: the first that appear to have a set. Of random words one in t! does.
 
     Returns:
-      row: int [Q], the word; B where there is none.
-      sets: bool [Q, n], such that one pair of a set and an error pattern, of weight at most t together, explains the
-        word; there is never a second one. All False where there is none.
-      errors: int [Q], bits of the word that were wrong.
+      row: int [Q], the number of the word; B where there is none.
+      sets: bool [Q, n], the set that explains the word together with an error pattern, both of weight at most t in
+        all; there is never a second such pair. All False where there is none.
+      errors: int [Q], the number of wrong bits in the word.
     """
     field, length, count = _Arithmetic(code), code.checks + code.n, len(words)
     locator, degree = _locators(code, field, _syndromes(code, words))

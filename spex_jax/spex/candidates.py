@@ -1,4 +1,4 @@
-"""Sets that may be behind what is left in the bins: by sums of bins over the groups, and all singles and pairs."""
+"""Candidate sets for the residual in the bins: from sums of bins over the groups, and from all singles and pairs."""
 
 import functools
 import itertools
@@ -13,34 +13,35 @@ from spex_jax.spex.lattice import Lattice, Residual, Views, first_of_equals, sco
 
 __all__ = ["aligned", "all_pairs", "crowd", "from_sums", "singles_and_pairs"]
 
-_STRONGEST = 1024  # bins of a group that are matched with those of the others
-_PAIRED = 768  # pairs of bins to begin with, over all orders of the groups
+_STRONGEST = 1024  # most bins of a group that are matched with bins of the other groups
+_PAIRED = 768  # pairs of bins to start from, over all orders of the groups
 _MANY_BINS = 256
-_FEWEST, _MOST = 256, 2048  # sums decoded
-_MOST_PRODUCTS = 2**33  # of a search of all pairs on the uniform masks
+_FEWEST, _MOST = 256, 2048  # limits of the number of sums that are decoded
+_MOST_PRODUCTS = 2**33  # most products in a search of all pairs on the uniform masks
 _AT_ONCE = 2**22  # elements of an intermediate array
 
 
 def aligned(left: jax.Array) -> jax.Array:
-    """Sums [S, P + 1] of one bin of each group, those that agree most over the delays first.
+    """Returns sums [S, P + 1] of one bin of each group, those that agree most over the delays first.
 
-    A set shows in one bin of each group with the same signs, so that the inner products of these three are large. For
-    every bin the best partners in a second group are tried, with the best third; in every order of the groups.
+    A set appears in one bin of each group with the same signs, so that the inner products of these three bins are
+    large. For every bin the best partners in a second group are tried, each with the best bin of the third group, in
+    every order of the groups.
     """
     groups, count, _ = left.shape
     kept = min(count, _STRONGEST)
     strongest = jax.lax.top_k(jnp.square(left).sum(axis=2), kept)[1]
     left = jnp.take_along_axis(left, strongest[:, :, None], axis=1)
     products = jnp.einsum("cip,djp->cdij", left, left)
-    # Where most bins hold little, the strongest would be the partner of all of them: there it is the angle that counts,
-    # and the least of the three inner products.
+    # Where most bins hold little, the strongest bin would be the partner of all others. There the angle is compared,
+    # and the least of the three inner products counts.
     many = kept >= _MANY_BINS
     lengths = jnp.linalg.norm(left, axis=2) + 1e-30 if many else jnp.ones((groups, kept))
     partners = max(1, min(kept, _PAIRED // (6 * kept)))
     orders = np.array(list(itertools.permutations(range(groups))))
 
     def start_from(order: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The best triples that start with every bin of the first group in this order: [N, C], and their strength."""
+        """Returns the best triples [N, C] that start in the first group of this order, and their strength."""
         c, d, e = order
         first = jnp.repeat(jnp.arange(kept), partners)
         second = jax.lax.top_k(products[c, d] / lengths[d], partners)[1].ravel()
@@ -52,8 +53,8 @@ def aligned(left: jax.Array) -> jax.Array:
 
     triples, strength = jax.lax.map(start_from, jnp.asarray(orders))
     triples, strength = triples.reshape(-1, groups), strength.ravel()
-    # Equal triples come from several starts; and a strong set would fill the list with triples in which one bin is
-    # wrong: those that are not the strongest of each of their bins come after all that are.
+    # Several starts give equal triples, and a strong set would fill the list with triples in which one bin is wrong.
+    # So triples that are the strongest of each of their bins come before all others.
     first = jnp.ones(len(triples), bool)
     for c in range(groups):
         strongest_here = jnp.full(kept, -jnp.inf).at[triples[:, c]].max(strength)
@@ -66,10 +67,10 @@ def aligned(left: jax.Array) -> jax.Array:
 
 
 def from_sums(sums: jax.Array, code: BCH, flips: int, most: int) -> jax.Array:
-    """Sets bool [most, n] decoded from sums of bins [S, P + 1] over the groups; all False where there is none.
+    """Decodes sets bool [most, n] from sums of bins [S, P + 1] over the groups; all False where there is none.
 
-    Adding the bins of a set before the signs are taken makes wrong signs rarer than in any of them. Every pattern of
-    flips of the `flips` weakest signs is tried (Chase, 1972, algorithm 2), that of delay 0 among them.
+    Adding the bins of a set before taking signs makes wrong signs rarer than in any single bin. Every pattern of flips
+    of the `flips` weakest signs is tried (Chase, 1972, algorithm 2), delay 0 included.
     """
     weakest = jax.lax.top_k(-jnp.abs(sums), flips)[1]
     row, pattern = jnp.arange(len(sums)), jnp.arange(2**flips)
@@ -81,16 +82,16 @@ def from_sums(sums: jax.Array, code: BCH, flips: int, most: int) -> jax.Array:
 
 
 def crowd(n: int, b: int) -> int:
-    """Single features that a bin may hold: far more than chance puts there. A design keeps to it."""
+    """Returns the most single features that a bin may hold, far more than chance puts there. Designs respect it."""
     mean = n / 2**b
     return 4 * int(np.ceil((mean + 4 * np.sqrt(mean) + 4) / 4))
 
 
 def all_pairs(left: jax.Array, of: Lattice) -> jax.Array:
-    """Correlations [n, n] with the sets {i, j}, added up over groups and delays.
+    """Returns the correlations [n, n] with the sets {i, j}, added up over groups and delays.
 
-    For all features i in bin a, pair {i, j} is in bin a + place_j: the bins gathered once for each a serve all of them,
-    in a product of matrices.
+    For all features i in bin a, the pair {i, j} is in bin a + place_j: the bins gathered once for each a serve all of
+    them, in a matrix product.
     """
     groups, count, delays = left.shape
     n = len(of.signs)
@@ -119,8 +120,8 @@ def all_pairs(left: jax.Array, of: Lattice) -> jax.Array:
 
 
 def singles_and_pairs(left: Residual, of: Lattice, margins: jax.Array, most: int) -> jax.Array:
-    """The `most` sets bool [most, n] of one or two features that stand out most; margins [2] divide the correlations of
-    singles and pairs. One pair at most for each first feature.
+    """Returns the sets bool [most, n] of one or two features that stand out most, with at most one pair for each first
+    feature; margins [2] divide the correlations of singles and of pairs.
     """
     n, rows = len(of.signs), len(left.values)
     feature = jnp.arange(n)

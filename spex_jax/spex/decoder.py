@@ -1,4 +1,4 @@
-"""Values of a design to a spectrum: peeling, then least squares on every ablation."""
+"""Decodes the values of a design into a spectrum: peeling, then least squares on all ablations."""
 
 import functools
 from typing import NamedTuple
@@ -17,16 +17,16 @@ from spex_jax.utils.jax_settings import in_float32
 
 __all__ = ["Peeling", "decode", "finish", "in_order", "peeling", "search", "standardise", "tried"]
 
-_TERMS_PER_BIN = 6  # sets that may be found at once
+_TERMS_PER_BIN = 6  # sets that the search has room for, per bin
 _MOST_TERMS = 8192
-_UNIFORM = 4096  # uniform masks that take part in the search; all of them do in the refit
-_ROWS_AT_ONCE = 2**14  # of the least squares
-_MOST_TRIED = 2**22  # elements of the array of all sets of the degrees searched, up to which each is tried
+_UNIFORM = 4096  # uniform masks that the search uses; the refit uses all of them
+_ROWS_AT_ONCE = 2**14  # rows of the least squares at a time
+_MOST_TRIED = 2**22  # most elements in the array of all sets of the degrees searched, for each to be tried
 
 
 def _thresholds(design: Design) -> np.ndarray:
-    """Standard errors [t + 1] from which on a coefficient of each degree stands out among all sets of that degree: a
-    tenth above the expected largest of as many normal ones (Donoho and Johnstone, Biometrika 1994), and at least 3.
+    """Returns the standard errors [t + 1] at which a coefficient stands out among all sets of its degree: a tenth above
+    the expected largest of as many normal variables (Donoho and Johnstone, Biometrika 1994), and at least 3.
     """
     n, t = design.n, min(design.plan.t, design.n)
     counts = [scipy.special.gammaln(n + 1) - scipy.special.gammaln([d + 1, n - d + 1]).sum() for d in range(1, t + 1)]
@@ -36,15 +36,15 @@ def _thresholds(design: Design) -> np.ndarray:
 def _refit(
     masks: np.ndarray, values: np.ndarray, support: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Least squares on all rows, without the terms that it does not confirm: the terms that stay, int [K], their
-    coefficients and F [K, K] with the covariance F F^T.
+    """Fits least squares on all rows, and drops the terms that it does not confirm. Returns the terms that stay, int
+    [K], their coefficients, and F [K, K] with the covariance F F^T.
     """
     x = subset_characters(masks, support)
     parts = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, len(masks), _ROWS_AT_ONCE)]
     gram, moments = np.zeros((len(support), len(support))), np.zeros(len(support))
     for part in parts:
         block = x[part].astype(np.float32)
-        gram += block.T @ block  # of whole numbers, and so exact
+        gram += block.T @ block  # sums of whole numbers, and so exact in float32
         moments += block.T.astype(np.float64) @ values[part]
     kept = np.arange(len(support))
     while True:
@@ -61,7 +61,7 @@ def _refit(
 
 
 class Peeling(NamedTuple):
-    """Arguments of `peel`: arrays, the sets that are tried, and what programs are compiled for."""
+    """The arguments of `peel`: arrays, the sets that are tried, and the static arguments."""
 
     arrays: tuple[np.ndarray, ...]
     every: np.ndarray
@@ -70,7 +70,7 @@ class Peeling(NamedTuple):
 
 
 def peeling(design: Design, targets: np.ndarray | jax.Array) -> Peeling:
-    """The arguments that search values [M] of a design, of mean 0 and variance 1."""
+    """Returns the arguments of `peel` for values [M] of a design, of mean 0 and variance 1."""
     coded = int(design.rows.max()) + 1
     uniform = design.masks[coded : coded + _UNIFORM]
     values = np.asarray(targets, np.float32)[: coded + len(uniform)]
@@ -82,13 +82,13 @@ def peeling(design: Design, targets: np.ndarray | jax.Array) -> Peeling:
 
 @functools.lru_cache(maxsize=4)
 def tried(n: int, degree: int) -> np.ndarray:
-    """All sets of 1 to `degree` of n features, bool [Q, n]; none where they are too many to try each."""
+    """Returns all sets of 1 to `degree` of n features, bool [Q, n]; none where there are too many to try each."""
     few = n * masks_lib.number_of_sets(n, degree) <= _MOST_TRIED
     return masks_lib.sets_up_to(n, degree)[1:] if few else np.zeros((0, n), np.bool_)
 
 
 def in_order(sets: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """What `peel` found without its empty rows, () first and then by size."""
+    """Returns the sets and coefficients of `peel` without its empty rows: () first, then the largest coefficients."""
     coefficients = np.asarray(coefficients, np.float64)
     order = np.concatenate([[0], 1 + np.argsort(-np.abs(coefficients[1:]), kind="stable")])
     order = order[: 1 + int(np.count_nonzero(coefficients[1:]))]
@@ -97,33 +97,33 @@ def in_order(sets: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array)
 
 @in_float32()
 def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares.
+    """Finds the sets that stand out in values [M] of a design, of mean 0 and variance 1, with least squares.
 
     Returns:
-      support bool [K, n], () first and then by size, and coefficients float64 [K].
+      support bool [K, n], () first and then by absolute coefficient, and coefficients float64 [K].
     """
     given = peeling(design, targets)
     return in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=given.most_terms))
 
 
-def standardise(design: Design, answers: np.ndarray) -> tuple[np.ndarray, float, float] | Spectrum:
-    """Targets [M] of mean 0 and variance 1, with the mean and the deviation of the answers; or the spectrum of a
+def standardise(design: Design, values: np.ndarray) -> tuple[np.ndarray, float, float] | Spectrum:
+    """Returns targets [M] of mean 0 and variance 1, with the former mean and standard deviation; or the spectrum of a
     constant.
     """
-    scaled = masks_lib.standardise(answers)
-    if isinstance(scaled, float):  # that mean may be off by rounding, any of the answers is not
-        return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(answers[0])]))
+    scaled = masks_lib.standardise(values)
+    if isinstance(scaled, float):  # this mean may have a rounding error, which values[0] does not have
+        return Spectrum(np.zeros((1, design.n), np.bool_), np.array([float(values[0])]))
     return scaled
 
 
 def decode(design: Design, values: object, *, refit: bool = True) -> Spectrum:
-    """The sparse spectrum behind the values of a design.
+    """Decodes the values of a design into a sparse spectrum.
 
     Args:
-      design: of `spex_jax.spex.design`.
-      values: [M], the value of every one of `design.masks`.
+      design: the result of `spex_jax.spex.design`.
+      values: [M], the value at each of `design.masks`.
       refit: whether least squares on all ablations follow the peeling, with standard errors; sets that these do not
-        confirm are left out. Without, the coefficients are those of the bins.
+        confirm are left out. Without a refit, the coefficients are those of the bins.
 
     Raises:
       ValueError: values of the wrong length, or not finite.
@@ -144,7 +144,7 @@ def finish(
     *,
     refit: bool,
 ) -> Spectrum:
-    """The spectrum of the sets that a search found in the targets of `standardise`."""
+    """Returns the spectrum of the sets that a search found in the targets of `standardise`."""
     support, coefficients = found[0][: len(targets) // 2], found[1][: len(targets) // 2]
     if not refit:
         return Spectrum(support, scale * coefficients + np.where(support.any(axis=1), 0.0, mean))
@@ -152,7 +152,7 @@ def finish(
     kept, coefficients, factor = _refit(design.masks, targets, support, least)
     support = support[kept]
     coefficients = scale * coefficients + np.where(support.any(axis=1), 0.0, mean)
-    if not 1e-150 < scale < 1e150:  # its square is no number
+    if not 1e-150 < scale < 1e150:  # its square would under- or overflow
         return Spectrum(support, coefficients)
     factor = scale * factor
     return Spectrum(support, coefficients, variances=np.square(factor).sum(axis=1), covariance_factor=factor)

@@ -1,4 +1,4 @@
-"""Many sets of values at once: what `decode` gives for each of them, in less time."""
+"""Decodes many sets of values at once, each as `decode` does, in less time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,41 +15,41 @@ from spex_jax.utils.threads import cores, each
 
 __all__ = ["decode_many"]
 
-_BYTES = 2**30  # of searches at once
+_BYTES = 2**30  # memory of the searches that run at once
 
 
 def decode_many(design: Design | Sequence[Design], values: Any, *, refit: bool = True) -> list[Spectrum]:
-    """Spectra of many sets of values: `decode(design[b], values[b], refit=refit)` for every b, sooner.
+    """Decodes many sets of values, as `decode(design[b], values[b], refit=refit)` for every b, but faster.
 
-    On a CPU whole decodings run side by side, one in each core, with the program of `decode`: the spectra are those of
+    On a CPU whole decodings run side by side, one on each core, with the program of `decode`: the spectra are those of
     `decode` to the last bit. On an accelerator the search of all designs of one shape (n, degree, bins and uniform
-    masks) is one program, vmapped over them, and the sets that are found are those of `decode` but where one is within
-    rounding of its threshold; the least squares on all ablations are numpy's in any case.
+    masks) is one program, vmapped over them. It finds the sets of `decode`, except where a set is within rounding of
+    its threshold. The least squares on all ablations run in numpy in either case.
 
     Args:
       design: one design; or B of them.
-      values: [M, T], T outputs of the masks of the one design; or B arrays [M_b].
-      refit: as of `decode`.
+      values: [M, T], T outputs at the masks of the one design; or B arrays [M_b].
+      refit: as in `decode`.
 
     Returns:
       T or B spectra, in this order.
 
     Raises:
-      ValueError: values that do not belong to their design or are not finite (a note says which), no designs, or
-        lists of different lengths.
+      ValueError: values that do not belong to their design or are not finite (a note names the design or the output),
+        no designs, or lists of different lengths.
     """
     designs, given = _pairs(design, values)
-    answers = []
+    checked = []
     for b, (each_design, each_values) in enumerate(zip(designs, given, strict=True)):
         try:
-            answers.append(check_design(each_design, each_values))
+            checked.append(check_design(each_design, each_values))
         except ValueError as error:
             error.add_note(f"in design {b} of {len(designs)}" if isinstance(design, Sequence) else f"in output {b}")
             raise
     if jax.default_backend() == "cpu":
         at_once = min(cores(), _at_once(max(designs, key=lambda one: one.rows.size)))
-        return each(lambda b: decode(designs[b], answers[b], refit=refit), range(len(designs)), at_once)
-    return _vmapped(designs, answers, refit)
+        return each(lambda b: decode(designs[b], checked[b], refit=refit), range(len(designs)), at_once)
+    return _vmapped(designs, checked, refit)
 
 
 def _pairs(design: Design | Sequence[Design], values: Any) -> tuple[Sequence[Design], Sequence[Any]]:
@@ -65,7 +65,7 @@ def _pairs(design: Design | Sequence[Design], values: Any) -> tuple[Sequence[Des
         raise ValueError(f"expected a Design of spex_jax.spex.design or a list of them, got {type(design).__name__}")
     if len(design) != len(values):
         raise ValueError(
-            f"there must be values for every design, got {len(design)} designs and {len(values)} of values"
+            f"there must be values for every design, got {len(design)} designs and {len(values)} arrays of values"
         )
     if not len(design):
         raise ValueError("decode_many needs at least one design, got none; give one or more, with their values")
@@ -73,21 +73,21 @@ def _pairs(design: Design | Sequence[Design], values: Any) -> tuple[Sequence[Des
 
 
 def _at_once(design: Design) -> int:
-    """How many searches of this size the memory bound allows."""
+    """Returns how many searches of this size fit into the memory bound."""
     _, delays, bins = design.rows.shape
     uniform = len(design.masks) - int(design.rows.max()) - 1
     terms = 6 * bins
     words = len(tried(design.n, design.plan.t)) or 32 * min(max(256, 2 * bins), 2048)
-    # The sets that are known with their views, the products of bins, and the sets tried or the words of the flips.
+    # The known sets with their views, the products of bins, and the sets tried or the words of the flips.
     known = 2 * terms * (design.n + delays + min(uniform, 4096))
     elements = known + 9 * min(bins, 1024) ** 2 + 4 * words * delays + 2 * design.rows.size
     return max(1, _BYTES // (4 * elements))
 
 
 @in_float32()
-def _vmapped(designs: Sequence[Design], answers: Sequence[np.ndarray], refit: bool) -> list[Spectrum]:
-    """The searches of designs of one shape in one program; one by one what follows."""
-    prepared = [standardise(*pair) for pair in zip(designs, answers, strict=True)]
+def _vmapped(designs: Sequence[Design], values: Sequence[np.ndarray], refit: bool) -> list[Spectrum]:
+    """Decodes with the searches of all designs of one shape in one program; the refits follow one by one."""
+    prepared = [standardise(*pair) for pair in zip(designs, values, strict=True)]
     groups: dict[Any, list[tuple[int, Peeling]]] = {}
     for b, ready in enumerate(prepared):
         if not isinstance(ready, Spectrum):

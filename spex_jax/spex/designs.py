@@ -1,4 +1,4 @@
-"""Which masks SPEX asks: subsampling matrices and the delays of a code (Kang et al., ICML 2025, arXiv 2502.13870)."""
+"""The masks of SPEX: subsampling matrices and the delays of a code (Kang et al., ICML 2025, arXiv 2502.13870)."""
 
 import dataclasses
 from typing import Any
@@ -20,14 +20,14 @@ MOST_DEGREE = 8
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a budget buys, before anything is asked.
+    """The sizes of a design that a budget pays for, known before any mask is evaluated.
 
     Attributes:
-      n: features.
+      n: the number of features.
       b: the transforms have 2^b bins in each of the three groups.
-      t: errors that the code corrects, the largest degree found.
-      delays: rows asked for each bin of the transform, one more than the code has parity bits.
-      coded: masks of the transforms, before equal ones are asked once.
+      t: the number of errors that the code corrects, the largest degree found.
+      delays: masks for each bin of the transform, one more than the code has parity bits.
+      coded: masks of the transforms, before equal masks are merged.
     """
 
     n: int
@@ -39,15 +39,15 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Design:
-    """Masks to ask and how they were made.
+    """The masks to evaluate, and how they were made.
 
     Attributes:
-      plan: sizes.
+      plan: the sizes of the design.
       masks: bool [M, n], distinct: those of the transforms, then uniform ones.
       code: the code of the delays.
       matrices: bool [3, n, b], subsampling matrices of rank b.
       rows: int [3, P + 1, 2^b], the row of `masks` that is M_c l + d_p; l counts from 0, its lowest bit first.
-      seed: what everything random was drawn from.
+      seed: the seed of everything random.
     """
 
     plan: Plan
@@ -68,15 +68,15 @@ def _coded(n: int, b: int, t: int) -> int:
 
 
 def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
-    """The largest transforms that a budget pays for.
+    """Returns the plan of the largest transforms that a budget pays for.
 
     Args:
       n: number of features.
-      budget: masks that may be asked.
-      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget asks for it.
+      budget: the most masks to evaluate.
+      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget requires it.
 
     Raises:
-      ValueError: arguments out of range, or a budget too small; the message says the least that would do.
+      ValueError: an argument is out of range, or the budget is too small; the message states the least that suffices.
     """
     masks_lib.check_whole("budget", budget, 1)
     degrees = _degrees(n, max_degree)
@@ -93,10 +93,10 @@ def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:
 
 
 def _degrees(n: int, max_degree: int | str) -> list[int]:
-    """The degrees that may be planned, the preferred one first."""
+    """Returns the degrees that may be planned, the preferred one first."""
     masks_lib.check_whole("n", n, 1)
     if n < 2:
-        raise ValueError("SPEX needs at least 2 features, got 1; two ablations say everything about one")
+        raise ValueError("SPEX needs at least 2 features, got 1; two ablations determine a function of one feature")
     if max_degree == "auto":
         return list(range(min(5, n), 0, -1))
     whole = isinstance(max_degree, int | np.integer) and not isinstance(max_degree, bool)
@@ -108,16 +108,16 @@ def _degrees(n: int, max_degree: int | str) -> list[int]:
 
 
 def least_budget(n: int, *, max_degree: int | str = 5) -> int:
-    """The smallest budget that can be planned for n features.
+    """Returns the smallest budget that can be planned for n features.
 
     Raises:
-      ValueError: arguments out of range.
+      ValueError: an argument is out of range.
     """
     return _coded(n, min(_LEAST_B, n), _degrees(n, max_degree)[-1])
 
 
 def _rank(matrix: np.ndarray) -> int:
-    """Rank over F2 of a bool matrix [n, b]."""
+    """Returns the rank over F2 of a bool matrix [n, b]."""
     rows, rank = matrix.copy(), 0
     for column in range(matrix.shape[1]):
         pivots = np.flatnonzero(rows[rank:, column]) + rank
@@ -132,25 +132,25 @@ def _rank(matrix: np.ndarray) -> int:
 
 
 def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, leftover: bool = True) -> Design:
-    """The masks to ask: three subsampled transforms with the delays of a BCH code; what they leave of the budget is
-    uniform. A larger budget asks again for all coded masks of a smaller one of the same degree.
+    """Returns the masks to evaluate: three subsampled transforms with the delays of a BCH code, then uniform masks for
+    the rest of the budget. A larger budget includes all coded masks of a smaller one of the same degree.
 
     Args:
       n: number of features.
-      budget: masks that may be asked.
-      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget asks for it.
+      budget: the most masks to evaluate.
+      max_degree: largest degree of a term, 1 to 8; "auto" is 5, or less where the budget requires it.
       seed: the same arguments and seed give the same masks.
-      leftover: whether to ask uniform masks for what the transforms leave of the budget.
+      leftover: whether to add uniform masks for the part of the budget that the transforms leave.
 
     Raises:
-      ValueError: what `plan` refuses.
+      ValueError: as in `plan`.
     """
     chosen = plan(n, budget, max_degree=max_degree)
     rng = np.random.default_rng(seed)
     code = bch(chosen.n, chosen.t)
     matrices = np.zeros((GROUPS, n, chosen.b), np.bool_)
     for matrix, stream in zip(matrices, rng.spawn(GROUPS), strict=True):
-        for column in range(chosen.b):  # one after another, so that a larger design begins with the smaller one's
+        for column in range(chosen.b):  # column by column, so that a larger design begins with those of a smaller one
             bits, begun = 1 << np.arange(column + 1), matrix[:, : column + 1]
             while True:
                 matrix[:, column] = stream.integers(0, 2, n, dtype=np.uint8).astype(np.bool_)
@@ -159,9 +159,9 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, lef
     places = masks_lib.all_masks(chosen.b)
     delays = np.concatenate([np.zeros((1, n), np.bool_), code.parity])
     lattice = (places.astype(np.float32) @ matrices.transpose(0, 2, 1).astype(np.float32)).astype(np.int64) & 1 == 1
-    asked = (lattice[:, None] ^ delays[None, :, None]).reshape(-1, n)
-    first, inverse = masks_lib.deduplicate(asked)
-    distinct = asked if len(first) == len(asked) else asked[first]
+    coded = (lattice[:, None] ^ delays[None, :, None]).reshape(-1, n)
+    first, inverse = masks_lib.deduplicate(coded)
+    distinct = coded if len(first) == len(coded) else coded[first]
     total = (min(budget, 2**n) if n < 63 else budget) if leftover else 0
     everything = masks_lib.uniform(n, max(total, len(distinct)), generator(seed, Stream.LEFTOVER_MASKS), given=distinct)
     return Design(
@@ -175,10 +175,10 @@ def design(n: int, budget: int, *, max_degree: int | str = 5, seed: int = 0, lef
 
 
 def check_design(design: Any, values: Any) -> np.ndarray:
-    """Values float64 [M] of a design's masks.
+    """Returns values float64 [M] at the masks of a design, after checking both.
 
     Raises:
-      ValueError: no design, or values that do not belong to it.
+      ValueError: not a design, or values that do not belong to it.
     """
     if not isinstance(design, Design):
         raise ValueError(f"expected a Design of spex_jax.spex.design, got {type(design).__name__}")

@@ -1,8 +1,8 @@
-"""Bins of the subsampled transforms, and what a sparse function would put into them.
+"""Bins of the subsampled transforms, and the bins of a sparse function.
 
 In group c the transform over the lattice puts every set k into bin M_c^T k. A bin that holds one set has the values
-F(k) (-1)^<d_p, k> over the delays d_p: their signs against that of delay 0 are a parity word of the code, with errors
-where noise or other sets turned a sign (Kang et al., ICML 2025, arXiv 2502.13870; Li, Bradley and Ramchandran, SPRIGHT,
+F(k) (-1)^<d_p, k> over the delays d_p: their signs relative to delay 0 are a parity word of the code, with errors where
+noise or other sets flipped a sign (Kang et al., ICML 2025, arXiv 2502.13870; Li, Bradley and Ramchandran, SPRIGHT,
 2015). Two sets of at most t features never have the same word, so that signs also tell sets apart.
 """
 
@@ -30,18 +30,18 @@ __all__ = [
     "views",
 ]
 
-_STEPS = 60  # of conjugate gradients at most
-_TOLERANCE = 1e-8  # of the squared residual
+_STEPS = 60  # most steps of the conjugate gradients
+_TOLERANCE = 1e-8  # relative tolerance of the squared residual
 
 
 class Lattice(NamedTuple):
-    """Where features go.
+    """The bins and signs of single features.
 
     Attributes:
-      places: int [C, n], the bin of every feature; that of a set is the bitwise sum of its members'.
-      signs: float [n, P + 1], (-1)^<d_p, {i}>; those of a set are the product of its members'.
+      places: int [C, n], the bin of every feature; the bin of a set is the bitwise sum of those of its members.
+      signs: float [n, P + 1], (-1)^<d_p, {i}>; the signs of a set are the products of those of its members.
       digits: float [n, P + C b], the parity words and the digits of the bins of single features.
-      uniform: float [n, U], 0 or 1: masks that were asked besides those of the transforms.
+      uniform: float [n, U], 0 or 1: masks that were evaluated besides those of the transforms.
     """
 
     places: jax.Array
@@ -50,17 +50,17 @@ class Lattice(NamedTuple):
     uniform: jax.Array
 
     def coded(self) -> "Lattice":
-        """The same without the uniform masks."""
+        """Returns the same without the uniform masks."""
         return self._replace(uniform=self.uniform[:, :0])
 
 
 class Views(NamedTuple):
-    """How sets [K, n] show.
+    """The bins, signs and characters of sets [K, n].
 
     Attributes:
       places: int [K, C], the bin in every group.
-      signs: [K, P + 1], over the delays.
-      characters: [K, U], on the uniform masks.
+      signs: [K, P + 1], the signs over the delays.
+      characters: [K, U], the characters at the uniform masks.
     """
 
     places: jax.Array
@@ -69,35 +69,35 @@ class Views(NamedTuple):
 
 
 class Residual(NamedTuple):
-    """A function, or what is left of one: its bins, [C, 2^b, P + 1], and its values at the uniform masks, [U]."""
+    """A function, or a residual of one: its bins, [C, 2^b, P + 1], and its values at the uniform masks, [U]."""
 
     bins: jax.Array
     values: jax.Array
 
     def coded(self) -> "Residual":
-        """The same without the uniform masks."""
+        """Returns the same without the uniform masks."""
         return self._replace(values=self.values[:0])
 
     def without(self, other: "Residual") -> "Residual":
-        """The difference."""
+        """Returns the difference from another function."""
         return Residual(self.bins - other.bins, self.values - other.values)
 
     def standard_error(self) -> jax.Array:
-        """Of a correlation with a set, where all this is noise."""
+        """Returns the standard error of the correlation with a set, if the whole residual is noise."""
         rows = self.bins.size + len(self.values)
         squares = self.bins.shape[1] * jnp.square(self.bins).sum() + jnp.square(self.values).sum()
         return jnp.sqrt(squares) / rows
 
 
 class _Descent(NamedTuple):
-    """Conjugate gradients between two steps.
+    """The state of the conjugate gradients between two steps.
 
     Attributes:
       solution: [K].
       left: [K], the residual of the normal equations.
-      direction: [K], of the next step.
+      direction: [K], the direction of the next step.
       size: [], the squared norm of the residual.
-      steps: int [], how many are done.
+      steps: int [], the number of steps done.
     """
 
     solution: jax.Array
@@ -108,12 +108,12 @@ class _Descent(NamedTuple):
 
 
 def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
-    """Transforms [C, 2^b, P + 1] of values [M] at the rows int [C, P + 1, 2^b] of a design."""
+    """Returns the transforms [C, 2^b, P + 1] of values [M] at the rows int [C, P + 1, 2^b] of a design."""
     return walsh_hadamard(values[rows]).transpose(0, 2, 1) / rows.shape[-1]
 
 
 def lattice(matrices: jax.Array, uniform: jax.Array, code: BCH) -> Lattice:
-    """Of matrices 0 or 1 [C, n, b] and uniform masks bool [U, n]."""
+    """Returns the lattice of matrices 0 or 1 [C, n, b] and uniform masks bool [U, n]."""
     groups, n, b = matrices.shape
     parity = jnp.asarray(code.parity.T, jnp.float32)
     digits = jnp.concatenate([parity, matrices.astype(jnp.float32).transpose(1, 0, 2).reshape(n, groups * b)], axis=1)
@@ -123,7 +123,7 @@ def lattice(matrices: jax.Array, uniform: jax.Array, code: BCH) -> Lattice:
 
 
 def views(of: Lattice, sets: jax.Array) -> Views:
-    """Of sets bool [K, n]."""
+    """Returns the views of sets bool [K, n]."""
     groups, checks = len(of.places), of.signs.shape[1] - 1
     digits = jnp.matmul(sets.astype(jnp.float32), of.digits).astype(jnp.int32) & 1
     places = digits[:, checks:].reshape(len(sets), groups, -1)
@@ -134,12 +134,12 @@ def views(of: Lattice, sets: jax.Array) -> Views:
 
 
 def same(left: Views, right: Views) -> jax.Array:
-    """Which sets of at most t features are equal, bool [K, Q]."""
+    """Returns which sets of at most t features are equal, bool [K, Q]."""
     return jnp.matmul(left.signs, right.signs.T) > left.signs.shape[1] - 0.5
 
 
 def first_of_equals(names: jax.Array) -> jax.Array:
-    """Marks one of all equal rows of int [N, C], bool [N]. Some different rows may go as well, by chance."""
+    """Marks the first of all equal rows of int [N, C], bool [N]; by chance it may leave out a few other rows too."""
     table = 65_537
     key = functools.reduce(lambda sum_, column: (sum_ * 8191 + column) % table, names.T)
     row = jnp.arange(len(names))
@@ -147,7 +147,7 @@ def first_of_equals(names: jax.Array) -> jax.Array:
 
 
 def score(left: Residual, at: Views) -> jax.Array:
-    """Correlation [K] with sets over all masks asked: the coefficient of a set that shares its bins with nothing."""
+    """Returns the correlation [K] with sets over all masks: the coefficient of a set that is alone in its bins."""
     values = left.bins[jnp.arange(len(left.bins)), at.places]
     coded = jnp.einsum("kcp,kp->k", values, at.signs) * left.bins.shape[1]
     uniform = jnp.matmul(at.characters, left.values)
@@ -155,7 +155,7 @@ def score(left: Residual, at: Views) -> jax.Array:
 
 
 def model(at: Views, coefficients: jax.Array, b: int) -> Residual:
-    """The function with these coefficients [K]."""
+    """Returns the function with these coefficients [K]."""
     groups = at.places.shape[1]
     terms = coefficients[:, None] * at.signs
     empty = jnp.zeros((2**b, at.signs.shape[1]))
@@ -164,7 +164,7 @@ def model(at: Views, coefficients: jax.Array, b: int) -> Residual:
 
 
 def solve(found: Residual, at: Views, active: jax.Array, start: jax.Array) -> jax.Array:
-    """Least squares [K] on the active sets, by conjugate gradients from a start [K]."""
+    """Solves least squares [K] on the active sets by conjugate gradients from a start [K]."""
     b = int(np.log2(found.bins.shape[1]))
 
     def times(x: jax.Array) -> jax.Array:

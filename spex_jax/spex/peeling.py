@@ -1,9 +1,9 @@
-"""Peeling: sets that stand out in the bins, least squares on all of them, and what is left, until nothing new comes
-out (Kang et al., ICML 2025, arXiv 2502.13870).
+"""Peeling: finds sets that stand out in the bins, fits all sets found so far by least squares, and searches the
+residual, until no new set is found (Kang et al., ICML 2025, arXiv 2502.13870).
 
-Ours against the published peeling: where there are few sets of the degrees searched all of them are tried; elsewhere
-bins are decoded in sums over the groups. A set is judged by all groups and delays together, and coefficients are solved
-for anew after every round (orthogonal matching pursuit in the bins).
+This differs from the published peeling: where there are few sets of the degrees searched, all of them are tried;
+elsewhere sums of bins over the groups are decoded. A set is judged by all groups and delays together, and all
+coefficients are solved for again after every round (orthogonal matching pursuit in the bins).
 """
 
 import functools
@@ -21,26 +21,26 @@ from spex_jax.utils.precision import compiled
 __all__ = ["KEPT", "peel", "peel_together"]
 
 _FLIPS = 5
-_LOOKED_UP = 1024  # words of a round whose sets are worked out
-_LOW = 128  # singles and pairs of a round
-_NEW = 64  # sets of a round
-_SHARE = 0.5  # of the largest correlation: what a set must reach to join in the same round
-KEPT = 0.8  # of its threshold: what a coefficient must keep when others have joined
+_LOOKED_UP = 1024  # most words of a round that are decoded to sets
+_LOW = 128  # most singles and pairs of a round
+_NEW = 64  # most new sets of a round
+_SHARE = 0.5  # share of the largest correlation that a set must reach to join in the same round
+KEPT = 0.8  # share of its threshold that a coefficient must keep after others have joined
 _ROUNDS = 200
-_FEW_FEATURES = 400  # up to which all pairs cost less than the flips
+_FEW_FEATURES = 400  # up to this many features all pairs cost less than the flips
 
 
 class _State(NamedTuple):
-    """The peeling between two rounds, with room for K sets.
+    """The state of the peeling between two rounds, with room for K sets.
 
     Attributes:
-      sets: bool [K, n], the first of which is the empty set; those in places that are free count for nothing.
+      sets: bool [K, n], the first of which is the empty set; rows that are not active are ignored.
       known: the views of the sets.
-      active: bool [K], the places that hold a set.
-      coefficients: float [K], 0 in a place that is free.
-      left: what the sets leave of the function.
-      effort: int [], the number of the search of the next round.
-      rounds: int [], how many are done.
+      active: bool [K], the rows that hold a set.
+      coefficients: float [K], 0 in rows that are not active.
+      left: the residual of the function after these sets.
+      effort: int [], the number of the search that the next round uses.
+      rounds: int [], the number of rounds done.
     """
 
     sets: jax.Array
@@ -64,41 +64,41 @@ def peel(
     code: BCH,
     most_terms: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The sets that stand out, and their coefficients.
+    """Finds the sets that stand out, and their coefficients.
 
     Args:
       values: float [M].
       rows: int [C, P + 1, 2^b], see `Design`.
       matrices: 0 or 1, [C, n, b].
-      uniform: bool [U, n], masks of the last U values. They count wherever a set is judged.
-      thresholds: float [t + 1], standard errors at which a set of each degree is believed. The noise is taken to be all
-        that is left.
-      every: bool [Q, n], all sets that may be found, each of which is tried; Q = 0 where they are too many, and the
-        bins tell.
-      code: of the delays.
+      uniform: bool [U, n], masks of the last U values, which also count when a set is judged.
+      thresholds: float [t + 1], the number of standard errors at which a set of each degree is accepted. The whole
+        residual is taken to be noise.
+      every: bool [Q, n], all sets that may be found, each of which is tried; Q = 0 where they are too many and are
+        decoded from the bins.
+      code: the code of the delays.
       most_terms: K.
 
     Returns:
-      sets bool [K, n] and coefficients [K], 0 on rows without a set; the first is the empty one.
+      sets bool [K, n] and coefficients [K], 0 in rows without a set; the first is the empty set.
     """
     _, n, b = matrices.shape
     found = Residual(bins(values, rows), values[len(values) - len(uniform) :])
     of = lattice(matrices, uniform, code)
-    # Candidates are many: first they are judged by the bins alone, one standard error more leniently.
+    # There are many candidates, so they are first judged by the bins alone, one standard error more leniently.
     lenience = (found.bins.size / (found.bins.size + len(uniform))) ** 0.5
     margin = 1.0 if len(uniform) else 0.0
 
     Chosen = tuple[jax.Array, Views, jax.Array]
 
     def choose(sets: jax.Array, left: Residual, known: Views, active: jax.Array) -> Chosen:
-        """The new sets among candidates: sets [64, n], views and whether there is one."""
+        """Returns the new sets among candidates: sets [64, n], their views, and which rows hold a new set."""
         in_bins = views(of.coded(), sets)
         return judge(sets, in_bins, first_of_equals(in_bins.places), left, known, active)
 
     def judge(
         sets: jax.Array, in_bins: Views, possible: jax.Array, left: Residual, known: Views, active: jax.Array
     ) -> Chosen:
-        """The same of those that are possible, with their bins."""
+        """Returns the same for candidates that are possible, given their views in the bins."""
         degree, part = sets.sum(axis=1), left.coded()
         z = jnp.abs(score(part, in_bins)) / part.standard_error()
         possible &= (degree > 0) & (z > lenience * thresholds[degree] - margin)
@@ -121,7 +121,7 @@ def peel(
     def by_pairs(left: Residual, _: jax.Array, known: Views, active: jax.Array) -> Chosen:
         return choose(singles_and_pairs(left, of, thresholds[1:3], _LOW), left, known, active)
 
-    # Effort 0, the cheapest search, as long as it finds something; then the next; at the end all that there are.
+    # Effort 0 is the cheapest search. The effort rises when a search finds nothing, and returns to 0 when one does.
     searches: list[Search] = [by_words(0), by_words(_FLIPS)]
     if len(every):
         in_bins, possible = views(of.coded(), every), jnp.ones(len(every), bool)
@@ -176,8 +176,8 @@ def peel_together(
     code: BCH,
     most_terms: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """`peel` of B designs of one shape: every array but the last has one more axis in front. All go on until the last
-    is done.
+    """Runs `peel` on B designs of one shape: every array but `every` has one more axis in front. All continue until the
+    last is done.
     """
     one = functools.partial(peel, code=code, most_terms=most_terms)
     return jax.vmap(one, in_axes=(0, 0, 0, 0, 0, None))(values, rows, matrices, uniform, thresholds, every)

@@ -161,9 +161,9 @@ def test_further_constraints(sparse, few, rng, monkeypatch):
 def test_constraints_that_no_set_meets(few, rng, monkeypatch):
     monkeypatch.setattr(optimize, "_FEW", few)
     spectrum = random_spectrum(rng, N, 20, 3)
-    with pytest.raises(ValueError, match="no set of the size asked for meets the constraints"):
+    with pytest.raises(ValueError, match="no set of the given size meets the constraints"):
         select(spectrum, keep=5, constraints=[LinearConstraint(np.ones((1, N)), 6, 7)])
-    with pytest.raises(ValueError, match="no set of the size asked for"):  # only halves of units would do
+    with pytest.raises(ValueError, match="no set of the given size"):  # only halves of units would do
         select(spectrum, keep=1, constraints=[LinearConstraint(np.eye(N)[:1] - np.eye(N)[1:], 0, 0)])
 
 

@@ -328,7 +328,7 @@ def test_an_explanation_is_validated(answer, tmp_path):
     assert loaded.validation == found
     assert str(loaded) == str(answer)
     assert loaded.evaluator is None
-    with pytest.raises(ValueError, match="no value function to ask: give value_fn="):
+    with pytest.raises(ValueError, match="no value function to evaluate: give value_fn="):
         loaded.validate()
     assert loaded.validate(top=5, value_fn=spex_jax.ValueFunction(pairs, 12)).rows == found.rows
     assert loaded.validate(top=5, value_fn=pairs).rows == found.rows

@@ -198,12 +198,14 @@ def test_an_unknown_index_falls_through_nowhere(name):
 def test_a_record_has_to_be_registered():
     spectrum = Spectrum(np.eye(3, dtype=bool), np.ones(3))
     stranger = dataclasses.replace(BETA, name="stranger")
-    with pytest.raises(ValueError, match=r"the index 'stranger' is not registered; .*register_index\(index\) makes it"):
+    with pytest.raises(
+        ValueError, match=r"the index 'stranger' is not registered; register it with .*register_index\(index\)"
+    ):
         spectrum.interactions(stranger)
     with pytest.raises(ValueError, match="the index 'SV' is not registered"):
         spectrum.interactions(dataclasses.replace(BETA, name="SV"))
     register_index(BETA)  # once more changes nothing
-    with pytest.raises(ValueError, match="there is an index 'FSII' already; give this one another name"):
+    with pytest.raises(ValueError, match="an index 'FSII' is registered already; give this one another name"):
         register_index(dataclasses.replace(BETA, name="FSII"))
     with pytest.raises(ValueError, match=r"expected a spex_jax\.indices\.Index, got 'SV'"):
         register_index("SV")
@@ -212,12 +214,12 @@ def test_a_record_has_to_be_registered():
 
 def test_shapiq_is_given_no_index_that_it_does_not_know():
     found = Spectrum(np.eye(3, dtype=bool), np.ones(3)).interactions(PROBABILISTIC)
-    with pytest.raises(ValueError, match="the index 'P30' of spex_jax is none of shapiq"):
+    with pytest.raises(ValueError, match="the index 'P30' of spex_jax is not an index of shapiq"):
         found.to_shapiq()
     theirs = types.SimpleNamespace(
         index="P30", n_players=1, interaction_lookup={(): 0}, values=[1.0], max_order=1, min_order=0, baseline_value=1.0
     )
-    with pytest.raises(ValueError, match="the index 'P30' of spex_jax is none of shapiq"):
+    with pytest.raises(ValueError, match="the index 'P30' of spex_jax is not an index of shapiq"):
         Interactions.from_shapiq(theirs)
 
 

@@ -250,7 +250,7 @@ def test_from_shapiq():
         (shapiq_values("kADD-SHAP"), "unknown index 'kADD-SHAP'; expected one of SV"),
         (shapiq_values(interaction_lookup={(0, 3): 0}), "not a set of players; expected distinct numbers from 0 to 2"),
         (shapiq_values(interaction_lookup={(1, 1): 0}), "not a set of players"),
-        (shapiq_values(interaction_lookup={(0, 1): 0, (1, 0): 1}), "comes twice"),
+        (shapiq_values(interaction_lookup={(0, 1): 0, (1, 0): 1}), "occurs twice"),
         (shapiq_values(values=np.array([0.1, np.nan, np.inf, 0])), r"2 values are not finite, the first at \(0, 2\)"),
         (shapiq_values(baseline=np.nan), "1 values are not finite, the first at baseline_value"),
     ],

@@ -189,7 +189,7 @@ def test_what_a_template_leaves_out_is_no_unit_and_is_told(tokenizer):
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ("a \ud83d b", r"the text has a lone surrogate, '\\ud83d' at character 2, .* mend it"),
+        ("a \ud83d b", r"the text has a lone surrogate, '\\ud83d' at character 2, .* fix it"),
         ([USER("a"), USER("\udc80")], "the content of message 1 has a lone surrogate"),
         ([{"role": "\udfff", "content": "a"}], "the role of message 0 has a lone surrogate"),
     ],

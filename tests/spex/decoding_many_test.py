@@ -56,7 +56,7 @@ MADE = spex.design(12, 300, max_degree=2)
         ([], [], "at least one design, got none"),
         (MADE, np.ones((300, 0)), "at least one design, got none"),
         (MADE, np.ones(300), r"must have shape \(300, T\), got \(300,\)"),
-        ([MADE], [np.ones(300)] * 2, "got 1 designs and 2 of values"),
+        ([MADE], [np.ones(300)] * 2, "got 1 designs and 2 arrays of values"),
         ("design", [np.ones(300)], "expected a Design of spex_jax.spex.design or a list of them, got str"),
     ],
 )

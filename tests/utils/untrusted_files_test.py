@@ -70,7 +70,10 @@ EDITS = {
     "infinite noise": (lambda c: c.update(noise=math.inf), "'noise' .* must be a finite number"),
     "a verdict": (lambda c: c["validation"]["rows"][0].update(verdict="<b>"), "'verdict' .* must be one of"),
     "a set that is measured": (lambda c: c["validation"]["rows"][0].update(members=[0, 9]), "features from 0 to 8"),
-    "an effect of nothing": (lambda c: c["validation"]["rows"][0].update(predicted=0), "must predict something"),
+    "an effect of nothing": (
+        lambda c: c["validation"]["rows"][0].update(predicted=0),
+        "must have a prediction other than 0",
+    ),
     "draws": (lambda c: c["validation"].update(draws=["<b>"]), "names of draws"),
     "an unknown field": (lambda c: c.update(more=1), "'more', which is not known"),
     "a newer format": (lambda c: c.update(format=2), "newer version"),
@@ -129,11 +132,11 @@ def test_the_arrays_of_an_explanation_are_checked(name, originals, tmp_path):
         (lambda c: c["values"].__setitem__(1, None), "'values' of it must be"),
         (lambda c: c["values"].__setitem__(1, "1"), "'values' of it must be"),
         (lambda c: c["std_errors"].__setitem__(1, -math.inf), "'std_errors' of it must be finite"),
-        (lambda c: c["members"].__setitem__(1, c["members"][2]), "is there twice"),
+        (lambda c: c["members"].__setitem__(1, c["members"][2]), "is given twice"),
         (lambda c: c["members"].__setitem__(-1, [2, 0]), "must be sorted"),
         (lambda c: c["members"].__setitem__(-1, [0, 9]), "from 0 to 8"),
-        (lambda c: c["members"].__setitem__(-1, [0, True]), "numbers of features"),
-        (lambda c: c["members"].__setitem__(-1, [0, 10**30]), "tuples of numbers of features"),
+        (lambda c: c["members"].__setitem__(-1, [0, True]), "feature numbers"),
+        (lambda c: c["members"].__setitem__(-1, [0, 10**30]), "tuples of feature numbers"),
         (lambda c: c.update(budget=1.5), "'budget'"),
     ],
 )
@@ -161,7 +164,7 @@ def test_what_no_file_can_hold_is_refused_at_once():
         ([(), ()], "twice"),
         ([(2,)], "from 0 to 1"),
         ([(-1,)], "from 0 to 1"),
-        ([(0.5,)], "numbers of features"),
+        ([(0.5,)], "feature numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             Interactions(members, np.ones(len(members)), n=2, index="SII", max_order=2)
