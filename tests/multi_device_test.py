@@ -262,6 +262,6 @@ def test_two_processes(four_devices, tmp_path):
     assert len(first["host"]) == 333
     assert (first["calls"], second["calls"]) == (333, 0)  # the first process asks for all
     assert (first["calls with a store"], second["calls with a store"]) == (333, 0)
-    assert "no regular file" in first["no store"]
+    assert "not a regular file" in first["no store"]
     assert "the first process could not open the store" in second["no store"]
     assert (first["broken"], second["broken"]) == ("KeyError", "RuntimeError")

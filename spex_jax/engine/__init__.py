@@ -1,1 +1,1 @@
-"""How masks reach a value function: batches on devices, calls on the host, progress."""
+"""Evaluates value functions at masks: batches on devices, calls on the host, progress."""

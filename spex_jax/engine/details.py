@@ -1,6 +1,6 @@
-"""What a lens tells a report of its input, as typed records, and how JSON becomes one.
+"""Typed records in which a lens describes its input for reports, and their conversion from and to JSON.
 
-In the shape descriptions n denotes units, the features of a value function.
+In shapes, n is the number of units, the features of a value function.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ __all__ = [
 Scalar = str | int | float | bool | None
 Label = Scalar | list[Scalar]
 
-_EXPECTED = {  # of the fields that reports show, for messages
+_EXPECTED = {  # for error messages: what each field that reports show must be
     "units": "a string",
     "removal": "a string or number",
     "value": "a string or number",
@@ -67,12 +67,12 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class ValueNoise:
-    """How far a value depends on the seed of its trainings.
+    """Measures how much a value depends on the seeds of its trainings.
 
     Attributes:
       deviation: standard deviation over other seeds, in units of the value.
-      share: of the variance over masks, the part in [0, 1] that other seeds do not reproduce.
-      seeds: trainings whose mean a value is.
+      share: the part in [0, 1] of the variance over masks that other seeds do not reproduce.
+      seeds: number of trainings that a value averages.
     """
 
     deviation: float
@@ -82,7 +82,7 @@ class ValueNoise:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OutputDetails:
-    """What a lens tells of one output of a value; see `Details`."""
+    """Describes one output of a value; see `Details`."""
 
     test_point: int
     target: Scalar = None
@@ -91,23 +91,23 @@ class OutputDetails:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Details:
-    """What reports can show of an input. A lens fills in what it knows, and its own record adds what it tells besides.
+    """Describes an input for reports. A lens fills in what it knows; its own subclass adds further fields.
 
     Attributes:
       units: what one unit is called, in the singular.
-      removal: what becomes of a removed unit.
-      value: the number that is explained, "logprob" or "margin" say.
-      target: the class or answer that the value is of; None where there is none.
-      contrast: the class or answer that the value subtracts.
-      text: the text that is explained, None where it is no text.
+      removal: how a unit is removed.
+      value: the number that is explained, such as "logprob" or "margin".
+      target: the class or answer that the value scores; None where there is none.
+      contrast: the class or answer whose score the value subtracts.
+      text: the explained text; None where the input is not text.
       spans: n pairs (start, end) of characters of the text; empty without a text.
       left_out: what the chat template leaves out of the messages, one sentence for each part.
-      prompts: the number of prompts whose mean the value is.
+      prompts: the number of prompts that the value averages.
       layers: n tuples, the numbers or names of the layers in which each unit lies.
       columns: n names of the units within their layers.
-      test_point: the number or name of the test point that the value is of.
-      pictures: of the units and the test points.
-      seed_noise: how far the value depends on the seed, where that was measured.
+      test_point: the number or name of the test point that the value belongs to.
+      pictures: pictures of the units and the test points.
+      seed_noise: how much the value depends on the seed, where that was measured.
     """
 
     units: str = "feature"
@@ -126,20 +126,20 @@ class Details:
     seed_noise: ValueNoise | None = None
 
     def of_output(self, output: int, n: int) -> "Details":
-        """Returns the details of one output, by its number, of a value function of n features."""
+        """Returns the details of output number `output` of a value function of n features."""
         return self
 
     def to_json(self) -> dict[str, Any]:
-        """Returns an object that `details_from_json` reads; a field that says no more than its default is left out."""
+        """Returns a JSON object that `details_from_json` reads; fields at their defaults are left out."""
         return _written(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextDetails(Details):
-    """Of the text lens: `text`, `spans`, `target` and `contrast` are always there.
+    """Describes an input of the text lens: `text`, `spans`, `target` and `contrast` are always set.
 
     Attributes:
-      own_target: whether the target is what the model says itself, since none was given.
+      own_target: whether the target is the model's own answer, because none was given.
     """
 
     text: str = dataclasses.field()
@@ -151,11 +151,11 @@ class TextDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PatchesDetails(Details):
-    """Of the patches lens: `target` and `contrast` are always there.
+    """Describes an input of the patches lens: `target` and `contrast` are always set.
 
     Attributes:
       grid: rows and columns of patches; None where the segments were given.
-      pixels: of the picture.
+      pixels: number of pixels of the picture.
     """
 
     target: Label = dataclasses.field()
@@ -166,10 +166,10 @@ class PatchesDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TabularDetails(Details):
-    """Of the tabular lens: `target`, the column of the predictions, is always there.
+    """Describes an input of the tabular lens: `target`, the column of the predictions, is always set.
 
     Attributes:
-      background: rows of the background.
+      background: number of background rows.
     """
 
     target: Label = dataclasses.field()
@@ -178,10 +178,10 @@ class TabularDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComponentsDetails(Details):
-    """Of the components lens: `prompts`, `layers` and `columns` are always there.
+    """Describes an input of the components lens: `prompts`, `layers` and `columns` are always set.
 
     Attributes:
-      own_target: whether the target is what the model says itself, since none was given.
+      own_target: whether the target is the model's own answer, because none was given.
     """
 
     prompts: int = dataclasses.field()
@@ -192,13 +192,13 @@ class ComponentsDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingDetails(Details):
-    """Of the training data lens.
+    """Describes an input of the training data lens.
 
     Attributes:
-      seeds: trainings whose mean a value is.
-      examples: of the training data.
-      test_points: their number.
-      sizes: n numbers, the examples of each group; None where each example is a unit.
+      seeds: number of trainings that a value averages.
+      examples: number of training examples.
+      test_points: number of test points.
+      sizes: n numbers of examples, one for each group; None where each example is a unit.
       outputs: one record for each test point where each has a value of its own; empty otherwise.
     """
 
@@ -209,7 +209,7 @@ class TrainingDetails(Details):
     outputs: tuple[OutputDetails, ...] = ()
 
     def of_output(self, output: int, n: int) -> Details:
-        """As `Details.of_output`: those of a test point where each has a value of its own."""
+        """Returns the details of one test point where each has a value of its own, else all of them."""
         if not self.outputs:
             return self
         one = self.outputs[output]
@@ -220,11 +220,11 @@ class TrainingDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class JointDetails(Details):
-    """Of two lenses in one mask.
+    """Describes an input of two lenses that share one mask.
 
     Attributes:
       lenses: the details of both.
-      lens_sizes: how many of the units are of each; they come first to last.
+      lens_sizes: number of units of each lens, in the order of the mask.
     """
 
     lenses: tuple[Details, ...]
@@ -233,17 +233,17 @@ class JointDetails(Details):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlainDetails(Details):
-    """Of a value function of one's own: what reports know of its dictionary, and the rest as it was given.
+    """Describes an input of a user's own value function: the fields that reports know, and the rest as given.
 
     Attributes:
-      more: what no report shows. "outputs", a list with a dictionary for each output of a value, is what that output
-        has besides.
+      more: fields that no report shows. "outputs" is a list with a dictionary for each output of a value, whose fields
+        take precedence for that output.
     """
 
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def of_output(self, output: int, n: int) -> Details:
-        """As `Details.of_output`.
+        """Returns the details of one output, with the fields that "outputs" gives it.
 
         Raises:
           ValueError: see `plain_details`.
@@ -253,13 +253,13 @@ class PlainDetails(Details):
         return plain_details({**content, **outputs[output]}, n) if outputs else self
 
     def to_json(self) -> dict[str, Any]:
-        """As `Details.to_json`, with everything that was given."""
+        """Returns a JSON object as `Details.to_json` does, with everything that was given."""
         content = _written(self)
         return {**content.pop("more", {}), **content}
 
 
 def _written(record: Any) -> Any:
-    """A record, a tuple or a plain value as JSON holds it."""
+    """Converts a record, a tuple or a plain value to JSON's types."""
     if isinstance(record, tuple):
         return [_written(one) for one in record]
     if not dataclasses.is_dataclass(record):
@@ -273,17 +273,17 @@ def _written(record: Any) -> Any:
 
 
 def plain_details(content: Any, n: int) -> PlainDetails:
-    """Reads a dictionary of one's own. Fields that reports do not show may hold anything.
+    """Reads a user's dictionary. Fields that reports do not show may hold anything.
 
     Args:
-      content: of a `ValueFunction`, or of a file.
+      content: the details of a `ValueFunction` or of a file.
       n: number of features.
 
     Raises:
-      ValueError: no dictionary with names, or a field that reports show and that is not what they expect.
+      ValueError: it is not a dictionary with string keys, or a field that reports show is not what they expect.
     """
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"details must be a dictionary with names, got {reprlib.repr(content)}")
+        raise ValueError(f"details must be a dictionary with string keys, got {reprlib.repr(content)}")
     fields, _ = _fields(Details)
     shown: dict[str, Any] = {}
     for name, field in fields.items():
@@ -293,7 +293,7 @@ def plain_details(content: Any, n: int) -> PlainDetails:
             except _UnfitError:
                 raise ValueError(
                     f"details[{name!r}] must be {_EXPECTED[name].format(n=n)}, got {reprlib.repr(content[name])}; "
-                    "leave it out or mend it"
+                    "leave it out or fix it"
                 ) from None
     text, spans = shown.get("text"), shown.get("spans", ())
     if text is not None and (len(spans) != n or not all(start <= end <= len(text) for start, end in spans)):
@@ -304,7 +304,7 @@ def plain_details(content: Any, n: int) -> PlainDetails:
     pictures, point = shown.get("pictures"), shown.get("test_point")
     if pictures is not None and point is not None and not (_is_whole(point) and point < len(pictures.tests)):
         raise ValueError(
-            f"details['test_point'] must be a number of one of the {len(pictures.tests)} pictures of test points, "
+            f"details['test_point'] must be the number of one of the {len(pictures.tests)} pictures of test points, "
             f"got {reprlib.repr(point)}"
         )
     more = {k: given for k, given in content.items() if k not in shown or shown[k] == fields[k].default}
@@ -312,10 +312,10 @@ def plain_details(content: Any, n: int) -> PlainDetails:
 
 
 def details_from_json(content: Any, n: int) -> Details:
-    """Reads what `Details.to_json` wrote: the record of the lens whose fields these are, else `PlainDetails`.
+    """Reads what `Details.to_json` wrote, as the record of the lens with these fields, else as `PlainDetails`.
 
     Args:
-      content: of a file.
+      content: JSON, read from a file.
       n: number of features.
 
     Raises:
@@ -335,18 +335,18 @@ def details_from_json(content: Any, n: int) -> Details:
                 if kind is JointDetails:
                     lenses = zip(content["lenses"], own["lens_sizes"], strict=True)
                     own["lenses"] = tuple(details_from_json(lens, size) for lens, size in lenses)
-            except (TypeError, ValueError):  # a dictionary of one's own, with fields of the same names
+            except (TypeError, ValueError):  # a user's dictionary with the same field names
                 continue
             return kind(**shown, **own)
     return plain
 
 
 class _UnfitError(ValueError):
-    """A value is not of its type; the callers know of what."""
+    """A value does not fit its type; the callers name the field."""
 
 
 def _fields(kind: Any) -> tuple[dict[str, dataclasses.Field[Any]], set[str]]:
-    """The fields of a record by name, and the names of those without a default."""
+    """Returns the fields of a record by name, and the names of those without a default."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
     return fields, {name for name, field in fields.items() if field.default is dataclasses.MISSING}
 
@@ -356,14 +356,14 @@ def _is_whole(given: Any) -> bool:
 
 
 def _read_field(field: dataclasses.Field[Any], given: Any, n: int) -> Any:
-    """A field of the JSON of a record, as its type says."""
+    """Reads one field of a record from JSON, as its type says. Raises _UnfitError."""
     found = _read(field.type, given)
     fits = found is None or field.name not in _OF_EACH_UNIT or len(found) == n
     if isinstance(found, Pictures):
         fits = len(found.units) == n and all(map(_PICTURE.fullmatch, (*itertools.chain(*found.units), *found.tests)))
     elif isinstance(found, ValueNoise):
         fits = found.seeds > 0
-    elif field.name == "layers" and found is not None:  # they are put in order
+    elif field.name == "layers" and found is not None:  # reports sort the layers
         fits = fits and len({type(layer) for layers in found for layer in layers}) < 2
     if not fits:
         raise _UnfitError
@@ -371,7 +371,7 @@ def _read_field(field: dataclasses.Field[Any], given: Any, n: int) -> Any:
 
 
 def _read(kind: Any, given: Any) -> Any:
-    """A value of JSON as a type: lists become tuples, objects records. Raises _UnfitError."""
+    """Converts a JSON value to a type: lists become tuples, objects records. Raises _UnfitError."""
     if (
         (kind in (str, bool, types.NoneType) and isinstance(given, kind))
         or (kind is int and _is_whole(given))

@@ -1,9 +1,9 @@
-"""Device functions: one compiled shape, batches dispatched ahead, the masks split over all devices of a mesh.
+"""Evaluates value functions on devices: one compiled shape, batches dispatched ahead, masks split over a mesh.
 
 A batch of B masks goes to D devices as B / D rows each (`jax.shard_map` over the mesh axis "masks"), so that every
-device runs the program that one device would. What else is on the mesh, such as an axis over which a model shards its
-own weights, is left to the compiler. In a run of several processes all of them call with the same masks and get all
-values. A function with a `packing` gets rows that hold several masks.
+device runs the program that one device would. Other axes of the mesh, such as one over which a model shards its own
+weights, are left to the compiler. In a run of several processes all of them call with the same masks and get all
+values. A function with a `packing` receives rows that hold several masks.
 """
 
 import collections
@@ -34,30 +34,30 @@ __all__ = ["AXIS", "DeviceFunction"]
 AXIS = "masks"  # the mesh axis over which masks are split
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched
 _MEMORY_SHARE = 0.8  # of a device's free memory that a batch may take
-# Work of a batch on one device, in floating-point operations, and its most rows: large enough that the dispatch of a
-# batch costs nothing beside it, small enough that a killed run loses little. On a CPU larger products leave the caches.
+# Work of a batch on one device, in floating-point operations, and its most rows: large enough to hide the cost of
+# dispatching it, small enough that a killed run loses little. On a CPU larger products leave the caches.
 _WORK = {"cpu": 2.0**34}
 _WORK_OF_ACCELERATORS = 2.0**45
 _ROWS = {"cpu": 64}
 _ROWS_OF_ACCELERATORS = 8192
 _PRODUCT = {"cpu": 2**22}  # bytes of the largest product of a batch
 
-# Programs of functions that are no pytrees, and the rows a device that a program had memory for.
+# The programs of functions that are not pytrees, and the rows per device for which a program had memory.
 _own_programs: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 _own_limits: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDictionary()
 _limits: dict[Any, int] = {}
 
 
 def _power_of_two(number: float) -> int:
-    """The largest power of two of at most `number`, and at least 1."""
+    """Returns the largest power of two up to `number`, at least 1."""
     return 1 << (max(1, int(number)).bit_length() - 1)
 
 
 @functools.lru_cache(maxsize=1024)
 def _shared_program(mesh: jax.sharding.Mesh | None, content: str | None) -> Any:
-    """Of functions whose static parts JAX tells apart, or whose content is the same where it does not."""
+    """Returns one program for functions that JAX tells apart, or that have the same `content` where it does not."""
 
-    def apply(fn: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:  # one each: JAX knows programs by it
+    def apply(fn: Callable[..., jax.Array], *batch: jax.Array) -> jax.Array:  # JAX caches programs by this object
         return fn(*batch)
 
     return _program(apply, mesh)
@@ -76,12 +76,12 @@ def _program(apply: Callable[..., jax.Array], mesh: jax.sharding.Mesh | None) ->
     return jax.jit(split, out_shardings=NamedSharding(mesh, P()))
 
 
-# A model is copied to all devices once, and not for every text that is explained with it.
+# A model is copied to all devices once, not for every text that is explained with it.
 _replicated = ArrayMemo(lambda leaf, mesh: jax.device_put(leaf, NamedSharding(mesh, P())))
 
 
 def _mesh_of(fn: Any) -> Any:
-    """The mesh on which a function's arrays are already."""
+    """Returns the mesh on which a function's arrays already are, or None."""
     for leaf in jax.tree_util.tree_leaves(fn):
         if isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh.size > 1:
             return leaf.sharding.mesh
@@ -100,12 +100,12 @@ def _check_mesh(mesh: Any) -> jax.sharding.Mesh:
 
 
 class DeviceFunction:
-    """An on-device value function, placed on its devices.
+    """Evaluates an on-device value function, placed on its devices.
 
     Attributes:
-      mesh: None for one device.
-      devices: the parts into which a batch is split.
-      noise: the largest change of a value that was computed twice, in other company; nan until one was.
+      mesh: the mesh, None for one device.
+      devices: number of parts into which a batch is split.
+      noise: the largest change of a value that was computed again, in another batch or place; nan until one was.
     """
 
     @own_settings()
@@ -113,15 +113,15 @@ class DeviceFunction:
         """Places the function.
 
         A function that is a pytree (as the lenses make them) is an argument of one shared program, so that texts of
-        the same padded shape compile once; its arrays are replicated over the mesh unless they are on it already, by
-        a model's own rules say. Any other function gets a program of its own that lives as long as the value function.
+        the same padded shape compile once; its arrays are replicated over the mesh unless they are on it already, for
+        example by a model's own rules. Any other function gets its own program, which lives as long as the function.
 
         Args:
-          value_fn: one with `on_device`.
-          mesh: None is the mesh on which the arrays are, or all devices.
+          value_fn: a value function with `on_device`.
+          mesh: None takes the mesh on which the arrays are, or all devices.
 
         Raises:
-          ValueError: a mesh without the axis "masks".
+          ValueError: the mesh lacks the axis "masks".
         """
         found = mesh if mesh is not None else _mesh_of(value_fn.fn)
         if found is None and jax.device_count() > 1:
@@ -149,7 +149,7 @@ class DeviceFunction:
             self._key = (structure, shapes, value_fn.width, slots, self.mesh)
 
     def _placed(self) -> Any:
-        """The function with its arrays on the mesh."""
+        """Returns the function with its arrays on the mesh."""
         mesh = self.mesh
         if mesh is None:
             return self._value_fn.fn
@@ -176,12 +176,12 @@ class DeviceFunction:
             raise
 
     def _as_one_mask(self, error: Exception) -> ValueError | None:
-        """What to raise in the place of an error where the function takes one mask."""
+        """Returns the error to raise in place of `error` where the function takes one mask, else None."""
         value_fn = self._value_fn
         return failed_as_one_mask(error, value_fn.fn, value_fn.width, value_fn.outputs, on_device=True)
 
     def _rows_by_work(self, traced: Any, rows: int) -> int:
-        """At most `rows` of a device, fewer where the work of so many is more than a batch should have."""
+        """Returns at most `rows` per device, fewer where their work is more than a batch should have."""
         parts = 1 if self.mesh is None else self.mesh.size // self.devices  # devices that share the work of a row
         platform = jax.devices()[0].platform
         most = _WORK.get(platform, _WORK_OF_ACCELERATORS) / max(matmul_flops(traced.jaxpr) / parts, 1)
@@ -191,10 +191,10 @@ class DeviceFunction:
 
     @own_settings()
     def batch_size(self, count: int, given: int | None = None) -> int:
-        """Masks of one batch, compiled: `given`, or by the program's work and the memory that it needs.
+        """Compiles a batch and returns its number of masks: `given`, or by the work and the memory of the program.
 
-        It depends on the program, the devices and the next power of two of `count` alone, so that the same run has
-        the same batches, unless memory is short. Where rows hold several masks it counts those that they usually hold.
+        It depends only on the program, the devices and the next power of two of `count`, so that the same run has the
+        same batches, unless memory is short. Where rows hold several masks, it counts those that they usually hold.
 
         Raises:
           ValueError: the function does not return one value for each mask.
@@ -216,13 +216,13 @@ class DeviceFunction:
                 break
             rows = min(rows // 2, _power_of_two(rows * _MEMORY_SHARE * free / taken))
             traced = self._trace(rows)
-        if jax.process_count() > 1:  # one answer for all processes, or their batches would not meet
+        if jax.process_count() > 1:  # all processes need the same batches
             rows = int(multihost_utils.broadcast_one_to_all(np.int32(rows)))
         return rows * together
 
     @staticmethod
     def _memory(traced: Any) -> float:
-        """Bytes of a device that a batch takes beside the weights; infinite where it cannot even be compiled."""
+        """Returns the bytes that a batch takes on a device besides the weights; infinite if it cannot be compiled."""
         try:
             analysis = traced.lower().compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:
@@ -240,7 +240,7 @@ class DeviceFunction:
         size, found = rows * self.devices, traced.out_info
         places = (size,) if self._packing is None else (size, self._packing.slots)
         width, outputs = self._value_fn.width, self._value_fn.outputs
-        if self._packing is None and size == width:  # a function of one mask could give n numbers for n masks
+        if self._packing is None and size == width:  # a function of one mask could return n numbers for n masks
             more = jax.ShapeDtypeStruct((size + 1, width), np.bool_)
             try:
                 places, found = more.shape[:1], jax.eval_shape(self._value_fn.fn, more)
@@ -259,7 +259,7 @@ class DeviceFunction:
 
     @own_settings()
     def _dispatch(self, masks: np.ndarray, members: np.ndarray) -> jax.Array:
-        """Starts the batch whose places hold the masks of these numbers, int [size, slots], -1 where none."""
+        """Starts the batch whose places hold the masks with the numbers `members`, int [size, slots], -1 for none."""
         batch = [masks_lib.pad_features(masks[members.reshape(-1)], self._value_fn.width)]
         if self._packing is not None:
             batch = [batch[0].reshape(*members.shape, -1), members >= 0]
@@ -271,18 +271,18 @@ class DeviceFunction:
         )
 
     def stop(self) -> None:
-        """Nothing more is to be asked; `answers` ends with what is on its way."""
+        """Starts no further batches; `answers` ends with those in flight."""
         self._stopped = True
 
     def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Numbers of masks and their values, one batch after another, while the device works on the next ones.
+        """Yields numbers of masks and their values, batch by batch, while the device works on the next ones.
 
-        The last batch is filled up with the first rows, whose second values give `noise`. A batch that the device
-        has no memory for is asked again in halves, and so is everything after it.
+        The last batch is filled up with the first rows, whose second values give `noise`. A batch for which the device
+        lacks memory is evaluated again in halves, and so is everything after it.
 
         Args:
           masks: bool [M, n], distinct.
-          size: of a batch, from `batch_size`.
+          size: masks of a batch, from `batch_size`.
         """
         if self._packing is None:
             order_of = self._value_fn.device.order_of

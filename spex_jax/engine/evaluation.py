@@ -1,6 +1,6 @@
 """The ablation engine: every distinct mask is evaluated once, and its value is kept.
 
-masks -> distinct ones -> those that the store does not hold -> batches (engine/) -> store -> values
+masks -> distinct ones -> those that the store does not hold -> batches -> store -> values
 """
 
 import contextlib
@@ -29,13 +29,13 @@ NONFINITE = ("raise", "keep")
 
 
 def check_nonfinite(given: str) -> None:
-    """Raises ValueError for what is no way to treat values that are not finite."""
+    """Raises ValueError where `given` names no way to treat values that are not finite."""
     if given not in NONFINITE:
         raise ValueError(f"unknown nonfinite {given!r}; expected one of {', '.join(NONFINITE)}")
 
 
 def identity_of(value_fn: ValueFunction, store_key: str | None = None) -> str:
-    """What names a value function in a store: the user's key, its own identity, or a hash of all that it is made of.
+    """Returns the name of a value function in a store: the user's key, its own identity, or a hash of its contents.
 
     Raises:
       ValueError: nothing identifies it.
@@ -45,7 +45,7 @@ def identity_of(value_fn: ValueFunction, store_key: str | None = None) -> str:
         if not isinstance(given, str) or not given:
             raise ValueError(f"store_key and identity must be strings that are not empty, got {given!r}")
         return key_identity(given, value_fn.n, value_fn.outputs)
-    reason = "it is code of the host, which may do anything"
+    reason = "it is host code, which may do anything"
     if value_fn.on_device:
         try:
             return fingerprint(value_fn.fn, value_fn.n, value_fn.outputs)
@@ -60,12 +60,12 @@ def identity_of(value_fn: ValueFunction, store_key: str | None = None) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a run of the engine brought.
+    """Holds the result of one engine run.
 
     Attributes:
       values: float64 [M, *outputs].
-      evaluated: distinct masks that the value function was called for.
-      stored: distinct masks that the store held.
+      evaluated: number of distinct masks at which the value function was evaluated.
+      stored: number of distinct masks that the store held.
       noise: the largest change of a value when it was computed again in another batch; nan where none was.
     """
 
@@ -76,7 +76,7 @@ class Evaluation:
 
 
 class Engine:
-    """A value function, the devices or threads that it runs on, and its store. A context manager."""
+    """Evaluates a value function on its devices or threads, with its store. A context manager."""
 
     def __init__(
         self,
@@ -99,12 +99,12 @@ class Engine:
         self._batch_size = None if batch_size is None else int(batch_size)
         self.function = DeviceFunction(value_fn, mesh) if value_fn.on_device else HostFunction(value_fn)
         self.store: Store | None = None
-        self._kept = 0  # ablations that the current call has put into it
+        self._kept = 0  # ablations that the current call has stored
         self._stored = store is not None
         if store is not None:
             identity = identity_of(value_fn, store_key)
             failure: Exception | None = None
-            if jax.process_index() == 0:  # the others hear from it what is stored
+            if jax.process_index() == 0:  # it tells the others what is stored
                 try:
                     self.store = Store(
                         store,
@@ -122,7 +122,7 @@ class Engine:
                 raise failure
 
     def __enter__(self) -> "Engine":
-        """The engine itself."""
+        """Returns the engine itself."""
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -131,7 +131,7 @@ class Engine:
             self.store.close()
 
     def lookup(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which distinct masks bool [M, n] the store holds, bool [M], and their values."""
+        """Returns which of the distinct masks bool [M, n] the store holds, bool [M], and their values."""
         known, values = np.zeros(len(masks), np.bool_), np.zeros((len(masks), *self._outputs))
         if self.store is not None:
             known, values = self.store.lookup(masks)
@@ -140,13 +140,13 @@ class Engine:
         return known, values
 
     def batch_size(self, count: int) -> int:
-        """Masks of a batch for so many masks."""
+        """Returns the masks of one batch when `count` masks are evaluated."""
         return self.function.batch_size(count, self._batch_size)
 
     def evaluate(
         self, masks: np.ndarray, *, progress: bool = True, size: int | None = None, nonfinite: str = "raise"
     ) -> Evaluation:
-        """Values of checked masks bool [M, n], in batches of `size` (None: by `batch_size`); see `evaluate`."""
+        """Evaluates checked masks bool [M, n], in batches of `size` (None: by `batch_size`); see `evaluate`."""
         first, inverse = masks_lib.deduplicate(masks)
         distinct = masks[first]
         known, values = self.lookup(distinct)
@@ -161,7 +161,7 @@ class Engine:
                 for rows, found in answers:
                     try:
                         values[todo[rows]] = self._keep(missing[rows], found, first[todo[rows]], nonfinite)
-                    except ValueError as error:  # what is on its way is paid for, and kept
+                    except ValueError as error:  # batches in flight are kept: they are paid for
                         failure = failure or error
                         self.function.stop()
                     shown.update(len(rows))
@@ -171,7 +171,7 @@ class Engine:
             if self.store is not None:
                 error.add_note(
                     f"{before + self._kept} of {len(distinct)} ablations are in the store {str(self.store.path)!r}: "
-                    "run the same again and it continues there"
+                    "run the same call again to continue there"
                 )
             raise
         if not masks_lib.finite_rows(values).all():
@@ -183,7 +183,7 @@ class Engine:
         if self._on_device or jax.process_count() == 1:
             yield from self.function.answers(masks, size)
             return
-        # A host function in a run of several processes is called by the first alone, which tells the others.
+        # In a run of several processes only the first calls a host function, and sends the values to the others.
         source = self.function.answers(masks, size) if jax.process_index() == 0 else None
         while True:
             rows, values, failure = np.arange(0), np.zeros((0, *self._outputs)), None
@@ -203,13 +203,13 @@ class Engine:
             yield _from_first_process(rows), _from_first_process(values)
 
     def _keep(self, masks: np.ndarray, answers: np.ndarray, rows: np.ndarray, nonfinite: str) -> np.ndarray:
-        """Checked values, after they went into the store; of a batch with some that are not finite, the others."""
+        """Checks the values, stores the finite ones and returns all of them."""
         values = masks_lib.check_values(answers, masks, self._outputs, finite=False)
         finite = masks_lib.finite_rows(values)
         self._append(masks[finite], values[finite])
         if nonfinite == "raise" and not finite.all():
             found = masks_lib.describe_nonfinite(values, masks, rows) + masks_lib.MUST_BE_FINITE
-            raise ValueError(f"{found}, or nonfinite='keep' goes on without those that are not")
+            raise ValueError(f"{found}, or give nonfinite='keep' to go on without them")
         return values
 
     def _append(self, masks: np.ndarray, values: np.ndarray) -> None:
@@ -219,7 +219,7 @@ class Engine:
 
 
 def _from_first_process(array: np.ndarray) -> np.ndarray:
-    """The first process's array in all of them, bit for bit: JAX alone would round float64 to float32."""
+    """Returns the first process's array in every process, bit for bit: JAX alone would round float64 to float32."""
     shared = multihost_utils.broadcast_one_to_all(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return np.array(shared).view(array.dtype).reshape(array.shape)
 
@@ -235,34 +235,34 @@ def evaluate(
     progress: bool = True,
     nonfinite: str = "raise",
 ) -> np.ndarray:
-    """Values of a value function at masks; a mask that stands in several rows, or in the store, is not evaluated again.
+    """Evaluates a value function at masks; repeated masks and those in the store are not evaluated again.
 
-    In a run of several processes (`jax.distributed`) every one calls this with the same arguments and gets all values;
-    a device function runs on the devices of all, a host function in the first, which also keeps the store.
+    In a run of several processes (`jax.distributed`) each calls this with the same arguments and gets all values; a
+    device function runs on the devices of all, a host function in the first, which also keeps the store.
 
     Args:
       value_fn: a `spex_jax.ValueFunction`, or any callable masks bool [M, n] -> values [M], which is treated as host
         code.
       masks: bool [M, n].
-      batch_size: masks in one call; None is by the work and memory of the compiled program, and 256 at most on the
+      batch_size: masks in one call; None chooses by the work and memory of the compiled program, and 256 at most on the
         host. On several devices it is rounded up to a multiple of their number.
-      mesh: with an axis "masks", over which the rows of a batch are split; None is the mesh on which the function's
-        arrays are already, or all devices.
-      store: path of a store, or of a folder of them. What it holds is not evaluated; what is evaluated goes into it
-        before it counts.
+      mesh: a mesh with an axis "masks", over which the rows of a batch are split; None takes the mesh on which the
+        function's arrays already are, or all devices.
+      store: path of a store, or of a folder of stores. Masks that it holds are not evaluated; new values are written
+        to it before they count.
       store_key: identifies a value function that has no identity of its own, such as a bare callable.
-      progress: a bar with rate and time left on a terminal or in a notebook, else a line a minute on stderr.
-      nonfinite: what becomes of values that are NaN or infinite: "raise" stops there, "keep" goes on and returns them
+      progress: shows a bar with rate and time left on a terminal or in a notebook, else a line a minute on stderr.
+      nonfinite: how to treat values that are NaN or infinite: "raise" stops there, "keep" goes on and returns them
         with a warning; they do not go into the store.
 
     Returns:
       float64 [M, *outputs].
 
     Raises:
-      ValueError: masks of the wrong shape or dtype, values of the wrong shape, or a value that is not finite (the mask
-        is named); a store that is damaged, in use or of another value function.
+      ValueError: the masks have the wrong shape or dtype, the values have the wrong shape or are not finite (the mask
+        is named), or the store is damaged, in use or of another value function.
       TimeoutError: a host function took longer than its `timeout`.
-      OSError: the store cannot be written any more.
+      OSError: the store can no longer be written.
     """
     masks = masks_lib.check_masks(masks, value_fn.n if isinstance(value_fn, ValueFunction) else None)
     value_fn = as_value_function(value_fn, masks.shape[1], "evaluate", several=True)

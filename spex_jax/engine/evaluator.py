@@ -1,4 +1,4 @@
-"""Evaluates a model again, long after it was explained."""
+"""Evaluates a model again after it was explained."""
 
 import dataclasses
 import math
@@ -17,13 +17,13 @@ __all__ = ["Evaluator"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluator:
-    """A value function and how it is evaluated: masks bool [M, n] -> values float64 [M].
+    """Evaluates a value function with fixed options: masks bool [M, n] -> values float64 [M].
 
     It can be pickled where the value function can.
 
     Attributes:
       value_fn, batch_size, mesh, store, store_key: see `spex_jax.evaluate`.
-      output: which of several outputs, counted over all axes of a value; 0 where there is one.
+      output: number of one output, counted over all axes of a value; 0 where there is only one.
     """
 
     value_fn: ValueFunction
@@ -35,10 +35,10 @@ class Evaluator:
 
     @classmethod
     def checked(cls, value_fn: ValueFunction, **options: Any) -> "Evaluator":
-        """Returns an evaluator with options of a user, checked.
+        """Returns an evaluator with checked options of a user.
 
         Raises:
-          ValueError: unknown options, or an output that the value function does not have.
+          ValueError: an option is unknown, or the value function does not have the output.
         """
         known = [field.name for field in dataclasses.fields(cls) if field.name != "value_fn"]
         if unknown := sorted(set(options) - set(known)):
@@ -50,10 +50,10 @@ class Evaluator:
         return cls(value_fn=value_fn, **options)
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
-        """Returns the values float64 [M] of masks bool [M, n]; each distinct one that no store holds is evaluated once.
+        """Returns the values float64 [M] at masks bool [M, n]; distinct masks that no store holds are evaluated once.
 
         Raises:
-          ValueError: see `spex_jax.evaluate`; one value of several that is not finite is among it.
+          ValueError: see `spex_jax.evaluate`; also where another output than this one is not finite.
         """
         values = evaluate(
             self.value_fn,

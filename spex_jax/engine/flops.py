@@ -1,4 +1,4 @@
-"""How much a program computes, read off its jaxpr: the same on every platform, before anything is compiled."""
+"""Counts the operations of a program from its jaxpr: the same on every platform, before compilation."""
 
 import math
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ __all__ = ["largest_product", "matmul_flops"]
 
 
 def matmul_flops(jaxpr: Any) -> int:
-    """Operations of the matrix products and convolutions of a jaxpr, each multiplication and addition one.
+    """Counts the multiplications and additions in the matrix products and convolutions of a jaxpr.
 
-    A scan counts as often as it runs, a while loop once. Not XLA's cost analysis: on GPU it does not see into the
-    library's matrix products (https://github.com/jax-ml/jax/issues/22249), and before compilation there is none
-    (https://github.com/jax-ml/jax/issues/22713).
+    A scan counts as often as it runs, a while loop once. XLA's own cost analysis does not serve: on GPU it does not see
+    into the library's matrix products (https://github.com/jax-ml/jax/issues/22249), and before compilation there is
+    none (https://github.com/jax-ml/jax/issues/22713).
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -31,7 +31,7 @@ def matmul_flops(jaxpr: Any) -> int:
 
 
 def largest_product(jaxpr: Any) -> int:
-    """Bytes of the largest result of a matrix product or convolution of a jaxpr."""
+    """Returns the bytes of the largest result of a matrix product or convolution in a jaxpr."""
     largest = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
@@ -42,7 +42,7 @@ def largest_product(jaxpr: Any) -> int:
 
 
 def _inner(values: Any) -> Iterator[Any]:
-    """The jaxprs among the parameters of an equation."""
+    """Yields the jaxprs among the parameters of an equation."""
     for value in values:
         if hasattr(value, "eqns"):
             yield value

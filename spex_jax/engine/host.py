@@ -1,4 +1,4 @@
-"""Host functions: any Python callable, in batches, with threads, a time limit and further attempts."""
+"""Evaluates host functions: any Python callable, in batches, with threads, a time limit and retries."""
 
 import concurrent.futures
 import functools
@@ -22,7 +22,7 @@ _LONGEST_PAUSE = 60.0  # seconds between two attempts
 
 
 def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future:
-    """Runs a call in a thread that does not keep the interpreter from ending, as those of the executors do."""
+    """Runs a call in a thread that, unlike those of the executors, does not keep the interpreter from ending."""
     future: concurrent.futures.Future = concurrent.futures.Future()
 
     def run() -> None:
@@ -38,19 +38,19 @@ def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future:
 
 
 class _NoAnswer(TimeoutError):
-    """The time limit of this package, not one of the function's own."""
+    """The time limit of this package was reached, not one of the function's own."""
 
 
 class HostFunction:
-    """A host value function with what is known of its calls."""
+    """Evaluates a host value function."""
 
     def __init__(self, value_fn: ValueFunction):
-        """Takes a value function that is host code."""
+        """Wraps a value function that is host code."""
         self._fn, self._outputs, self._options = value_fn.fn, value_fn.outputs, value_fn.host
-        self._takes_several = False  # whether it has answered a batch of another size than n
+        self._takes_several = False  # whether it has evaluated a batch of another size than n
 
     def batch_size(self, count: int, given: int | None = None) -> int:
-        """Masks of one call: `given`, or 256, or fewer so that each worker has four calls."""
+        """Returns the masks of one call: `given`, or 256, or fewer so that each worker has four calls."""
         workers = self._options.workers
         share = count if workers == 1 else -(-count // (4 * workers))
         return given or max(1, min(_BATCH, share))
@@ -58,7 +58,7 @@ class HostFunction:
     def _call(self, batch: np.ndarray) -> Any:
         with naming_ended_iterators():
             found = self._fn(batch)
-            # Here, where a failure of what a device still computes is one of this call.
+            # Waits here, so that an error of an asynchronous JAX computation is one of this call.
             return np.asarray(found) if isinstance(found, jax.Array) and not isinstance(found, Tracer) else found
 
     def _attempt(self, batch: np.ndarray) -> Any:
@@ -69,11 +69,11 @@ class HostFunction:
         try:
             return future.result(timeout)
         except concurrent.futures.TimeoutError as error:
-            if future.done():  # with an answer at the last moment, or an error of this kind of its own
+            if future.done():  # at the last moment, or with a TimeoutError of its own
                 return future.result()
             raise _NoAnswer(
-                f"the value function gave no answer to {len(batch)} masks within timeout = {timeout} s; "
-                "allow more time, or ask fewer masks at once with batch_size"
+                f"the value function returned nothing for {len(batch)} masks within timeout = {timeout} s; "
+                "allow more time, or evaluate fewer masks at once with batch_size"
             ) from error
 
     def _attempts(self, batch: np.ndarray) -> Any:
@@ -92,13 +92,14 @@ class HostFunction:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _ask(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
-        """Numbers and values of some rows. A batch that fails is asked in halves down to the first mask that does not
-        work, which is named; what was answered before it comes back beside the error.
+    def _evaluate(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
+        """Returns numbers and values of some rows, and an error or None.
+
+        A batch that fails is evaluated in halves, down to the first mask that fails, which the error names.
         """
         count, n = rows.stop - rows.start, masks.shape[1]
-        if count == n > 1 and not self._takes_several:  # a function of one mask could give n numbers for n masks
-            return self._ask_both(masks, rows, n - 1)
+        if count == n > 1 and not self._takes_several:  # a function of one mask could return n numbers for n masks
+            return self._evaluate_both(masks, rows, n - 1)
         try:
             found = self._attempts(masks[rows])
         except Exception as error:
@@ -122,37 +123,37 @@ class HostFunction:
                 return [], error
             self._takes_several = True
             return [(np.arange(rows.start, rows.stop), values)], None
-        return self._ask_both(masks, rows, count // 2)
+        return self._evaluate_both(masks, rows, count // 2)
 
-    def _ask_both(
+    def _evaluate_both(
         self, masks: np.ndarray, rows: slice, count: int
     ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
-        """Asks the first `count` rows, and then the others."""
+        """Evaluates the first `count` rows, and then the others."""
         middle = rows.start + count
-        found, failure = self._ask(masks, slice(rows.start, middle))
+        found, failure = self._evaluate(masks, slice(rows.start, middle))
         if failure is not None:
             return found, failure
-        rest, failure = self._ask(masks, slice(middle, rows.stop))
+        rest, failure = self._evaluate(masks, slice(middle, rows.stop))
         return found + rest, failure
 
     def stop(self) -> None:
-        """Nothing more is to be asked; `answers` ends with what is on its way."""
+        """Starts no further calls; `answers` ends with those that are running."""
         self._stopped = True
 
     def answers(self, masks: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Numbers of masks and their values as they come, not in order where there are several workers.
+        """Yields numbers of masks and their values as they arrive, out of order where there are several workers.
 
-        An error is raised after what other workers were asked has come.
+        An error is raised after the running calls of other workers have ended.
 
         Args:
           masks: bool [M, n], distinct.
-          size: masks of a call.
+          size: masks of one call.
         """
         self._stopped = False
         todo = [slice(start, min(start + size, len(masks))) for start in range(0, len(masks), size)][::-1]
         if self._options.workers == 1:
             while todo and not self._stopped:
-                found, failure = self._ask(masks, todo.pop())
+                found, failure = self._evaluate(masks, todo.pop())
                 yield from found
                 if failure is not None:
                     raise failure
@@ -161,7 +162,7 @@ class HostFunction:
         first_failure: Exception | None = None
         while True:
             while first_failure is None and not self._stopped and len(running) < self._options.workers and todo:
-                running.add(_in_thread(functools.partial(self._ask, masks, todo.pop())))
+                running.add(_in_thread(functools.partial(self._evaluate, masks, todo.pop())))
             if not running:
                 break
             done, running = concurrent.futures.wait(running, return_when=concurrent.futures.FIRST_COMPLETED)

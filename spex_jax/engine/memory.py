@@ -1,4 +1,4 @@
-"""How much memory a device has left."""
+"""Reads how much memory a device has left."""
 
 import math
 import pathlib
@@ -15,11 +15,11 @@ def _host_free() -> float:
                 return float(line.split()[1]) * 1024
     except OSError:
         pass
-    return math.inf  # no Linux: nothing is known, and out-of-memory is met when it comes
+    return math.inf  # not Linux: unknown, and a lack of memory is handled when it occurs
 
 
 def free_bytes(mesh: jax.sharding.Mesh | None) -> float:
-    """Bytes free on the fullest of this process's devices (of the mesh); infinite where nothing is known."""
+    """Returns the free bytes on the fullest of this process's devices (of the mesh); infinite where unknown."""
     devices = jax.local_devices() if mesh is not None else jax.local_devices()[:1]
     if devices[0].platform == "cpu":
         return _host_free() / len(devices)
@@ -28,5 +28,5 @@ def free_bytes(mesh: jax.sharding.Mesh | None) -> float:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether XLA says that memory did not suffice."""
+    """Returns whether an error of XLA reports a lack of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()

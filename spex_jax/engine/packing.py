@@ -1,4 +1,4 @@
-"""Several masks in one row of fixed length: what is removed from a prompt is not computed, and neither is padding."""
+"""Packs several masks into one row of fixed length, so that neither removed tokens nor padding are computed."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ __all__ = ["Packing"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Packing:
-    """How long the input of each mask is, and what a row holds.
+    """Describes how many places the input of each mask takes, and how many a row holds.
 
-    A device function with a packing is called with masks bool [B, slots, width] and used bool [B, slots] (which of them
-    are there), and answers [B, slots, *outputs]; what it says of unused slots does not matter.
+    A device function with a packing is called with masks bool [B, slots, width] and used bool [B, slots] (which slots
+    hold a mask), and returns [B, slots, *outputs]; its values in unused slots do not matter.
 
     Attributes:
-      capacity: places of a row.
-      slots: most masks of a row.
+      capacity: places in a row.
+      slots: most masks in a row.
       fixed: places that every mask takes.
       kept, removed: int [n], places that a feature takes where it is kept and where it is removed.
     """
@@ -29,28 +29,28 @@ class Packing:
 
     @property
     def per_row(self) -> int:
-        """Masks that a row holds where half of the features are kept."""
+        """The number of masks that a row holds where half of the features are kept."""
         middle = self.fixed + (self.kept + self.removed).sum() / 2
         return max(1, min(self.slots, round(self.capacity / max(middle, 1))))
 
     def lengths(self, masks: np.ndarray) -> np.ndarray:
-        """Places that each of masks bool [M, n] takes, int [M]."""
+        """Returns the places that each of the masks bool [M, n] takes, int [M]."""
         return self.fixed + self.removed.sum() + masks @ (self.kept - self.removed)
 
     def rows(self, masks: np.ndarray, most: int | None = None) -> np.ndarray:
-        """Numbers of the masks bool [M, n] that share a row, int [rows, slots], -1 in free slots.
+        """Returns the numbers of the masks bool [M, n] that share a row, int [rows, slots], -1 in free slots.
 
-        Longest first, each into the fullest row that has room for it (best fit decreasing: at most 11/9 of the fewest
-        rows, Johnson et al. 1974).
+        The longest mask goes first, each into the fullest row that has room for it (best fit decreasing: at most 11/9
+        of the fewest rows, Johnson et al. 1974).
 
         Args:
           masks: distinct or not.
-          most: masks of a row, at most `slots`.
+          most: most masks in a row, at most `slots`.
         """
         lengths = self.lengths(masks)
         most = self.slots if most is None else min(most, self.slots)
         rows: list[list[int]] = []
-        with_room: list[list[int]] = [[] for _ in range(self.capacity + 1)]  # open rows by their free places
+        with_room: list[list[int]] = [[] for _ in range(self.capacity + 1)]  # open rows by their number of free places
         which = 0  # bit f is set where some open row has f free places
         for mask in np.argsort(-lengths, kind="stable").tolist():
             length = int(lengths[mask])

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal or in a notebook, a line a minute in a log."""
+"""Shows the progress of a run: a bar on a terminal or in a notebook, a line a minute in a log."""
 
 import sys
 import threading
@@ -24,12 +24,12 @@ def _in_notebook() -> bool:
 
 
 class Progress:
-    """Rate and time left of `total` ablations, of which `stored` were there before. A context manager."""
+    """Shows rate and time left for `total` ablations, of which `stored` are already known. A context manager."""
 
     def __init__(
         self, total: int | None, *, stored: int = 0, shown: bool = True, what: str = "ablations", unit: str = "mask"
     ):
-        """Shows nothing where `shown` is false or nothing is left to ask; a total of None is not known."""
+        """Shows nothing where `shown` is false or nothing is left to evaluate; a total of None is unknown."""
         self._total, self._done, self._stored, self._what, self._unit = total, stored, stored, what, unit
         shown = shown and sys.stderr is not None and (total is None or stored < total)
         bar = shown and (_in_notebook() or sys.stderr.isatty())
@@ -45,7 +45,7 @@ class Progress:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Takes it away."""
+        """Removes the bar."""
         self._stop.set()
         if self._bar is not None:
             self._bar.close()
@@ -53,7 +53,7 @@ class Progress:
             self._thread.join()
 
     def update(self, count: int) -> None:
-        """`count` more are there."""
+        """Counts `count` more ablations as done."""
         self._done += count
         self._last = time.monotonic()
         if self._bar is not None:
@@ -65,5 +65,5 @@ class Progress:
             text = tqdm.format_meter(
                 self._done, self._total, now - self._start, unit=self._unit, initial=self._stored, ncols=0
             )
-            waited = f", no answer for {now - self._last:.0f} s" if now - self._last > _MINUTE else ""
+            waited = f", no result for {now - self._last:.0f} s" if now - self._last > _MINUTE else ""
             print(f"{self._what}: {text}{waited}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""The one form in which every lens answers, masks in and values out, and the border at which any callable takes it."""
+"""The value function, masks in and values out, which every lens returns and into which any callable is wrapped."""
 
 import dataclasses
 import math
@@ -19,21 +19,21 @@ __all__ = ["DeviceOptions", "HostOptions", "ValueFunction", "as_pytree", "as_val
 
 
 def as_pytree(fn: Any) -> Any:
-    """A function that can be part of a pytree: itself where it is one, as models are, else wrapped."""
+    """Returns a function that can be part of a pytree: itself where it is one, as models are, else wrapped."""
     return jax.tree_util.Partial(fn) if jax.tree_util.all_leaves([fn]) else fn
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HostOptions:
-    """How host code is called.
+    """Options for calling host code.
 
     Attributes:
-      workers: calls that may run at once, each in a thread.
-      timeout: seconds that one call may take; a call that takes longer is left alone (its thread cannot be stopped) and
-        counts as failed.
-      retries: further attempts after a call failed or took too long. A batch that fails for good is asked in halves,
-        down to the first mask that does not work, which the error names.
-      backoff: seconds before the second attempt; twice as long before each further one.
+      workers: number of calls that may run at once, each in a thread.
+      timeout: seconds that one call may take; a longer call is abandoned (its thread cannot be stopped) and counts as
+        failed.
+      retries: further attempts after a call failed or took too long. A batch that fails for good is evaluated in
+        halves, down to the first mask that fails, which the error names.
+      backoff: seconds before the second attempt; the pause doubles before each further one.
 
     Raises:
       ValueError: an option is out of range.
@@ -50,20 +50,20 @@ class HostOptions:
         masks_lib.check_whole("retries", self.retries, 0)
         if (self.timeout is not None and not self.timeout > 0) or not self.backoff >= 0:
             raise ValueError(
-                f"timeout must be above 0 s and backoff not below 0 s, got {self.timeout!r} and {self.backoff!r}"
+                f"timeout must be above 0 s and backoff at least 0 s, got {self.timeout!r} and {self.backoff!r}"
             )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class DeviceOptions:
-    """What a device function takes, and in which order it answers fastest.
+    """Describes the input of a device function, and the order in which it evaluates masks fastest.
 
     Attributes:
       width: columns of the masks that reach the function; those from n on are padding, True, and must not matter. None
-        is n.
+        stands for n.
       packing: how several masks share a row; None where each has its own.
-      order_of: masks bool [M, n] -> numbers [M], for a function that answers faster where the masks of a batch have
-        neighbouring numbers: those of lower numbers are asked first.
+      order_of: masks bool [M, n] -> numbers [M], for a function that is faster where the masks of a batch have
+        neighbouring numbers: masks with lower numbers are evaluated first.
       relaxed: whether the function also takes masks of floats in [0, 1], in which its values are differentiable.
     """
 
@@ -74,17 +74,17 @@ class DeviceOptions:
 
 
 class ValueFunction:
-    """A value function with what the rest of the package wants to know about it.
+    """A function of masks, with what the rest of the package needs to know about it.
 
     Attributes:
       n: number of features.
       names: one name per feature.
       on_device: whether `fn` is a pure JAX function.
       outputs: the shape of one value, () for a scalar.
-      identity: what makes two value functions the same, None where unknown.
+      identity: a string that functions share only if their values are the same; None where unknown.
       details: what a report may show, such as the text and the spans of its units.
-      host: how it is called where it is host code.
-      device: what it takes where it is a device function.
+      host: options of host code.
+      device: options of a device function.
     """
 
     def __init__(
@@ -110,18 +110,18 @@ class ValueFunction:
             one that is a registered pytree (a `jax.tree_util.Partial`, say) shares its compiled program with all others
             of the same structure and shapes. Otherwise it is host code that receives numpy masks.
           n: number of features, at least 1.
-          names: n names; numbers where None.
+          names: n names; None takes numbers.
           on_device: whether fn is a pure JAX function.
           identity: a string that differs for any two functions with different values.
           outputs: shape of one value.
           details: what reports may show: a lens's record, or a JSON-like dictionary with fields of `details.Details`
             and any others.
-          device: of a device function.
-          workers, timeout, retries, backoff: of host code, see `HostOptions`.
+          device: options of a device function.
+          workers, timeout, retries, backoff: options of host code, see `HostOptions`.
 
         Raises:
-          ValueError: fn is not callable, n is no positive whole number, names or width do not fit n, or an option is
-            out of range or does not belong to such a function; details that reports cannot show.
+          ValueError: fn is not callable, n is not a positive whole number, names or width do not fit n, reports cannot
+            show the details, or an option is out of range or does not belong to such a function.
         """
         if not callable(fn):
             raise ValueError(f"a value function must be callable (masks [M, n] -> values [M]), got {type(fn).__name__}")
@@ -148,14 +148,12 @@ class ValueFunction:
 
     @property
     def width(self) -> int:
-        """Columns of the masks that reach a device function."""
+        """The number of columns of the masks that reach a device function."""
         return self.n if self.device.width is None else self.device.width
 
     @own_settings()
     def __call__(self, masks: Any) -> np.ndarray:
-        """Values at masks bool [M, n], float64 [M, *outputs], in one call of `fn`; `spex_jax.evaluate` does it in
-        batches.
-        """
+        """Returns the values float64 [M, *outputs] at masks bool [M, n], in one call of `fn` and not in batches."""
         masks = masks_lib.check_masks(masks, self.n)
         if self.on_device:
             padded, packing = masks_lib.pad_features(masks, self.width), self.device.packing
@@ -169,7 +167,7 @@ class ValueFunction:
         return masks_lib.check_values(as_values(self.fn(masks), self.fn, masks, self.outputs), masks, self.outputs)
 
     def describe(self) -> str:
-        """One line: 'n = 24 features, on the device, one value each: Her, acting, never, ...'."""
+        """Returns one line: 'n = 24 features, on the device, one value each: Her, acting, never, ...'."""
         shown = ", ".join(self.names[:8]) + (", ..." if self.n > 8 else "")
         place = "on the device" if self.on_device else "on the host"
         count = math.prod(self.outputs)
@@ -180,22 +178,22 @@ class ValueFunction:
 def as_value_function(
     value_fn: ValueFunction | Callable[[np.ndarray], Any], n: int | None, caller: str, *, several: bool = False
 ) -> ValueFunction:
-    """What was given to a public function, as a value function: itself, or a callable as host code.
+    """Returns the value function that a public function was given, a bare callable wrapped as host code.
 
     Args:
       value_fn: a `ValueFunction`, or a bare callable with n given.
       n: number of features of a callable.
       caller: the public function, for messages.
-      several: whether several values for each mask will do.
+      several: whether a value may be several numbers.
 
     Raises:
-      ValueError: a table of ablations or another thing that is not callable, no n, one that is not the value
-        function's, or several values for each mask.
+      ValueError: it is a table of ablations or not callable, n is missing or not that of the value function, or a value
+        is several numbers.
     """
     if isinstance(value_fn, tuple | list | np.ndarray | PackedMasks):
         raise ValueError(
-            f"{caller} asks a value function, and was given a table, whose masks cannot be asked: "
-            "proxyspex.fit(masks, values) fits one"
+            f"{caller} evaluates a value function, and was given a table, which cannot be evaluated at new masks: "
+            "fit it with proxyspex.fit(masks, values)"
         )
     if not isinstance(value_fn, ValueFunction):
         if n is None:

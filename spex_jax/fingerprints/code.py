@@ -1,4 +1,4 @@
-"""What code refers to, and what classes of code hold."""
+"""Reads what code refers to, and how classes are made."""
 
 import dis
 import struct
@@ -11,7 +11,7 @@ _HEAP_TYPE = 1 << 9  # the flag of CPython for classes that are not built in
 
 
 def is_python(cls: type) -> bool:
-    """Whether objects of a class hold nothing but attributes: no base is a class in C with fields of its own."""
+    """Returns whether objects of a class hold nothing but attributes: no base is a C class with fields of its own."""
     slots = sum(
         1 if isinstance(named, str) else len(tuple(named))
         for named in (base.__dict__.get("__slots__", ()) for base in cls.__mro__)
@@ -22,12 +22,12 @@ def is_python(cls: type) -> bool:
 
 
 def is_built_in(cls: type) -> bool:
-    """Whether a class is written in C and part of Python or of a library's C code, not made by a statement."""
+    """Returns whether a class is defined in C, by Python or by a library, and not by a class statement."""
     return not cls.__flags__ & _HEAP_TYPE
 
 
 def references(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Names of globals, imported modules and attributes that code refers to, also in functions inside it."""
+    """Returns the names of globals, imported modules and attributes in code, also in functions inside it."""
     names, modules, attributes = set(), set(), set()
     for instruction in dis.get_instructions(code):
         name = instruction.argval
@@ -45,6 +45,6 @@ def references(code: types.CodeType) -> tuple[frozenset[str], frozenset[str], fr
 
 
 def own_name(cls: type) -> str | None:
-    """The name that a class of this package declares, which stays where the class moves to another module."""
+    """Returns the name that a class of this package declares, which stays when the class moves to another module."""
     found = cls.__dict__.get("identity_name")
     return found if isinstance(found, str) and cls.__module__.partition(".")[0] == _PACKAGE else None

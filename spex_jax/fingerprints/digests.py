@@ -1,4 +1,4 @@
-"""Digests of what has no parts: numbers, strings, data types and the bytes of arrays."""
+"""Digests of values without parts: numbers, strings, data types and the bytes of arrays."""
 
 import hashlib
 import struct
@@ -9,11 +9,11 @@ import numpy as np
 __all__ = ["ATOMS", "combined", "is_number", "of_array", "of_atom", "of_dtype"]
 
 ATOMS = (bool, int, float, complex, str, bytes, type(None), type(...), type(NotImplemented))
-_KINDS = "biufcmMSU"  # of dtypes whose bytes are their values
+_KINDS = "biufcmMSU"  # kinds of dtypes whose bytes are their values
 
 
 def combined(kind: str, *parts: bytes | str) -> bytes:
-    """Of several parts, that no others could give."""
+    """Digests several parts, so that no other parts give the same digest."""
     content = hashlib.sha256()
     for part in (kind, *parts):
         given = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
@@ -23,7 +23,7 @@ def combined(kind: str, *parts: bytes | str) -> bytes:
 
 
 def of_atom(value: Any) -> bytes:
-    """Of one of the ATOMS."""
+    """Digests one of the ATOMS."""
     name = type(value).__name__
     if isinstance(value, bool):
         return combined(name, "1" if value else "0")
@@ -37,12 +37,12 @@ def of_atom(value: Any) -> bytes:
 
 
 def of_dtype(dtype: np.dtype) -> bytes:
-    """Of a data type, with the order of its bytes."""
+    """Digests a data type, with its byte order."""
     return combined("dtype", dtype.str, dtype.name)
 
 
 def of_array(leaf: Any) -> bytes:
-    """Of an array's dtype, shape and bytes."""
+    """Digests an array's dtype, shape and bytes."""
     array = np.asarray(leaf)
     content = hashlib.sha256(of_dtype(array.dtype) + struct.pack(f"<{array.ndim}q", *array.shape))
     content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -50,5 +50,5 @@ def of_array(leaf: Any) -> bytes:
 
 
 def is_number(dtype: np.dtype) -> bool:
-    """Whether an array's bytes are its values: no objects, no pointers to strings, no records."""
+    """Returns whether an array's bytes are its values: no objects, no pointers to strings, no records."""
     return dtype.kind in _KINDS or dtype.type.__module__ == "ml_dtypes"

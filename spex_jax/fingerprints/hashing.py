@@ -1,4 +1,4 @@
-"""The hash that names a value function in a store."""
+"""Hashes that name value functions in stores."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["fingerprint", "static_content"]
 
-# Of JAX, which change values.
+# Settings of JAX that change values.
 _SETTINGS = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable", "jax_default_prng_impl")
 
 
 @own_settings()
 def fingerprint(fn: Any, n: int, outputs: tuple[int, ...] = ()) -> str:
-    """A hash of a pure function of masks: its arrays, its code, its settings, and JAX's settings of precision.
+    """Hashes a pure function of masks: its arrays, its code, its settings, and JAX's settings of precision.
 
-    Functions are hashed by their byte code, with constants, defaults, closures and whatever globals they refer to;
-    functions and classes of installed libraries by name and version. Of the code of this package only the names count
-    that its classes declare (`identity_name`), so that a store outlives a change of the program around it.
+    Functions are hashed by their byte code, with constants, defaults, closures and the globals that they refer to;
+    functions and classes of installed libraries by name and version. The code of this package counts only by the names
+    that its classes declare (`identity_name`), so that a store outlives changes of the package.
 
     Args:
-      fn: a pytree, or a function.
+      fn: a pytree or a function.
       n: number of features.
       outputs: shape of one value.
 
@@ -32,21 +32,21 @@ def fingerprint(fn: Any, n: int, outputs: tuple[int, ...] = ()) -> str:
       64 hexadecimal digits.
 
     Raises:
-      ValueError: something in it could hold anything, is traced, was deleted or is on other hosts. The message names
-        it, and ends without saying what to do.
+      ValueError: a part of it could hold anything, is traced, was deleted or is on other hosts. The message names
+        the part; the caller adds what to do.
     """
     if own_name(type(fn)) and hasattr(fn, "without_derived"):
-        fn = fn.without_derived()  # of arrays that follow from the others, with rounding that differs by machine
+        fn = fn.without_derived()  # the rounding of derived arrays differs between machines
     settings = [getattr(jax.config, name) for name in _SETTINGS]
     parts = _walked(Walk(), n, tuple(outputs), tuple(settings), fn)
     return combined("value function", *parts).hex()
 
 
 def static_content(structure: Any) -> str | None:
-    """A hash of what a pytree's structure holds, in this process; None where something in it could hold anything.
+    """Hashes the contents of a pytree's structure, for this process; None where a part of it could hold anything.
 
-    Two structures that JAX holds to be equal, since an object in them says so, differ where the objects do: a frozen
-    dataclass with an array that it does not compare, say.
+    Structures that JAX takes to be equal, because an object in them compares so, get different hashes where the
+    objects differ: for example a frozen dataclass with an array that it does not compare.
     """
     try:
         return _walked(Walk(by_code=False), structure)[0].hex()
@@ -61,5 +61,5 @@ def _walked(walk: Walk, *values: Any) -> list[bytes]:
         raise ValueError("it is nested too deeply to be hashed") from error
     except ValueError:
         raise
-    except Exception as error:  # of an attribute that cannot be read, say
-        raise ValueError(f"something in it cannot be looked into ({type(error).__name__}: {error})") from error
+    except Exception as error:  # for example, an attribute cannot be read
+        raise ValueError(f"a part of it cannot be read ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""Which code is of an installed library, that its name and version say everything of, and which is somebody's own."""
+"""Tells the code of installed libraries, which name and version identify, from a user's own code."""
 
 import functools
 import importlib.metadata
@@ -18,7 +18,7 @@ def _distributions() -> dict[str, list[str]]:
 
 
 def _version(package: ModuleType) -> str | None:
-    """Of a package that is installed; None where nothing says it."""
+    """Returns the version of an installed package; None where it is unknown."""
     found = getattr(package, "__version__", None)
     if isinstance(found, str):
         return found
@@ -40,7 +40,7 @@ def _library(top: str) -> str | None:
 
 
 def library_of(module: Any) -> str | None:
-    """The library of a module's name, with its version; None of somebody's own code, and of this package."""
+    """Returns the library and version of a module's name; None for a user's own code and for this package."""
     if not isinstance(module, str):
         return None
     top = module.partition(".")[0]
@@ -50,7 +50,7 @@ def library_of(module: Any) -> str | None:
 
 
 def name_in_library(thing: Any) -> tuple[str, str] | None:
-    """The library and the full name of a function, class or constant that is reached by its name there; else None."""
+    """Returns the library and the full name of a function, class or constant found there by name, else None."""
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", getattr(thing, "__name__", None))
     library = library_of(module)
     if library is None or not isinstance(name, str):

@@ -1,4 +1,4 @@
-"""A walk through a value, down to numbers, strings, arrays and byte code."""
+"""Takes a value apart, down to numbers, strings, arrays and byte code, and digests it."""
 
 import builtins
 import contextlib
@@ -23,35 +23,35 @@ __all__ = ["Walk"]
 _PARTIALS = (functools.partial, functools.partialmethod, jax.tree_util.Partial)
 _CUSTOM = (jax.custom_jvp, jax.custom_vjp)
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
-# What a class holds beyond its code: where it was written, how it is read by type checkers and printed by help.
+# Attributes of a class that are not code: where it was written, and what type checkers and help read.
 _NOT_OF_THE_CODE = {
     *("__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__"),
     *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"),
     *("__dataclass_fields__", "__dataclass_params__", "__orig_bases__", "__parameters__", "__type_params__"),
     *("__abstractmethods__", "_abc_impl"),
 }
-_OF_A_WRAPPER = {  # what says whom a function wraps, which is in its closure, and how to call it
+_OF_A_WRAPPER = {  # which function it wraps (its closure holds that too) and how to call it
     *("__wrapped__", "__doc__", "__module__", "__name__", "__qualname__", "__annotations__", "__signature__"),
 }
-_OF_A_FLAX_MODULE = {"_parent_ref", "_id", "_state", "parent", "scope"}  # of where it is used, not of what it does
+_OF_A_FLAX_MODULE = {"_parent_ref", "_id", "_state", "parent", "scope"}  # where it is used, not what it computes
 
 
 _digest_once = ArrayMemo(of_array)  # a model on an accelerator is hashed once for many texts
 
 
 class Walk:
-    """One walk through a value function. Every method returns a digest of what it is given."""
+    """Walks through one value function. Each method `of_...` returns the digest of its argument."""
 
     def __init__(self, *, by_code: bool = True) -> None:
-        """Begins anew; functions and classes are told apart by their code, or as the objects that they are."""
+        """Starts a walk that tells functions and classes apart by their code, or as objects."""
         self._by_code = by_code
         self._where: list[str] = []
-        self._seen: dict[int, tuple[int, Any]] = {}  # functions and classes, which may refer to each other in circles
+        self._seen: dict[int, tuple[int, Any]] = {}  # functions and classes, which may refer to each other
         self._inside: set[Any] = set()
-        self._static = 0  # how deep it is in what JAX does not trace
+        self._static = 0  # depth within parts that JAX does not trace
 
     def refuse(self, what: str) -> NoReturn:
-        """Raises the error that names the place."""
+        """Raises a ValueError that names the current place."""
         place = ", ".join(reversed(self._where))
         raise ValueError(f"{place + ': ' if place else ''}{what}")
 
@@ -69,7 +69,7 @@ class Walk:
         self._inside.discard(key)
 
     def _first(self, thing: Any) -> bytes | None:
-        """None the first time; afterwards which of those that were seen it is."""
+        """Returns None the first time; afterwards a digest of the number under which the thing was seen."""
         found = self._seen.get(id(thing))
         if found is not None:
             return combined("again", str(found[0]))
@@ -77,7 +77,7 @@ class Walk:
         return None
 
     def of_value(self, value: Any) -> bytes:
-        """Of anything."""
+        """Digests any value."""
         kind = type(value)
         if kind in ATOMS:
             return of_atom(value)
@@ -92,7 +92,7 @@ class Walk:
             node = jax.tree_util.default_registry.flatten_one_level(value)
         except Exception as error:
             self.refuse(f"an object of the class {kind.__qualname__} cannot be flattened as a pytree ({error})")
-        if node is not None and node[1] is not value:  # what is static as a whole stands for itself
+        if node is not None and node[1] is not value:  # a wholly static node is its own static part
             with self._at(f"a {kind.__name__}", id(value)):
                 children, static = node
                 parts = [self.of_value(child) for child in children]
@@ -100,7 +100,7 @@ class Walk:
                     return combined("node", self.of_class(kind), self.of_value(static), *parts)
         if dataclasses.is_dataclass(value):
             return self.of_dataclass(value)
-        if kind.__module__.startswith("flax.") and isinstance(value, Mapping):  # of the static parts of nnx
+        if kind.__module__.startswith("flax.") and isinstance(value, Mapping):  # in the static parts of nnx
             return combined("mapping", self.of_class(kind), self.of_value(dict(value)))
         if kind in (frozenset, set):
             return combined(kind.__name__, *sorted(map(self.of_member, value)))
@@ -112,11 +112,11 @@ class Walk:
             return combined("stateless", self.of_class(kind))
         return self.refuse(
             f"an object of the class {kind.__qualname__} may hold anything; it is none of numbers, strings, arrays, "
-            "functions, enums, dataclasses, registered pytrees and tuples, lists and dictionaries of them"
+            "functions, enums, dataclasses, registered pytrees, or tuples, lists and dictionaries of them"
         )
 
     def of_member(self, value: Any) -> bytes:
-        """Of a member of a set, which has no order: nothing that could refer to what was seen before."""
+        """Digests a member of a set: sets have no order, so it must not refer to values seen before."""
         if type(value) is tuple:
             return combined("tuple", *map(self.of_member, value))
         if type(value) not in ATOMS:
@@ -124,7 +124,7 @@ class Walk:
         return of_atom(value)
 
     def of_array(self, array: Any) -> bytes:
-        """Of an array of numbers."""
+        """Digests an array of numbers."""
         if isinstance(array, jax.core.Tracer):
             self.refuse("an array that is traced, inside jax.jit or another transformation, has no values yet")
         if isinstance(array, jax.Array):
@@ -138,12 +138,12 @@ class Walk:
             self.refuse(f"an array of the class {type(array).__qualname__}, which may hold more than its numbers")
         if not is_number(array.dtype):
             self.refuse(f"an array of dtype {array.dtype}, whose bytes are not its values")
-        # What a traced function gets as an argument is one of JAX's in any case; what it holds is as it was made.
+        # Arguments of a traced function become JAX arrays in any case; static arrays stay as they were made.
         made_by = "numpy" if self._static and not isinstance(array, jax.Array) else ""
         return combined("array", made_by, _digest_once(array), "weak" if getattr(array, "weak_type", False) else "")
 
     def _state(self, value: Any) -> dict[str, Any]:
-        """All attributes of an object of a Python class."""
+        """Returns all attributes of an object of a Python class."""
         found = dict(getattr(value, "__dict__", {}))
         for cls in type(value).__mro__:
             slots = cls.__dict__.get("__slots__", ())
@@ -154,7 +154,7 @@ class Walk:
         return found
 
     def of_dataclass(self, value: Any) -> bytes:
-        """Of a dataclass, with whatever else was set on it."""
+        """Digests a dataclass, with whatever else was set on it."""
         cls = type(value)
         if not is_python(cls):
             self.refuse(f"a dataclass {cls.__qualname__} that is also of a class in C, whose state cannot be read")
@@ -168,7 +168,7 @@ class Walk:
             return combined("dataclass", self.of_class(cls), self.of_named(state, "field"))
 
     def of_named(self, values: Any, what: str) -> bytes:
-        """Of a mapping from names, in any order."""
+        """Digests a mapping from names, in any order."""
         parts: list[bytes | str] = []
         for name in sorted(values):
             with self._at(f"{what} {name!r}"):
@@ -176,17 +176,17 @@ class Walk:
         return combined("named", *parts)
 
     def of_enum(self, member: enum.Enum) -> bytes:
-        """Of a member of an enumeration."""
+        """Digests a member of an enumeration."""
         return combined("enum", self.of_class(type(member)), member.name or "", self.of_value(member.value))
 
     def of_dtype(self, dtype: np.dtype) -> bytes:
-        """Of a data type."""
+        """Digests a data type."""
         if not is_number(dtype):
             self.refuse(f"a data type {dtype}, whose bytes are not its values")
         return of_dtype(dtype)
 
     def of_structure(self, structure: Any) -> bytes:
-        """Of the structure of a pytree."""
+        """Digests the structure of a pytree."""
         node = structure.node_data()
         if node is None:
             return combined("leaf" if structure.num_leaves else "nothing")
@@ -195,11 +195,11 @@ class Walk:
         )
 
     def of_slice(self, one: Any) -> bytes:
-        """Of a slice or range."""
+        """Digests a slice or range."""
         return combined(type(one).__name__, *map(self.of_value, (one.start, one.stop, one.step)))
 
     def of_partial(self, one: functools.partial) -> bytes:
-        """Of a function with some of its arguments."""
+        """Digests a function with some of its arguments bound."""
         if type(one) not in _PARTIALS:
             self.refuse(f"a {type(one).__qualname__}, which may do more than functools.partial")
         with self._at(f"a {type(one).__name__}", static=True):
@@ -208,12 +208,12 @@ class Walk:
             return combined("partial", function, self.of_value(one.args), self.of_named(one.keywords, "argument"))
 
     def of_method(self, method: types.MethodType) -> bytes:
-        """Of a method that is bound to its object."""
+        """Digests a method that is bound to its object."""
         with self._at(f"the method {method.__func__.__qualname__}", static=True):
             return combined("method", self.of_value(method.__func__), self.of_value(method.__self__))
 
     def of_builtin(self, function: Any) -> bytes:
-        """Of a function in C: by its name where that says everything, with the object that it is bound to."""
+        """Digests a function in C: by its name where that identifies it, with the object that it is bound to."""
         owner = getattr(function, "__self__", None)
         if owner is None or isinstance(owner, types.ModuleType):
             module = function.__module__ if owner is None else owner.__name__
@@ -223,24 +223,24 @@ class Walk:
         return combined("bound builtin", function.__name__, self.of_value(owner))
 
     def of_descriptor(self, function: Any) -> bytes:
-        """Of a method of a class in C, or of a slot."""
+        """Digests a method of a class in C, or a slot."""
         return combined("descriptor", self.of_value(function.__objclass__), function.__name__)
 
     def of_ufunc(self, function: np.ufunc) -> bytes:
-        """Of a NumPy function."""
+        """Digests a NumPy function."""
         if getattr(np, function.__name__, None) is not function:
             self.refuse(f"the ufunc {function.__name__}, which is not NumPy's own")
         return combined("ufunc", np.__version__, function.__name__)
 
     def of_wrapper(self, one: Any) -> bytes:
-        """Of what wraps a function without changing its values, such as `jax.jit`."""
+        """Digests a wrapper that does not change the values of its function, such as `jax.jit`."""
         if known := self._by_name(one):
             return known
         wrapped = one.func if isinstance(one, functools.cached_property) else one.__wrapped__
         return combined("wrapper", type(one).__name__, self.of_value(wrapped))
 
     def of_property(self, one: property) -> bytes:
-        """Of a property."""
+        """Digests a property."""
         return combined("property", *map(self.of_value, (one.fget, one.fset, one.fdel)))
 
     def _by_name(self, one: Any) -> bytes | None:
@@ -248,12 +248,12 @@ class Walk:
         return None if name is None else combined("library", *name)
 
     def _attributes(self, one: Any) -> bytes:
-        """Of what was set on a function."""
+        """Digests the attributes that were set on a function."""
         found = getattr(one, "__dict__", {})
         return self.of_named({name: found[name] for name in found if name not in _OF_A_WRAPPER}, "attribute")
 
     def of_function(self, function: types.FunctionType) -> bytes:
-        """Of a function in Python: its code, and everything that the code can reach."""
+        """Digests a function in Python: its code, and everything that the code can reach."""
         library = library_of(function.__globals__.get("__name__"))
         if library and (known := self._by_name(function)):
             return known
@@ -284,12 +284,12 @@ class Walk:
                 *defaults,
                 combined("closure", *closure),
                 self._attributes(function),
-                # What a library's code refers to in its own modules, its version says.
+                # A library's version covers what its code refers to in its own modules.
                 library if library else self.of_globals(code, function.__globals__),
             )
 
     def of_code(self, code: types.CodeType) -> bytes:
-        """Of byte code with its constants."""
+        """Digests byte code with its constants."""
         if again := self._first(code):
             return again
         constants = [
@@ -302,7 +302,7 @@ class Walk:
         )
 
     def of_globals(self, code: types.CodeType, known: dict[str, Any]) -> bytes:
-        """Of the global names that code refers to, of functions inside it too."""
+        """Digests the globals that code refers to, also in functions inside it."""
         names, modules, attributes = references(code)
         parts: list[bytes | str] = []
         for name in sorted(names):
@@ -320,7 +320,7 @@ class Walk:
         return combined("globals", *parts)
 
     def of_module(self, module: types.ModuleType, attributes: frozenset[str] | None = None) -> bytes:
-        """Of a module: a library's by its version, somebody's own by those of its contents that code refers to."""
+        """Digests a module: a library's by its version, a user's own by those of its contents that code refers to."""
         name = module.__name__
         if library := library_of(name):
             return combined("module", library, name)
@@ -340,7 +340,7 @@ class Walk:
         return combined("own module", *parts)
 
     def of_class(self, cls: type) -> bytes:
-        """Of a class: its name where that says everything, else its bases and its code."""
+        """Digests a class: by its name where that identifies it, else by its bases and its code."""
         if name := own_name(cls):
             return combined("own", name)
         if is_built_in(cls):
@@ -357,7 +357,7 @@ class Walk:
             for name, value in cls.__dict__.items()
             if name not in _NOT_OF_THE_CODE and not isinstance(value, _DESCRIPTORS)
         }
-        if issubclass(cls, enum.Enum):  # whose members are what is hashed of it elsewhere
+        if issubclass(cls, enum.Enum):  # its members are hashed where they are used
             content = {
                 name: value
                 for name, value in content.items()
@@ -370,7 +370,7 @@ class Walk:
             return combined("class", cls.__qualname__, combined("bases", *bases), self.of_named(content, "attribute"))
 
 
-# The first that fits counts: a partial of JAX is a pytree too, a member of an enumeration may be a number.
+# The first match counts: a JAX partial is a pytree too, and a member of an enumeration may be a number.
 _WALKS: tuple[tuple[Any, Callable[[Walk, Any], bytes]], ...] = (
     (enum.Enum, Walk.of_enum),
     (np.dtype, Walk.of_dtype),

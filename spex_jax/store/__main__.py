@@ -1,4 +1,4 @@
-"""Looks into stores of ablations: python -m spex_jax.store info|verify|repair|export PATH."""
+"""Inspects stores of ablations: python -m spex_jax.store info|verify|repair|export PATH."""
 
 import argparse
 import os
@@ -12,11 +12,11 @@ from spex_jax.store import records
 from spex_jax.store.store import SUFFIX, Contents, open_locked, read, verify
 from spex_jax.utils.atomic_write import replacing
 
-_ROWS = 65_536  # of a record of a repaired store
+_ROWS = 65_536  # rows in each record of a repaired store
 
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The stores of a folder, or the one that is a file."""
+    """Returns the stores of a folder, or the path itself where it is a file."""
     if not path.is_dir():
         return [path]
     found = sorted(path.glob(f"*{SUFFIX}"))
@@ -28,7 +28,7 @@ def _files(path: pathlib.Path) -> list[pathlib.Path]:
 def _info(path: pathlib.Path) -> None:
     found = read(path)
     if found.header is None:
-        print(f"{path}: empty, its header was never finished")
+        print(f"{path}: empty, its header is incomplete")
         return
     header = found.header
     distinct = len(masks_lib.deduplicate(masks_lib.unpack(found.packed, found.n))[0])
@@ -43,22 +43,22 @@ def _info(path: pathlib.Path) -> None:
 
 def _verify(path: pathlib.Path) -> bool:
     wrong = verify(path)
-    print(f"{path}: {'; '.join(wrong) or f'whole, {len(read(path).values)} ablations'}")
+    print(f"{path}: {'; '.join(wrong) or f'intact, {len(read(path).values)} ablations'}")
     return not wrong
 
 
 def _repair(path: pathlib.Path) -> None:
-    """Writes what is whole to a new file in place of the old, which stays beside it as PATH.damaged.
+    """Replaces a damaged file by one with its intact records; the old one stays beside it as PATH.damaged.
 
-    Of a link it is the file that it leads to.
+    Of a link, the file that it leads to is repaired.
     """
     path = pathlib.Path(os.path.realpath(path))
     found = read(path)
     if not verify(path):
-        print(f"{path}: whole, nothing to repair")
+        print(f"{path}: intact, nothing to repair")
         return
     if found.header is None:
-        raise ValueError(f"{str(path)!r} holds nothing that could be kept; delete it")
+        raise ValueError(f"{str(path)!r} holds no intact records; delete it")
     kept = path.with_name(path.name + ".damaged")
     if kept.exists():
         raise ValueError(f"{str(kept)!r}, where the damaged file would go, exists; move it away first")
@@ -81,7 +81,7 @@ def _export(path: pathlib.Path, out: pathlib.Path | None) -> None:
         raise ValueError(f"{str(path)!r} holds no ablations")
     target = path.with_name(path.name + ".npz") if out is None else out
     if target.suffix != ".npz":
-        raise ValueError(f"--out={target} must end in .npz; a store is never written over")
+        raise ValueError(f"--out={target} must end in .npz; a store is never overwritten")
     with replacing(target) as file:
         np.savez_compressed(
             file,
@@ -94,24 +94,26 @@ def _export(path: pathlib.Path, out: pathlib.Path | None) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command; 0 where all is well, 1 for a store that is not whole, 2 for wrong arguments."""
+    """Runs the command. Returns 0 for success, 1 for a store that is not intact, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(prog="python -m spex_jax.store", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in {
-        "info": "what a store holds",
-        "verify": "whether every byte is in order; exit code 1 where not",
-        "repair": "keep what is whole of a damaged store",
-        "export": "masks and values as .npz",
+        "info": "shows what a store holds",
+        "verify": "checks every byte; exit code 1 for a store that is not intact",
+        "repair": "keeps the intact records of a damaged store",
+        "export": "writes masks and values as .npz",
     }.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("path", type=pathlib.Path, help="a store, or a folder of stores")
         if name == "export":
-            command.add_argument("--out", type=pathlib.Path, help="file of the result (default: PATH.npz)")
+            command.add_argument("--out", type=pathlib.Path, help="file to write (default: PATH.npz)")
     given = parser.parse_args(arguments)
     try:
         files = _files(given.path)
         if given.command == "export" and given.out is not None and len(files) > 1:
-            raise ValueError(f"--out takes one store, the folder {str(given.path)!r} holds {len(files)}; leave it out")
+            raise ValueError(
+                f"--out takes one store, but the folder {str(given.path)!r} holds {len(files)}; leave it out"
+            )
         whole = True
         for path in files:
             if given.command == "info":

@@ -1,4 +1,4 @@
-"""What a store says of the value function that it belongs to."""
+"""The header of a store, which describes its value function."""
 
 import dataclasses
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["Header"]
 
-_FEATURES = 2**31  # and values of one ablation: more than any file could hold
+_FEATURES = 2**31  # also the bound of values in one ablation: more than any file could hold
 
 
 def _is_count(given: Any, least: int) -> bool:
@@ -19,12 +19,12 @@ class Header:
     """The header of a store.
 
     Attributes:
-      identity: what makes two value functions the same.
+      identity: names the value function; functions share it only if they are the same.
       n, outputs: the number of features, and the shape of one value.
-      names: of the features.
-      details: JSON-like information for whoever looks into the file.
-      created: when, as ISO 8601.
-      versions, device: with what, see `spex_jax.utils.version.environment`.
+      names: the names of the features.
+      details: JSON-like information for readers of the file.
+      created: time of creation, as ISO 8601.
+      versions, device: see `spex_jax.utils.version.environment`.
     """
 
     identity: str
@@ -37,12 +37,12 @@ class Header:
     device: str
 
     def to_json(self, version: int) -> bytes:
-        """The payload of a header's record in a format."""
+        """Returns the payload of a header's record in a format."""
         return json.dumps({"format": version, **vars(self)}, default=str).encode()
 
     @staticmethod
     def version_of(payload: bytes) -> int | None:
-        """The format that a header's record was written for; None where it is no header."""
+        """Returns the format of a header's record; None where it is not a header."""
         try:
             found = json.loads(payload)
         except (ValueError, RecursionError):
@@ -51,11 +51,11 @@ class Header:
 
     @classmethod
     def from_json(cls, payload: bytes) -> "Header":
-        """Inverse of `to_json`.
+        """Reads what `to_json` wrote.
 
         Raises:
-          ValueError: it is no header, or one that claims what no store could hold. The message is the end of a
-            sentence that begins with the file.
+          ValueError: it is not a header, or it claims what no store could hold. The message is the end of a sentence
+            that begins with the file.
         """
         try:
             found = json.loads(payload)

@@ -5,7 +5,7 @@
 A record is a frame and a payload. The frame is a marker, the length of the payload, a CRC-32 of length and payload, and
 a CRC-32 of the frame before it; numbers are little-endian. The payload of ablations is their count, the packed masks
 and the values as float64. A record is written by one append, so that a process that dies leaves whole records and at
-most the beginning of one: what is whole by its frame and fails its checksum was changed afterwards, and is damage.
+most the beginning of one: a record of full length that fails its checksum was changed afterwards, and is damage.
 
 Format 1, which is still read and continued, has one header and frames without a checksum of their own.
 """
@@ -27,13 +27,13 @@ _LINE = len(_NAME) + 2
 _ABLATIONS = b"\xabABL"
 _HEADERS = {1: _ABLATIONS, 2: b"\xabHDR"}
 _FRAMES = {1: struct.Struct("<4sII"), 2: struct.Struct("<4sIII")}
-# How often a file may be read over in search of whole records: false beginnings of records are rare in an honest file.
+# How often a file may be reread in the search for whole records: false markers are rare in an honest file.
 _READINGS = 4
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Damage:
-    """Bytes [start, stop) that belong to nothing that is whole."""
+    """Bytes [start, stop) that belong to no whole record."""
 
     start: int
     stop: int
@@ -41,14 +41,14 @@ class Damage:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What is in a file.
+    """The contents of a file.
 
     Attributes:
-      header: None where the file ends before its end.
+      header: None where the file ends within it.
       records: start and stop of the payload of every whole record of ablations.
-      damage: what is broken.
-      version: the format of the file, 0 of one without a header.
-      end: where the last of both ends; what comes after it is the beginning of a record that was never finished.
+      damage: the damaged parts.
+      version: the format of the file, 0 without a header.
+      end: where the last record or damage ends; an unfinished record may follow.
     """
 
     header: Header | None
@@ -66,7 +66,7 @@ def _checksum(payload: Any) -> int:
 
 
 def record(payload: bytes, version: int = FORMAT, marker: bytes = _ABLATIONS) -> bytes:
-    """The bytes of one record of a format."""
+    """Returns the bytes of one record in a format."""
     frame = struct.pack("<4sII", marker, len(payload), _checksum(payload))
     return frame + (struct.pack("<I", zlib.crc32(frame)) if version > 1 else b"") + payload
 
@@ -76,17 +76,17 @@ def _line(version: int) -> bytes:
 
 
 def first_bytes(header: Header) -> bytes:
-    """What a new file begins with."""
+    """Returns the bytes with which a new file begins."""
     return _line(FORMAT) + 2 * record(header.to_json(FORMAT), marker=_HEADERS[FORMAT])
 
 
 def ablations(packed: np.ndarray, values: np.ndarray) -> bytes:
-    """The payload of packed masks uint8 [M, ceil(n / 8)] and values float64 [M, *outputs]."""
+    """Returns the payload of packed masks uint8 [M, ceil(n / 8)] and values float64 [M, *outputs]."""
     return struct.pack("<I", len(packed)) + packed.tobytes() + values.astype("<f8").tobytes()
 
 
 def read_ablations(data: Any, found: Scan, n: int, outputs: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Packed masks uint8 [M, ceil(n / 8)] and values float64 [M, *outputs] of all records."""
+    """Returns packed masks uint8 [M, ceil(n / 8)] and values float64 [M, *outputs] of all records."""
     width = -(-n // 8)
     row = width + 8 * int(np.prod(outputs, dtype=np.int64))
     total = sum((stop - start - 4) // row for start, stop in found.records)
@@ -103,15 +103,15 @@ def read_ablations(data: Any, found: Scan, n: int, outputs: tuple[int, ...]) -> 
 
 
 class _Reader:
-    """Records of one format in a file."""
+    """Finds the records of one format in a file."""
 
     def __init__(self, data: Any, version: int):
-        """Of bytes or an mmap."""
+        """Takes the file as bytes or an mmap."""
         self.data, self.version, self.frame = data, version, _FRAMES[version]
         self._left = _READINGS * len(data)
 
     def _framed(self, offset: int, marker: bytes) -> tuple[int, int, int] | None:
-        """Start, stop and checksum of the payload, as the frame at an offset says; None where there is no frame."""
+        """Returns start, stop and checksum of the payload by the frame at an offset; None where there is no frame."""
         start = offset + self.frame.size
         if start > len(self.data):
             return None
@@ -121,7 +121,7 @@ class _Reader:
         return start, start + length, checksum
 
     def payload(self, offset: int, marker: bytes = _ABLATIONS) -> tuple[int, int] | None:
-        """Start and stop of the payload of the record at an offset; None where there is no whole one."""
+        """Returns start and stop of the payload of the whole record at an offset, else None."""
         framed = self._framed(offset, marker)
         if framed is None or framed[1] > len(self.data) or self._left < 0:
             return None
@@ -130,7 +130,7 @@ class _Reader:
         return (start, stop) if _checksum(self.data[start:stop]) == checksum else None
 
     def following(self, offset: int, marker: bytes = _ABLATIONS) -> int | None:
-        """Where the next whole record begins."""
+        """Returns where the next whole record begins, else None."""
         while self._left >= 0 and (offset := self.data.find(marker, offset)) >= 0:
             if self.payload(offset, marker) is not None:
                 return offset
@@ -138,22 +138,22 @@ class _Reader:
         return None
 
     def unfinished(self, offset: int, marker: bytes = _ABLATIONS) -> bool:
-        """Whether the file ends in the middle of the record at an offset, as after a killed run."""
+        """Returns whether the file ends within the record at an offset, as after a killed run."""
         there = len(self.data) - offset
         if there < self.frame.size:
             return marker.startswith(self.data[offset : offset + len(marker)])
         framed = self._framed(offset, marker)
         if framed is None or framed[1] <= len(self.data):
             return False
-        # Of a whole record whose length was changed the checksum still fits what is there (format 1).
+        # A whole record whose length field was changed still fits its checksum (format 1).
         return self.version > 1 or _checksum(self.data[framed[0] :]) != framed[2]
 
 
 def _begins(data: Any) -> tuple[int, bool]:
-    """The format of a file, and whether its first line is whole; format 0 where the line was never finished.
+    """Returns the format of a file, and whether its first line is whole; format 0 where the line is incomplete.
 
     Raises:
-      ValueError: no store, or one of a newer format.
+      ValueError: it is not a store, or one of a newer format.
     """
     line = bytes(data[:_LINE])
     for version in _FRAMES:
@@ -161,7 +161,7 @@ def _begins(data: Any) -> tuple[int, bool]:
             return version, True
     if len(data) < _LINE and any(_line(version).startswith(line) for version in _FRAMES):
         return 0, True
-    for version in sorted(_FRAMES, reverse=True):  # a line that was changed, before a header that was not
+    for version in sorted(_FRAMES, reverse=True):  # the line was changed, the header was not
         found = _Reader(data, version).payload(_LINE, _HEADERS[version])
         if found is not None and Header.version_of(bytes(data[slice(*found)])) == version:
             return version, False
@@ -171,16 +171,16 @@ def _begins(data: Any) -> tuple[int, bool]:
             f"was written by a newer version of spex_jax (format {number.decode()}, this version reads up to "
             f"{FORMAT}); update spex_jax"
         )
-    raise ValueError("is not a store of ablations; give the path of a store, or one that does not exist yet")
+    raise ValueError("is not a store of ablations; give the path of a store, or a path that does not exist yet")
 
 
 def _headers(reader: _Reader) -> tuple[tuple[int, int] | None, list[Damage], int]:
-    """Of a file's headers: the payload of one that is whole, what is damaged, and where the ablations begin.
+    """Returns the payload of a whole header, what is damaged, and where the ablations begin.
 
-    There is none where the file ends before they do.
+    The payload is None where the file ends within the headers.
 
     Raises:
-      ValueError: none is whole.
+      ValueError: no header is whole.
     """
     data, marker = reader.data, _HEADERS[reader.version]
     first = reader.payload(_LINE, marker)
@@ -188,12 +188,12 @@ def _headers(reader: _Reader) -> tuple[tuple[int, int] | None, list[Damage], int
         return None, [], 0
     if reader.version == 1:
         if first is None:
-            raise ValueError("has a damaged header, so that nothing says what its ablations belong to")
+            raise ValueError("has a damaged header, so that the value function of its ablations is unknown")
         return first, [], first[1]
     if first is None:
         second = reader.following(_LINE, marker)
         if second is None:
-            raise ValueError("has two damaged headers, so that nothing says what its ablations belong to")
+            raise ValueError("has two damaged headers, so that the value function of its ablations is unknown")
         found = reader.payload(second, marker)
         assert found is not None
         return found, [Damage(_LINE, second)], found[1]
@@ -207,10 +207,10 @@ def _headers(reader: _Reader) -> tuple[tuple[int, int] | None, list[Damage], int
 
 
 def scan(data: Any) -> Scan:
-    """Reads a file, bytes or mmap, in time that grows with its size alone.
+    """Reads a file, bytes or mmap, in time proportional to its size.
 
     Raises:
-      ValueError: it is no store, one of a newer format, or its header is damaged. The message is the end of a sentence
+      ValueError: it is not a store, has a newer format, or its header is damaged. The message is the end of a sentence
         that begins with the file.
     """
     version, whole = _begins(data)
@@ -229,7 +229,7 @@ def scan(data: Any) -> Scan:
         found = reader.payload(offset)
         if found is None:
             if data[offset : offset + len(_NAME)] == _NAME:
-                raise ValueError("holds two stores, one behind the other; a store can only be continued by a run")
+                raise ValueError("holds two stores, one after the other; only a run can continue a store")
             following = reader.following(offset + 1)
             if following is None:
                 if reader.unfinished(offset):

@@ -1,4 +1,4 @@
-"""One store: what was asked of one value function, on disk and in memory."""
+"""One store: the evaluated ablations of one value function, on disk and in memory."""
 
 import contextlib
 import dataclasses
@@ -37,15 +37,13 @@ SUFFIX = ".ablations"
 
 
 def key_identity(key: str, n: int, outputs: tuple[int, ...]) -> str:
-    """The identity of a value function that the user names."""
+    """Returns the identity of a value function that the user names."""
     sizes = tuple(int(size) for size in outputs)
     return hashlib.sha256(repr(("key", key, int(n), sizes)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
-    """The file of a value function: `path` itself, or where that is a folder (or ends like one) the file in it that
-    bears its identity.
-    """
+    """Returns the file of a value function: `path`, or the file of its identity in `path` where that is a folder."""
     given = as_path(path)
     ends = os.fspath(path).endswith(os.sep)
     with naming(given):
@@ -53,28 +51,28 @@ def locate(path: str | os.PathLike[str], identity: str) -> pathlib.Path:
 
 
 def as_path(path: Any) -> pathlib.Path:
-    """The path of a store or of a folder of them, "~" replaced.
+    """Returns the path of a store or of a folder of stores, with "~" expanded.
 
     Raises:
-      ValueError: no path, an empty one, or the home folder of nobody.
+      ValueError: it is not a path, is empty, or names the home folder of an unknown user.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise ValueError(f"store must be a path, got {path!r}; give a string or a pathlib.Path")
     if not os.fspath(path) or "\0" in os.fspath(path):
-        problem = "an empty one; leave it out for none" if not os.fspath(path) else "one with a null character"
+        problem = "an empty one; leave it out for no store" if not os.fspath(path) else "one with a null character"
         raise ValueError(f"store must be a path, got {problem}")
     try:
         os.fsencode(path)
         return pathlib.Path(path).expanduser()
     except (RuntimeError, UnicodeEncodeError) as error:
         raise ValueError(
-            f"store {os.fspath(path)!r} is no path of this system ({error}); give the whole path"
+            f"store {os.fspath(path)!r} is not a path on this system ({error}); give the whole path"
         ) from error
 
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns what the system says of a path that cannot be used into a ValueError that names it."""
+    """Turns an OSError about a path that cannot be used into a ValueError that names the path."""
     try:
         yield
     except OSError as error:
@@ -85,13 +83,13 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a file holds; see `records.Scan` for header, damage and end.
+    """The contents of a file; see `records.Scan` for header, damage and end.
 
     Attributes:
-      packed: uint8 [M, ceil(n / 8)], packed masks in the order in which they were asked.
+      packed: uint8 [M, ceil(n / 8)], packed masks in the order of their evaluation.
       values: float64 [M, *outputs].
       version: the format.
-      size: bytes of the file.
+      size: number of bytes of the file.
     """
 
     header: Header | None
@@ -109,7 +107,7 @@ class Contents:
 
     @property
     def torn(self) -> int:
-        """Bytes of a last record that was never finished."""
+        """The number of bytes of an unfinished last record."""
         return self.size - self.end
 
 
@@ -134,11 +132,11 @@ def read(path: str | os.PathLike[str]) -> Contents:
     """Reads a file without changing or locking it; another process may be writing.
 
     Raises:
-      ValueError: it cannot be read, or is no store.
+      ValueError: it cannot be read, or is not a store.
     """
     try:
         if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         with open(path, "rb") as file:
             return _contents(file.fileno())
     except (OSError, ValueError) as error:
@@ -146,22 +144,22 @@ def read(path: str | os.PathLike[str]) -> Contents:
 
 
 def verify(path: str | os.PathLike[str]) -> list[str]:
-    """What is wrong with a file, one sentence each; nothing for a whole one.
+    """Returns the faults of a file, one sentence each; none for an intact file.
 
     Raises:
-      ValueError: it cannot be read, or is no store.
+      ValueError: it cannot be read, or is not a store.
     """
     found = read(path)
     wrong = [f"bytes {part.start} to {part.stop} are damaged" for part in found.damage]
     if found.header is None:
-        wrong.append("the header was never finished")
+        wrong.append("the header is incomplete")
     elif found.torn:
-        wrong.append(f"the last record, {found.torn} bytes from byte {found.end} on, was never finished")
+        wrong.append(f"the last record, {found.torn} bytes from byte {found.end} on, is incomplete")
     return wrong
 
 
 def open_locked(path: pathlib.Path) -> int:
-    """A descriptor of the file, made where it does not exist, that no other process can get before it is closed.
+    """Opens the file, created where it does not exist, and locks it against other processes until it is closed.
 
     Raises:
       ValueError: it cannot be written, or is in use.
@@ -169,7 +167,7 @@ def open_locked(path: pathlib.Path) -> int:
     while True:
         with naming(path):
             if path.exists() and not path.is_file():
-                raise ValueError(f"cannot use {str(path)!r} as a store: it is no regular file")
+                raise ValueError(f"cannot use {str(path)!r} as a store: it is not a regular file")
             path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -184,18 +182,18 @@ def open_locked(path: pathlib.Path) -> int:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 return file
-        os.close(file)  # replaced between opening and locking, by a repair
+        os.close(file)  # a repair replaced the file between opening and locking
 
 
 class Store:
-    """The ablations of one value function, open for writing. A context manager; closing gives the lock back.
+    """The ablations of one value function, open for writing. A context manager; closing releases the lock.
 
-    What `append` returned from is in the file whatever happens to the process (SIGKILL included). It is not safe
-    against a loss of power: nothing waits for the disk.
+    Once `append` has returned, its ablations stay in the file whatever happens to the process (SIGKILL included). They
+    are not safe against a loss of power: nothing waits for the disk.
 
     Attributes:
       path: the file.
-      n, outputs: as of the value function.
+      n, outputs: as in the value function.
     """
 
     def __init__(
@@ -208,18 +206,18 @@ class Store:
         names: tuple[str, ...] = (),
         details: dict[str, Any] | None = None,
     ):
-        """Opens a store, or makes it.
+        """Opens a store, or creates it.
 
         Args:
           path: a file, or a folder that holds one file for each identity.
-          identity: what makes two value functions the same.
+          identity: names the value function; functions share it only if they are the same.
           n: number of features.
           outputs: shape of one value.
-          names: of the features, for whoever looks into the file.
-          details: JSON-like information, likewise.
+          names: names of the features, for readers of the file.
+          details: JSON-like information, for readers of the file.
 
         Raises:
-          ValueError: the file cannot be written, is in use, is no store, is damaged, or belongs to another value
+          ValueError: the file cannot be written, is in use, is not a store, is damaged, or belongs to another value
             function.
         """
         self.path, self.n, self.outputs = locate(path, identity), int(n), tuple(int(size) for size in outputs)
@@ -249,12 +247,12 @@ class Store:
         if found.damage:
             raise ValueError(
                 f"the store {str(self.path)!r} is damaged: {len(found.damage)} places, the first at byte "
-                f"{found.damage[0].start}; {len(found.values)} ablations are whole. "
-                f"Keep those with: python -m spex_jax.store repair {self.path}"
+                f"{found.damage[0].start}; {len(found.values)} ablations are intact. "
+                f"Keep them with: python -m spex_jax.store repair {self.path}"
             )
         theirs = found.header
         if theirs is not None and theirs.identity != header.identity:
-            earlier = ", or it is of an earlier version of spex_jax, which named functions otherwise"
+            earlier = ", or an earlier version of spex_jax wrote it, which named functions differently"
             raise ValueError(
                 f"the store {str(self.path)!r} holds ablations of another value function (n = {theirs.n}, identity "
                 f"{theirs.identity[:12]}) than this one (n = {self.n}, identity {header.identity[:12]}): model, "
@@ -264,38 +262,38 @@ class Store:
         if theirs is not None and (theirs.n, theirs.outputs) != (self.n, self.outputs):
             raise ValueError(
                 f"the store {str(self.path)!r} holds ablations of n = {theirs.n} features with values of shape "
-                f"{theirs.outputs}, this value function has n = {self.n} and {self.outputs}, under the same identity "
-                f"{header.identity[:12]}. Give another path, and another store_key or identity"
+                f"{theirs.outputs}, but this value function has n = {self.n} and {self.outputs}, and the same "
+                f"identity {header.identity[:12]}. Give another path, and another store_key or identity"
             )
         if found.torn:
             os.ftruncate(self._file, found.end)
             warnings.warn(
-                f"the store {str(self.path)!r} ended in the middle of a record, as after a killed run: its last "
-                f"{found.torn} bytes are dropped, {len(found.values)} ablations are there",
+                f"the store {str(self.path)!r} ends in the middle of a record, as after a killed run: its last "
+                f"{found.torn} bytes are dropped, {len(found.values)} ablations are kept",
                 stacklevel=4,
             )
         self._end = found.end
         self._packed = [found.packed if theirs else np.zeros((0, -(-self.n // 8)), np.uint8)]
         self._values = [found.values if theirs else np.zeros((0, *self.outputs))]
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
-        self._version = found.version if theirs else records.FORMAT  # a file is continued as it was begun
+        self._version = found.version if theirs else records.FORMAT  # a file is continued in its own format
         if theirs is None:
             self._write(records.first_bytes(header))
 
     def __enter__(self) -> "Store":
-        """The store itself."""
+        """Returns the store itself."""
         return self
 
     def __exit__(self, *_: Any) -> None:
-        """Closes it."""
+        """Closes the store."""
         self.close()
 
     def __len__(self) -> int:
-        """The number of ablations."""
+        """Returns the number of ablations."""
         return sum(map(len, self._values))
 
     def close(self) -> None:
-        """Gives the file and its lock back; a second call does nothing."""
+        """Closes the file and releases its lock; a second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -312,7 +310,7 @@ class Store:
                 raise OSError(
                     error.errno,
                     f"cannot write to the store {str(self.path)!r}: {error.strerror}. Its {len(self)} ablations are "
-                    "whole; make room and run the same again, it continues there",
+                    "intact; make room and run the same call again to continue there",
                 ) from error
             raise
         self._end += len(data)
@@ -325,7 +323,7 @@ class Store:
           values: float64 [M, *outputs], finite.
 
         Raises:
-          OSError: the file cannot be written, because the disk is full say. It holds what it held before.
+          OSError: the file cannot be written, for example because the disk is full. It is left as it was.
         """
         if not len(masks):
             return
@@ -336,7 +334,7 @@ class Store:
         self._sorted = None
 
     def lookup(self, masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which masks bool [M, n] are there, bool [M], and their values float64 [M, *outputs], 0 where not."""
+        """Returns which masks bool [M, n] are stored, bool [M], and their values float64 [M, *outputs], else 0."""
         if len(self._packed) > 1:
             self._packed, self._values = [np.concatenate(self._packed)], [np.concatenate(self._values)]
         packed, values = self._packed[0], self._values[0]
@@ -351,6 +349,6 @@ class Store:
         asked = masks_lib.pack(masks)
         place = np.minimum(np.searchsorted(hashes, masks_lib.hashes(asked)), len(hashes) - 1)
         row = order[place]
-        known = (packed[row] == asked).all(axis=1)  # two masks of one hash would be asked again, never confused
+        known = (packed[row] == asked).all(axis=1)  # masks with one hash are evaluated again, never confused
         found[known] = values[row[known]]
         return known, found

@@ -1,1 +1,1 @@
-"""What has nothing to do with spectra: files, threads, seeds, settings of JAX."""
+"""Helpers that know nothing of spectra: files, threads, seeds, settings of JAX."""

@@ -1,4 +1,4 @@
-"""Remembering what was computed of an array for as long as the array lives."""
+"""Caches results that were computed from an array, for as long as the array lives."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -12,19 +12,19 @@ T = TypeVar("T")
 
 
 def _cannot_change(array: Any) -> bool:
-    """Whether an array keeps its values: those of JAX do, but on a CPU one may be a view of an array of NumPy's.
+    """Returns whether an array keeps its values: JAX arrays do, but on a CPU one may be a view of a NumPy array.
 
-    `jax.device_put` copies nothing there where the memory is aligned, and nothing about the result tells: what is later
-    changed in NumPy's array changes in JAX's.
+    There `jax.device_put` does not copy aligned memory, and the result does not show this: later changes of the NumPy
+    array change the JAX array.
     """
     return isinstance(array, jax.Array) and all(device.platform != "cpu" for device in array.devices())
 
 
 class ArrayMemo(Generic[T]):
-    """A function of an array and of hashable arguments, computed once for each array object.
+    """Caches a function of an array and of hashable arguments, computed once for each array object.
 
-    Only arrays of JAX on an accelerator are remembered: they cannot be changed in place. Of any other leaf it is
-    computed every time.
+    Only results of JAX arrays on an accelerator are cached, as these cannot be changed in place. For any other leaf the
+    function is computed every time.
     """
 
     def __init__(self, compute: Callable[..., T]):
@@ -33,11 +33,11 @@ class ArrayMemo(Generic[T]):
         self._known: dict[int, tuple[weakref.ref, dict[Hashable, T]]] = {}
 
     def __len__(self) -> int:
-        """The number of arrays of which something is known."""
+        """Returns the number of arrays with cached results."""
         return len(self._known)
 
     def __call__(self, array: Any, *arguments: Hashable) -> T:
-        """The value, from memory or computed."""
+        """Returns the result, cached or computed."""
         if not _cannot_change(array):
             return self._compute(array, *arguments)
         key = id(array)

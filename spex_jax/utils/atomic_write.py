@@ -1,4 +1,4 @@
-"""Writing files whole: a reader sees the old content or the new, never a part."""
+"""Writes whole files: a reader sees the old content or the new, never a part."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ __all__ = ["replacing", "temporary_prefix"]
 
 
 def temporary_prefix(target: pathlib.Path) -> str:
-    """How temporary files beside `target` begin: short, since a name that is as long as a name may be has to grow."""
+    """Returns the prefix of temporary files beside `target`, cut so that their names stay within the system's limit."""
     return f".{target.name[:40]}."
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path` that takes its place when the block ends without an error."""
+    """Opens a temporary file beside `path`, which replaces it when the block ends without an error."""
     target = pathlib.Path(path)
     if not target.parent.is_dir():
         raise ValueError(
@@ -31,7 +31,7 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
             yield file
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp creates files that only their owner can read
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -1,11 +1,11 @@
-"""The random streams that are drawn from one seed, with the numbers that tell them apart.
+"""The random streams of one seed, and the numbers that tell them apart.
 
 A call takes one seed. The masks of a method, the folds of a fit and the order or choice of its rows, groups of examples
 and resamples of a bootstrap are drawn from the seed itself (`numpy.random.default_rng(seed)`), each from the beginning,
-so that these purposes share their numbers. All others have a stream of their own, which is named here.
+so that these purposes share their random numbers. All others have a stream of their own, which is named here.
 
-Stores and saved explanations hold what was drawn, so that the numbers never change; a new stream takes a free number.
-The number of an item, such as an epoch, is no stream: it is folded into a key where items are counted.
+Stores and saved explanations hold what was drawn, so stream numbers never change; a new stream takes a free number.
+The number of an item, such as an epoch, is not a stream: it is folded into a key where items are counted.
 """
 
 import enum
@@ -19,9 +19,9 @@ class Stream(enum.IntEnum):
     """NumPy streams of a seed, see `generator`.
 
     Attributes:
-      HELD_OUT_MASKS: the uniform masks of `explain` that no fit sees.
-      LEFTOVER_MASKS: the uniform masks that fill up the budget of a SPEX design. It has the number of the held-out
-        masks; `masks.uniform` leaves out the masks that it is given, so that both never hold the same mask.
+      HELD_OUT_MASKS: the uniform held-out masks of `explain`.
+      LEFTOVER_MASKS: the uniform masks that fill up the budget of a SPEX design. The number is that of the held-out
+        masks; `masks.uniform` leaves out the masks that it is given, so that the two never share a mask.
       SEED_NOISE: the masks on which `lenses.measure_seed_noise` compares seeds.
       ROWS_HELD_OUT: the rows that are held out where some of all 2^n masks have no value.
       ADAPTIVE: the candidates of adaptive sampling; the number of the batch follows.
@@ -42,7 +42,7 @@ class WalshGPKey(enum.IntEnum):
     Attributes:
       SCALES_START: the scales from which learning starts.
       SCALES_STEPS: the rows of each step of learning.
-      POSTERIOR_DRAWS: the draws of the posterior. They have the number of the steps.
+      POSTERIOR_DRAWS: the draws of the posterior. The number is that of the steps.
     """
 
     SCALES_START = 0
@@ -51,11 +51,11 @@ class WalshGPKey(enum.IntEnum):
 
 
 class DrawKey(enum.IntEnum):
-    """Keys that the draws of the posterior of `walsh_gp` fold out of theirs.
+    """Keys that the posterior draws of `walsh_gp` fold out of their own key.
 
     Attributes:
       NOISE: the noise of the values.
-      FIRST_TERMS: the coefficients of the first block of terms; the blocks after it count on.
+      FIRST_TERMS: the coefficients of the first block of terms; later blocks take the next numbers.
     """
 
     NOISE = 0
@@ -77,7 +77,7 @@ class MLPKey(enum.IntEnum):
 
 
 class NetworkKey(enum.IntEnum):
-    """Keys that the training of one network of the proxy `mlp` folds out of its own.
+    """Keys that the training of one network of the proxy `mlp` folds out of its own key.
 
     Attributes:
       START: the initial parameters.
@@ -88,7 +88,7 @@ class NetworkKey(enum.IntEnum):
     BATCHES = 1
 
 
-# Added to the number of a training that gradients need beyond those of its lens: `measure_seed_noise` folds the numbers
+# Added to the number of a training that gradients need beyond those of the lens: `measure_seed_noise` folds the numbers
 # of its repeats, from 1 on, out of the same keys.
 FURTHER_TRAININGS = 1_000
 

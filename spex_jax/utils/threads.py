@@ -1,4 +1,4 @@
-"""Independent computations side by side on the cores of a machine."""
+"""Runs independent computations in parallel on the cores of a machine."""
 
 import os
 import threading
@@ -16,12 +16,12 @@ Answer = TypeVar("Answer")
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _OneBlasThread:
-    """BLAS and LAPACK in one thread, in this process, from the first that enters to the last that leaves."""
+    """Limits BLAS and LAPACK to one thread in this process, from the first that enters to the last that leaves."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,7 +32,7 @@ class _OneBlasThread:
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                # Kept, since looking for the libraries takes 5 ms.
+                # Cached, because finding the libraries takes 5 ms.
                 self._controller = self._controller or threadpoolctl.ThreadpoolController()
                 self._limit = self._controller.limit(limits=1, user_api="blas")
             self._inside += 1
@@ -48,23 +48,23 @@ _ONE_BLAS_THREAD = _OneBlasThread()
 
 
 def one_blas_thread() -> _OneBlasThread:
-    """A context in which BLAS and LAPACK run in one thread.
+    """Returns a context in which BLAS and LAPACK run in one thread.
 
-    Many small factorisations in several threads wait for each other by spinning; on a CPU that others use too, long.
+    Many small factorisations in several threads spin while they wait for each other, for long on a CPU that is shared.
     """
     return _ONE_BLAS_THREAD
 
 
 def each(call: Callable[[Item], Answer], items: Sequence[Item], at_once: int) -> list[Answer]:
-    """The answers to all items, in their order, of up to so many threads.
+    """Returns the results of `call` for all items, in their order, from up to `at_once` threads.
 
-    JAX runs programs that are called from several threads side by side. BLAS has one thread meanwhile. What an item
-    raises is raised here, and no item is begun after it.
+    JAX runs programs that are called from several threads in parallel. BLAS has one thread meanwhile. An error of an
+    item is raised here, and no item is started after it.
     """
     at_once = min(at_once, len(items))
     if at_once <= 1:
         return [call(item) for item in items]
-    device = jax.config.values["jax_default_device"]  # that of this thread, which others do not see
+    device = jax.config.values["jax_default_device"]  # a setting of this thread, which others do not see
 
     def inside(item: Item) -> Answer:
         with jax.default_device(device):

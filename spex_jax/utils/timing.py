@@ -1,4 +1,4 @@
-"""Wall-clock time by phase, with the compilation inside each phase counted apart."""
+"""Measures wall-clock time by phase, and compilation inside each phase separately."""
 
 import contextlib
 import functools
@@ -26,19 +26,17 @@ def _listen() -> None:
 
 
 class Stopwatch:
-    """Seconds by phase; tracing, lowering and compiling go to 'compile' whatever the phase in which they happen."""
+    """Counts seconds by phase; tracing, lowering and compiling go to 'compile' whatever the phase."""
 
     def __init__(self, *phases: str):
-        """Starts all phases, and 'compile', at zero."""
+        """Sets all phases, and 'compile', to zero."""
         _listen()
         self.seconds = dict.fromkeys(("compile", *phases), 0.0)
         self._within = (0.0, 0.0)  # seconds and seconds of compilation of the phases inside the current one
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the block's time to `name`, without that of phases inside it. The block must wait for what it
-        dispatched.
-        """
+        """Adds the block's time to `name`, without the phases inside it. The block must wait for what it dispatched."""
         start, compiled = time.perf_counter(), getattr(_spent, "seconds", 0.0)
         beside, self._within = self._within, (0.0, 0.0)
         try:

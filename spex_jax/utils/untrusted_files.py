@@ -1,7 +1,7 @@
-"""Reading files that nobody vouches for.
+"""Reads files from untrusted sources.
 
-Whatever the bytes are, what comes out has the form that was asked for, or it is a ValueError; nothing is executed,
-and memory stays in proportion to the file, because every size that a file claims is checked before it is allocated.
+Whatever the bytes are, the result has the requested form, or a ValueError is raised; nothing is executed, and memory
+stays in proportion to the file, because every size that a file claims is checked before it is allocated.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ import numpy as np
 
 __all__ = ["Allowance", "Archive", "Record", "map_array", "read_json", "refusing", "savez"]
 
-_FACTOR, _FLOOR = 10, 50 * 2**20  # memory that reading may take: for each byte of the file, and besides
-_RESERVED = 6 * 2**20  # of it, for buffers
-_COMPRESSED = 2**20  # arrays of fewer bytes may be compressed: whatever their contents, they fit into what is allowed
-_AT_ONCE = 2**20  # bytes that are read at a time
-_HEADER = 10_000  # bytes of the header of an array; numpy refuses longer ones too
-_DEPTH = 32  # of lists and objects within each other, in what is kept as it is
+_FACTOR, _FLOOR = 10, 50 * 2**20  # bytes of memory that reading may take: per byte of the file, and in addition
+_RESERVED = 6 * 2**20  # part of it, for buffers
+_COMPRESSED = 2**20  # most bytes of arrays that may be compressed: they fit the allowance whatever they contain
+_AT_ONCE = 2**20  # bytes per read
+_HEADER = 10_000  # most bytes of an array's header; numpy refuses longer ones too
+_DEPTH = 32  # most levels of nested lists and objects in content that is kept as it is
 _NONE: Any = object()
 _DESCR = re.compile(r"'descr'\s*:\s*'([<>|=]?[biufc](?:1|2|4|8|16))'")
 _ORDER = re.compile(r"'fortran_order'\s*:\s*(True|False)")
@@ -38,14 +38,14 @@ def refusing(
 ) -> Iterator[None]:
     """Turns every error of reading a file into a ValueError that names the file and what it should be.
 
-    All readers are in here, so that a parser's own errors (BadZipFile, zlib.error, RecursionError, KeyError, the panics
-    of those written in Rust, ...) reach nobody.
+    All readers run in this context, so that a parser's own errors (BadZipFile, zlib.error, RecursionError, KeyError,
+    the panics of parsers in Rust, ...) reach no caller.
 
     Args:
-      path: of the file or folder.
+      path: the file or folder.
       kind: what it should be, for the message.
-      keep: errors that stay what they are.
-      advice: what to do.
+      keep: errors that are raised unchanged.
+      advice: what to do, for the message.
     """
     try:
         yield
@@ -59,38 +59,38 @@ def refusing(
 
 
 class Allowance:
-    """The memory that the reading of some files may take."""
+    """The memory that reading some files may take."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]], most: int | None = None):
-        """Takes the files and the bytes that they may take; None is 10 times their size and 50 MiB."""
+        """Sets the bytes that reading `paths` may take; None is 10 times their size and 50 MiB."""
         size = sum(os.stat(path).st_size for path in paths)
         self._left = (_FACTOR * size + _FLOOR if most is None else int(most)) - _RESERVED
 
     def take(self, size: int, what: str) -> None:
-        """Counts what is going to be allocated.
+        """Counts bytes that are about to be allocated.
 
         Raises:
-          ValueError: it is more than what is left.
+          ValueError: more bytes than are left.
         """
         if size > self._left:
             raise ValueError(
-                f"{what} would take {size:,} bytes of memory, more than a file of this size may ask for ({_FACTOR} "
-                f"times its size and {_FLOOR >> 20} MiB); give max_bytes= if it comes from where you trust it"
+                f"{what} would take {size:,} bytes of memory, more than a file of this size may take ({_FACTOR} "
+                f"times its size and {_FLOOR >> 20} MiB); give max_bytes= if you trust its source"
             )
         self._left -= size
 
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
-    """A regular file: a pipe or a device would never end."""
+    """Opens a regular file; a pipe or a device might never end."""
     if not stat.S_ISREG(os.stat(path).st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         yield file
 
 
 class _Bounded:
-    """A file of which little is read at once, whatever sizes a directory of an archive claims."""
+    """A file that bounds each read, whatever sizes the directory of an archive claims."""
 
     def __init__(self, file: IO[bytes]):
         self._file = file
@@ -103,13 +103,13 @@ class _Bounded:
 
 
 def _header(read: Any) -> tuple[np.dtype, tuple[int, ...], bool, int]:
-    """Dtype, shape, whether the order is Fortran's, and where the data begin in the array format of numpy.
+    """Returns dtype, shape, whether the order is Fortran's, and where the data begin in numpy's array format.
 
-    Its own reader evaluates the header as Python; this one takes plain numbers and nothing else.
+    numpy's own reader evaluates the header as Python; this one takes plain numbers and nothing else.
     """
     start = read(8)
     if len(start) < 8 or start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-        raise ValueError("an array does not begin as numpy's do")
+        raise ValueError("an array does not begin as in numpy's format")
     width = 2 if start[6] == 1 else 4
     length = int.from_bytes(read(width), "little")
     if length > _HEADER:
@@ -128,15 +128,13 @@ def _header(read: Any) -> tuple[np.dtype, tuple[int, ...], bool, int]:
 
 
 class Archive:
-    """The arrays of an .npz file, each read when it is asked for and only if it has the form expected. A context
-    manager.
-    """
+    """Reads arrays of an .npz file on request, each only if it has the expected form. A context manager."""
 
     def __init__(self, path: str | os.PathLike[str], allowance: Allowance):
         """Reads the directory of the archive.
 
         Raises:
-          ValueError: it is damaged, or holds anything but arrays.
+          ValueError: it is damaged, or holds anything other than arrays.
         """
         with contextlib.ExitStack() as opening:
             self._zip = zipfile.ZipFile(_Bounded(opening.enter_context(_opened(path))))
@@ -151,34 +149,34 @@ class Archive:
         self._unread = set(self._members)
 
     def __enter__(self) -> "Archive":
-        """The archive itself."""
+        """Returns the archive itself."""
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        """Closes the file; ValueError where all went well and arrays are left that nobody asked for."""
+        """Closes the file; raises ValueError where no error occurred but some arrays were not read."""
         self._stack.close()
         if kind is None and self._unread:
             raise ValueError(f"it holds {', '.join(map(reprlib.repr, sorted(self._unread)))}, which is not known")
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such an array."""
+        """Returns whether the archive has such an array."""
         return name in self._members
 
     @property
     def names(self) -> list[str]:
-        """Of all arrays."""
+        """The names of all arrays."""
         return list(self._members)
 
     def array(self, name: str, kinds: str, shape: Sequence[int | None] | None) -> np.ndarray:
-        """An array, for the first time that it is asked for.
+        """Reads an array.
 
         Args:
-          name: of it.
-          kinds: of dtypes that are taken: b, i, u, f.
-          shape: expected; None stands for any size, and for any shape.
+          name: its name.
+          kinds: accepted kinds of dtypes: b, i, u, f.
+          shape: the expected shape; None stands for any size, and for any shape.
 
         Raises:
-          ValueError: there is none, it is damaged or of another form, or larger than the file may ask for.
+          ValueError: it is missing, is damaged, has another form, or would take more memory than is allowed.
         """
         if name not in self._members:
             raise ValueError(f"it lacks {name!r}")
@@ -206,11 +204,11 @@ class Archive:
                 data[done : done + len(part)] = np.frombuffer(part, np.uint8)
                 done += len(part)
             if file.read(1):  # this also compares the checksum of an array without data
-                raise ValueError(f"{name!r} is longer than it says")
+                raise ValueError(f"{name!r} is longer than it claims")
         return data.view(dtype).reshape(found, order="F" if fortran else "C")
 
     def floats(self, name: str, shape: Sequence[int | None] | None) -> np.ndarray:
-        """Finite real numbers, float64 of this shape (None: any size)."""
+        """Reads finite real numbers, float64 of this shape (None: any size)."""
         found = self.array(name, "iuf", shape)
         self._allowance.take(found.size * (8 if found.dtype != np.float64 else 1), repr(name))
         found = found.astype(np.float64, copy=False)
@@ -219,14 +217,14 @@ class Archive:
         return found
 
     def whole(self, name: str, least: int, most: int = 2**48) -> int:
-        """One whole number."""
+        """Reads one whole number."""
         found = int(self.array(name, "ui", ()))
         if not least <= found <= most:
             raise ValueError(f"{name!r} must be a whole number from {least} to {most}, got {found}")
         return found
 
     def masks(self, name: str, n: int) -> np.ndarray:
-        """Masks of n features that are kept as bits: bool [M, n], read-only."""
+        """Reads masks of n features that are stored as bits: bool [M, n], read-only."""
         width = -(-n // 8)
         packed = self.array(name, "u", (None, width))
         if packed.dtype != np.uint8:
@@ -245,8 +243,8 @@ class Archive:
 def savez(file: Any, arrays: Mapping[str, np.ndarray | None]) -> None:
     """Writes the arrays that are not None as an .npz file that `Archive` reads.
 
-    Large ones are not compressed: masks of which most is 0 shrink a thousandfold, and nothing would tell them from an
-    archive that was made to fill the memory.
+    Large ones are not compressed: masks that are mostly 0 shrink a thousandfold, and could not be told from an archive
+    that was made to fill the memory.
     """
     known: dict[str, Any] = {name: array for name, array in arrays.items() if array is not None}
     small = sum(array.nbytes for array in known.values()) <= _COMPRESSED
@@ -254,16 +252,16 @@ def savez(file: Any, arrays: Mapping[str, np.ndarray | None]) -> None:
 
 
 def map_array(path: str | os.PathLike[str]) -> np.memmap:
-    """The array of an .npy file, mapped into memory and not read.
+    """Maps the array of an .npy file into memory without reading it.
 
     Raises:
-      ValueError: the file is no array of plain numbers, or of another size than its header says.
+      ValueError: the file is not an array of plain numbers, or has another size than its header claims.
     """
     with _opened(path) as file:
         dtype, shape, fortran, start = _header(file.read)
         size, there = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - start
         if size != there or not size:
-            raise ValueError(f"its header claims {size:,} bytes and {there:,} are there")
+            raise ValueError(f"its header claims {size:,} bytes, but {there:,} are there")
         return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")
 
 
@@ -277,16 +275,16 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_json(path: str | os.PathLike[str], allowance: Allowance | None = None) -> Any:
-    """The content of a JSON file in UTF-8.
+    """Reads a JSON file in UTF-8.
 
     Raises:
-      ValueError: it is no JSON, has a name twice, or would take more memory than the file may ask for.
+      ValueError: it is not JSON, has a name twice, or would take more memory than is allowed.
     """
     allowance = Allowance([path]) if allowance is None else allowance
     with _opened(path) as file:
         data = file.read(os.fstat(file.fileno()).st_size)
-    # What objects of each kind take at most, and the text twice: as a whole and as strings, in which one wide character
-    # widens all others.
+    # The most that objects of each kind take, and the text twice: as a whole, and as strings, in which one wide
+    # character widens all others.
     objects = 240 * data.count(b"{") + 96 * data.count(b":") + 104 * data.count(b"[") + 40 * data.count(b",")
     wide = 4 if re.search(rb"[\xf0-\xff]", data) else 2 if re.search(rb"[\xc4-\xff]", data) else 1
     strings = 4 if rb"\u" in data else wide
@@ -300,16 +298,16 @@ def read_json(path: str | os.PathLike[str], allowance: Allowance | None = None) 
 
 
 class Record:
-    """An object of a JSON file whose fields are taken one by one, each checked; one with a default may be absent."""
+    """Reads the fields of a JSON object one by one, each checked; a field with a default may be absent."""
 
     def __init__(self, content: Any, what: str = "it"):
-        """Takes what should be an object and what messages call it."""
+        """Takes the content, which should be an object, and its name in messages."""
         if not isinstance(content, dict):
             raise ValueError(f"{what} must be an object, got {reprlib.repr(content)}")
         self._content, self._what = dict(content), what
 
     def take(self, name: str, default: Any = _NONE) -> Any:
-        """The field as it is."""
+        """Takes a field as it is."""
         if name not in self._content:
             if default is _NONE:
                 raise ValueError(f"{self._what} lacks {name!r}")
@@ -320,11 +318,11 @@ class Record:
         return ValueError(f"{name!r} of {self._what} must be {expected}, got {reprlib.repr(given)}")
 
     def null(self, name: str) -> bool:
-        """Whether the field is null or absent; it is taken then."""
+        """Returns whether a field is null or absent; it is then taken."""
         return self._content.get(name) is None and self._content.pop(name, None) is None
 
     def whole(self, name: str, least: int = 0, most: int = 2**53, default: Any = _NONE) -> Any:
-        """A whole number from least to most."""
+        """Takes a whole number from least to most."""
         given = self.take(name, default)
         if given is default:
             return given
@@ -333,7 +331,7 @@ class Record:
         return given
 
     def real(self, name: str, none: float | None = None, default: Any = _NONE) -> Any:
-        """A finite number; null is `none` where that is given."""
+        """Takes a finite number; null stands for `none` where that is given."""
         given = self.take(name, default)
         if given is default:
             return given
@@ -344,21 +342,21 @@ class Record:
         return float(given)
 
     def flag(self, name: str, default: Any = _NONE) -> Any:
-        """True or false."""
+        """Takes true or false."""
         given = self.take(name, default)
         if type(given) is not bool and given is not default:
             raise self._refuse(name, "true or false", given)
         return given
 
     def text(self, name: str, among: Collection[str] | None = None) -> str:
-        """A string, one of some where these are given."""
+        """Takes a string, one of `among` where that is given."""
         given = self.take(name)
         if not isinstance(given, str) or (among is not None and given not in among):
             raise self._refuse(name, "a string" if among is None else f"one of {', '.join(among)}", given)
         return given
 
     def texts(self, name: str, count: int | None = None) -> tuple[str, ...]:
-        """A list of strings, as many as `count`."""
+        """Takes a list of strings, `count` of them where that is given."""
         given = self.take(name)
         if not isinstance(given, list) or (count is not None and len(given) != count):
             raise self._refuse(name, f"{'' if count is None else count} strings", given)
@@ -367,7 +365,7 @@ class Record:
         return tuple(given)
 
     def reals(self, name: str, count: int) -> np.ndarray:
-        """Finite numbers, float64 [count]."""
+        """Takes a list of finite numbers, float64 [count]."""
         given = self.take(name)
         if not isinstance(given, list) or len(given) != count or set(map(type, given)) - {int, float}:
             raise self._refuse(name, f"{count} numbers", given)
@@ -377,7 +375,7 @@ class Record:
         return found
 
     def plain(self, name: str) -> dict[str, Any]:
-        """An object with any fields, of a depth that all writers and readers of JSON can follow."""
+        """Takes an object with any fields, nested no deeper than all writers and readers of JSON allow."""
         given = self.take(name)
         if not isinstance(given, dict):
             raise self._refuse(name, "an object", given)
@@ -390,6 +388,6 @@ class Record:
         return given
 
     def end(self) -> None:
-        """Raises ValueError where fields are left that nobody asked for."""
+        """Raises ValueError where fields are left that were not taken."""
         if self._content:
             raise ValueError(f"{self._what} has {', '.join(map(reprlib.repr, self._content))}, which is not known")

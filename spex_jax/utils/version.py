@@ -1,4 +1,4 @@
-"""The version of the package, which pyproject.toml reads here, and what a result was made with."""
+"""The version of the package, which pyproject.toml reads here, and the environment of a result."""
 
 import platform
 from typing import Any
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 
 def environment() -> dict[str, Any]:
-    """Versions and device, as they go into every result."""
+    """Returns the versions and the device, which go into every result."""
     device = jax.devices()[0]
     return {
         "versions": {

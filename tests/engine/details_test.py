@@ -101,14 +101,14 @@ def test_other_dictionaries_are_of_no_lens(content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1], "must be a dictionary with names"),
-        ({1: 2}, "must be a dictionary with names"),
+        ([1], "must be a dictionary with string keys"),
+        ({1: 2}, "must be a dictionary with string keys"),
         ({"units": None}, r"details\['units'\] must be a string"),
         ({"text": "a b"}, r"details\['spans'\] must be 2 pairs"),
         ({"text": "a b", "spans": [[0, 1], [2, 4]]}, "within the 3 characters"),
         ({"text": "a b", "spans": [[0, 1], [2]]}, r"details\['spans'\] must be 2 pairs"),
         ({"left_out": [1]}, r"details\['left_out'\] must be a list of strings"),
-        ({"columns": ["a"]}, "must be 2 strings, got .*; leave it out or mend it"),
+        ({"columns": ["a"]}, "must be 2 strings, got .*; leave it out or fix it"),
         ({"seed_noise": {"deviation": 1.0, "share": 0.1, "seeds": 0}}, "numbers 'deviation', 'share' and 'seeds'"),
         ({"pictures": {"units": [[], []], "tests": []}, "test_point": 0}, "one of the 0 pictures"),
     ],

@@ -129,7 +129,7 @@ def test_a_call_that_hangs_is_given_up(workers, masks):
         return batch.sum(axis=1)
 
     start = time.monotonic()
-    with pytest.raises(TimeoutError, match=r"no answer to 64 masks within timeout = 0\.2 s"):
+    with pytest.raises(TimeoutError, match=r"returned nothing for 64 masks within timeout = 0\.2 s"):
         evaluate(value_function(fn, timeout=0.2, workers=workers), masks, batch_size=64)
     assert time.monotonic() - start < 10
     release.set()
@@ -193,7 +193,7 @@ def test_what_other_workers_were_asked_is_kept(masks, tmp_path):
         ({"workers": 0}, "workers must be"),
         ({"retries": -1}, "retries must be"),
         ({"timeout": 0}, "timeout must be above 0 s"),
-        ({"backoff": -1}, "backoff not below 0 s"),
+        ({"backoff": -1}, "backoff at least 0 s"),
         ({"identity": ""}, "identity must be"),
         ({"outputs": 3}, "outputs must be a shape"),
         ({"outputs": (-1,)}, "each size of outputs"),

@@ -45,7 +45,7 @@ def test_what_a_value_depends_on_is_told_apart(fn, alone, order, again):
     found = check_batch_invariance(fn, 20)
     assert (found.alone > 1e-4, found.order > 1e-4, found.again > 1e-4) == (alone, order, again)
     assert found.noise < 0.1
-    assert f"{found.alone:.3g} when asked alone" in str(found)
+    assert f"{found.alone:.3g} when evaluated alone" in str(found)
 
 
 @pytest.mark.parametrize("fn", [of_neighbours, of_place, of_nothing(1)])

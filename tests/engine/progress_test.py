@@ -44,7 +44,7 @@ def test_lines_in_a_log(stderr, monkeypatch):
     lines = log.getvalue().splitlines()
     assert len(lines) >= 2
     assert lines[0].startswith("ablations:  60% 60/100 [00:00<")
-    assert "no answer for" in lines[-1]
+    assert "no result for" in lines[-1]
     assert "\r" not in log.getvalue()
 
 

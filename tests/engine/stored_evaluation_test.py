@@ -74,7 +74,7 @@ def test_of_a_batch_with_nan_the_rest_is_kept(place, path, rng):
     value_fn = spex_jax.ValueFunction(fn, 12, on_device=place == "device", identity="f")
     with pytest.raises(ValueError, match=r"1 of 64 values are not finite; the first is nan at mask 100") as raised:
         evaluate(value_fn, masks, store=path, batch_size=64)
-    assert "run the same again and it continues there" in raised.value.__notes__[0]
+    assert "run the same call again to continue there" in raised.value.__notes__[0]
     found = read(path)
     assert len(found.values) == (127 if place == "host" else 255)  # with the two batches that were on their way
     assert np.isfinite(found.values).all()
@@ -242,4 +242,4 @@ def interrupt_and_look(path):
         explain(fn, 12, store=path, store_key="f", batch_size=16)
     kept = len(read(path).values)
     assert f"{kept} of 345 ablations are in the store" in raised.value.__notes__[0]
-    assert "run the same again and it continues there" in raised.value.__notes__[0]
+    assert "run the same call again to continue there" in raised.value.__notes__[0]

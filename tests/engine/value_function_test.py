@@ -82,7 +82,7 @@ def test_a_callable_becomes_host_code():
         (len, None, r"f needs n, the number of features, for a bare callable: f\(value_fn, n\)"),
         (len, 0, "at least 1 feature"),
         (3, 3, "must be callable"),
-        (np.eye(3, dtype=bool), 3, "f asks a value function, and was given a table"),
+        (np.eye(3, dtype=bool), 3, "f evaluates a value function, and was given a table"),
         (ValueFunction(len, 4), 3, "n = 3 was given, but the value function has 4 features; leave n out"),
         (ValueFunction(several, 4, outputs=(2,)), None, r"f needs one value for each mask.* shape \(2,\)"),
     ],

@@ -105,7 +105,7 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
         ({"mesh": "masks=-1,model=2"}, "there are 1 devices, which 2 does not divide"),
         ({"mesh": "masks=3"}, "--mesh=masks=3 does not fit: there are 1 devices, and it asks for 3"),
         ({"mesh": "model=1"}, "one of them must be 'masks'"),
-        ({"store": "/dev/full"}, "no regular file"),
+        ({"store": "/dev/full"}, "not a regular file"),
         ({"out": "/proc/nowhere"}, "cannot write to the folder --out"),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_table_cannot_be_asked(tmp_path):
     masks = np.eye(4, dtype=bool)
     np.save(tmp_path / "masks.npy", np.packbits(masks, axis=1))
     for table in ((masks, np.zeros(4)), masks, PackedMasks.open(tmp_path / "masks.npy", 4)):
-        with pytest.raises(ValueError, match=r"given a table, whose masks cannot be asked: proxyspex.fit"):
+        with pytest.raises(ValueError, match=r"which cannot be evaluated at new masks: fit it with proxyspex.fit"):
             explain(table, 4, sampling="adaptive")
 
 
