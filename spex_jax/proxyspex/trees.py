@@ -26,7 +26,7 @@ __all__ = ["Boosted", "Forest", "Trees", "boost", "fit", "forest_terms"]
 _DEPTHS = (3, 5)
 _RATES = (0.1, 0.05)
 _MOST_TREES = 1000
-_PATIENCE = 60  # trees without a better held-out error until a fit stops
+_PATIENCE = 60  # trees without a better held-out error before boosting stops
 _LEAST_ROWS = 10  # fewest rows in a leaf
 _RIDGE = 1.0
 
