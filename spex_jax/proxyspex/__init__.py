@@ -1,7 +1,7 @@
-"""ProxySPEX: fit a cheap proxy to random ablations and read the spectrum off the proxy.
+"""ProxySPEX: fits a cheap proxy to random ablations and reads the spectrum off the proxy.
 
-Proxies are records: `Auto()`, `WalshGP()`, `MLP(extract="grow")`, `Trees()`, `Linear(solver="greedy")`. Wherever one is
-asked for, its name means it: "auto", "walsh_gp", "mlp", "trees", "linear".
+Proxies are records: `Auto()`, `WalshGP()`, `MLP(extract="grow")`, `Trees()`, `Linear(solver="greedy")`. Where a
+proxy is expected, its name will do: "auto", "walsh_gp", "mlp", "trees", "linear".
 """
 
 from spex_jax.proxyspex.fitting import cross_fit, fit

@@ -1,9 +1,9 @@
-"""Reading the large terms off a proxy: a search that grows sets one feature at a time, on the device.
+"""Reads the large terms off a proxy: a search on the device that grows sets one feature at a time.
 
 A proxy that is a weighted sum over rows, g(x) = sum_j weights_j k(x, x_j) with a kernel diagonal in the Walsh basis,
 has F(S) = P(S) c(S) with c(S) = sum_j weights_j chi_S(x_j). Scoring all one-feature extensions of a front of sets is
 one matrix product, (chi_front * weights) @ signs. With P = 1 and weights = answers / rows the same search estimates the
-spectrum of anything that can be asked.
+spectrum of any function that can be evaluated.
 """
 
 from collections.abc import Callable
@@ -24,19 +24,20 @@ __all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_uni
 
 Extract = Literal["grow", "spex"]
 EXTRACTS = get_args(Extract)
+Query = Callable[[jax.Array], jax.Array]
 
-_ANSWERS = 2**17  # asked of a proxy at random
-_MOST_COMPLETE = 17  # features up to which all 2^n are asked
+_ANSWERS = 2**17  # random masks at which a proxy is evaluated
+_MOST_COMPLETE = 17  # most features at which all 2^n masks are evaluated
 _BATCH = 2**13
-_CONSTANT = 1e-6  # relative deviation of float32 answers that says nothing
+_CONSTANT = 1e-6  # relative deviation of float32 answers that counts as none
 _FRONT = 512
 _LEAST_SQUARES_ROWS = 2**15
 _MOST_TERMS = 2048
-_DEVIATIONS = 3.0  # of the sampling noise, from which on a term is believed
+_DEVIATIONS = 3.0  # standard deviations of the sampling noise beyond which a term is kept
 
 
 class _Front(NamedTuple):
-    """The sets of one degree that are extended to the next, of which there are at most F.
+    """The sets of one degree that are extended to the next, at most F of them.
 
     Attributes:
       support: bool [F, n].
@@ -63,7 +64,7 @@ def grow(
     max_degree: int,
     front: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The largest terms of degree 1 to max_degree that a hierarchical search reaches.
+    """Searches hierarchically for the largest terms of degree 1 to max_degree.
 
     The prior variance of F(S) is P(S) = sum_r exp(log_amplitude_r + sum_{i in S} log_w_ri), plus first_i for S = {i}.
 
@@ -74,8 +75,8 @@ def grow(
       log_w: [R, n].
       log_amplitude: [R].
       first: [n].
-      max_degree: of the terms.
-      front: sets kept at each degree; all sets of a degree are kept while they are fewer.
+      max_degree: largest degree of a term.
+      front: sets kept at each degree; all sets of a degree where they are fewer.
 
     Returns:
       support: bool [max_degree, front, n].
@@ -83,7 +84,7 @@ def grow(
       prior: [max_degree, front], P(S); zero where a row holds no set.
     """
     n = signs.shape[1]
-    # Two sums of random integers name a set; equal sets reached from different parents are found by sorting.
+    # Two sums of random integers identify a set, so that sorting finds equal sets reached from different parents.
     names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
 
     def extend(sets: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
@@ -120,8 +121,8 @@ def grow(
 
 
 def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:
-    """Rows to keep, largest first: `max_terms` of them, or for None the fewest with 99.9% of the energy, at most
-    10,000.
+    """Returns the rows to keep, largest first: `max_terms` of them, or for None the fewest with 99.9% of the energy, at
+    most 10,000.
 
     Args:
       coefficients: float [K].
@@ -135,7 +136,7 @@ def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:
 
 
 def in_units(terms: Spectrum, mean: float, scale: float, max_terms: int | None) -> Spectrum:
-    """The spectrum of mean + scale * terms, () first, cut as `energy_cut` does; max_terms counts ()."""
+    """Returns the spectrum of mean + scale * terms, () first, cut by `energy_cut`; max_terms counts ()."""
     nothing = ~terms.support.any(axis=1)
     rows = np.flatnonzero(~nothing)
     rows = rows[energy_cut(terms.coefficients[rows], None if max_terms is None else max_terms - 1)]
@@ -147,7 +148,7 @@ def in_units(terms: Spectrum, mean: float, scale: float, max_terms: int | None) 
 
 
 def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
-    """Characters float32 [Q, K]; 0 for the rows of support that hold no set."""
+    """Returns characters float32 [Q, K]; 0 for the rows of support that hold no set."""
     removed = (signs < 0).astype(jnp.float32)
     odd = jnp.matmul(removed, support.T.astype(jnp.float32)).astype(jnp.int32) & 1
     return jnp.where(support.any(axis=1), 1.0 - 2.0 * odd, 0.0)
@@ -155,15 +156,15 @@ def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
 
 @compiled
 def _evaluate(signs: jax.Array, support: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """Values [Q] of a sum of characters, in blocks of rows that fit in memory."""
+    """Returns the values [Q] of a sum of characters, in blocks of rows that fit in memory."""
     blocks = signs.reshape(-1, _BATCH, signs.shape[1])
     return jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks).ravel()
 
 
 @compiled
 def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> jax.Array:
-    """Coefficients [K] of the characters of support bool [K, n] that fit answers [Q]; rows of support that are all
-    False get 0.
+    """Fits answers [Q]: returns coefficients [K] of the characters of support bool [K, n], 0 for rows of support that
+    are all False.
 
     On uniform masks the characters are nearly orthogonal, so that a few steps of conjugate gradients are exact to
     rounding.
@@ -186,48 +187,47 @@ def _complete(answers: np.ndarray, n: int, max_degree: int) -> tuple[np.ndarray,
     return support[order], coefficients[order]
 
 
-def _ask(ask: Callable[[jax.Array], jax.Array], masks: np.ndarray, width: int) -> tuple[jax.Array, jax.Array]:
-    """Signs [M, width] and answers [M] at masks bool [M, n]."""
+def _query_masks(query: Query, masks: np.ndarray, width: int) -> tuple[jax.Array, jax.Array]:
+    """Returns signs [M, width] and answers [M] at masks bool [M, n]."""
     rows, n = masks.shape
     padded = np.zeros((-(-rows // _BATCH) * _BATCH, width), np.float32)
     padded[:rows, :n] = to_signs(masks)
-    asked = [ask(jnp.asarray(padded[start : start + _BATCH])) for start in range(0, len(padded), _BATCH)]
-    return jnp.asarray(padded[:rows]), jnp.concatenate(asked)[:rows]
+    values = [query(jnp.asarray(padded[start : start + _BATCH])) for start in range(0, len(padded), _BATCH)]
+    return jnp.asarray(padded[:rows]), jnp.concatenate(values)[:rows]
 
 
 def read_answers(
-    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, *, max_degree: int, extract: str = "grow"
+    query: Query, n: int, width: int, key: jax.Array, *, max_degree: int, extract: str = "grow"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Large terms of a function that is cheap to ask: a fast transform of all 2^n answers up to n = 17; else a search.
+    """Reads the large terms of a function that is cheap to evaluate.
 
-    "grow" grows sets one feature at a time on the answers to 131,072 random masks; it runs twice, the second time on
-    what the terms found first leave over, where the sampling noise is smaller; then least squares on the answers. It
-    sees only sets that smaller ones announce. "spex" asks coded masks, as many at most, and decodes them on the device.
+    Up to n = 17 a fast transform of all 2^n answers gives them; beyond, a search. "grow" grows sets one feature at a
+    time on the answers at 131,072 random masks. It runs twice, the second time on the residual of the terms found
+    first, where the sampling noise is smaller; least squares on the answers then gives the coefficients. It finds only
+    sets that smaller sets lead to. "spex" evaluates at most as many coded masks and decodes the answers on the device.
 
     Args:
-      ask: signs float32 [_BATCH, width] -> answers [_BATCH], on the device.
+      query: signs float32 [_BATCH, width] -> answers [_BATCH], on the device.
       n: number of features.
       width: columns of the signs; those from n on are 0.
       key: PRNG key.
-      max_degree: of the terms; "spex" goes up to 8.
+      max_degree: largest degree of a term; "spex" goes up to 8.
       extract: "grow" or "spex".
 
     Returns:
       support bool [K, n] and coefficients float64 [K], () among them.
     """
     if n <= _MOST_COMPLETE:
-        return _complete(np.asarray(_ask(ask, masks_lib.all_masks(n), width)[1]), n, max_degree)
+        return _complete(np.asarray(_query_masks(query, masks_lib.all_masks(n), width)[1]), n, max_degree)
     if extract == "spex":
-        return _decode_answers(ask, n, width, key, max_degree)
-    return _grow_answers(ask, n, width, key, max_degree)
+        return _decode_answers(query, n, width, key, max_degree)
+    return _grow_answers(query, n, width, key, max_degree)
 
 
-def _decode_answers(
-    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _decode_answers(query: Query, n: int, width: int, key: jax.Array, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
     seed = int(jax.random.bits(key, dtype=jnp.uint32))
     made = spex.design(n, _ANSWERS, max_degree=min(max_degree, spex.MOST_DEGREE), seed=seed, leftover=False)
-    answers = _ask(ask, made.masks, width)[1]
+    answers = _query_masks(query, made.masks, width)[1]
     mean, deviation = float(answers.mean()), float(answers.std())
     if deviation <= _CONSTANT * abs(mean):
         return np.zeros((1, n), np.bool_), np.array([mean])
@@ -235,12 +235,10 @@ def _decode_answers(
     return support, deviation * coefficients + np.where(support.any(axis=1), 0.0, mean)
 
 
-def _grow_answers(
-    ask: Callable[[jax.Array], jax.Array], n: int, width: int, key: jax.Array, max_degree: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _grow_answers(query: Query, n: int, width: int, key: jax.Array, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
     masks = np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
     rows = len(masks)
-    signs, answers = _ask(ask, masks, width)
+    signs, answers = _query_masks(query, masks, width)
     part = slice(0, _LEAST_SQUARES_ROWS)
     used = jnp.arange(width) < n
     flat = jnp.zeros((1, width)), jnp.zeros(1), jnp.zeros(width)  # P(S) = 1

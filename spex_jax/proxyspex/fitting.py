@@ -1,4 +1,4 @@
-"""The front door of ProxySPEX: a table of ablations in, a spectrum out. No model is called."""
+"""The entry point of ProxySPEX: takes a table of ablations, returns a spectrum. No model is called."""
 
 import contextlib
 import dataclasses
@@ -30,12 +30,12 @@ __all__ = [
     "fit_table",
 ]
 
-SMALL_ROWS = 2048  # up to which matrices are too small to be worth several threads of BLAS
+SMALL_ROWS = 2048  # up to here matrices are too small to gain from several BLAS threads
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitOptions:
-    """Options of `fit`, checked."""
+    """The checked options of `fit`."""
 
     proxy: Proxy
     max_degree: int
@@ -52,7 +52,7 @@ def checked_options(
     solver: str | None = None,
     extract: str | None = None,
 ) -> FitOptions:
-    """Returns the options of `fit`, before anything has been paid for.
+    """Checks the options of `fit` before any model is queried, and returns them.
 
     Raises:
       ValueError: options that `fit` would refuse.
@@ -77,27 +77,27 @@ def fit(
     solver: str | None = None,
     extract: str | None = None,
 ) -> Spectrum:
-    """Spectrum of a value function from a table of ablations (Butler et al., NeurIPS 2025, arXiv 2505.17495).
+    """Fits a proxy to a table of ablations and returns its spectrum (Butler et al., NeurIPS 2025, arXiv 2505.17495).
 
     The published algorithm fits boosted trees to the table, reads the spectrum off them, keeps the largest terms and
     refits those. "trees" is that proxy in JAX, without the refit; the others are extensions of this project.
 
     Args:
-      masks: bool [M, n], True = kept. The same mask may stand in several rows; its values are averaged, with a warning
+      masks: bool [M, n], True = kept. The same mask may occur in several rows; its values are averaged, with a warning
         if they differ. Or `PackedMasks`, a table that stays on disk: for "linear" only, see `streaming.fit`.
       values: [M], finite.
       proxy: "walsh_gp" (a Gaussian process diagonal in the Walsh basis), "mlp" (an ensemble of perceptrons), "trees"
-        (gradient boosted trees), "linear" (sparse regression over characters), or "auto" (the first, stacked with trees
-        and linear where it leaves much unexplained); or its record, such as `Linear(solver="lasso")`.
+        (gradient boosted trees), "linear" (sparse regression over characters), or "auto" (walsh_gp, stacked with
+        trees and linear where it leaves much unexplained); or its record, such as `Linear(solver="lasso")`.
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
-      solver: of "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
-      extract: how the spectrum of the "mlp" is read: "grow" (the default, a search that grows sets) or "spex" (coded
-        masks, decoded: finds sets that no smaller one announces).
+      solver: for "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
+      extract: how the spectrum of "mlp" is read: "grow" (the default, a search that grows sets) or "spex" (coded masks,
+        decoded: also finds sets that no smaller set leads to).
       seed: the same table and seed give the same spectrum, to the last bit on one platform.
 
     Raises:
-      ValueError: masks, values or options that do not fit; the message says what was expected.
+      ValueError: masks, values or options that cannot be used; the message states what was expected.
     """
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
@@ -106,7 +106,7 @@ def fit(
         if not options.proxy.reads_packed:
             readers = " or ".join(f"proxy={name!r}" for name, known in PROXIES.items() if known.reads_packed)
             raise ValueError(
-                f"a table of PackedMasks is for {readers}, got proxy={options.proxy.name!r}; give that, or a smaller "
+                f"PackedMasks need {readers}, got proxy={options.proxy.name!r}; use that proxy, or give a smaller "
                 "table as an array: masks.columns(...) for some of the features, masks.rows(...) for some of the rows"
             )
         with in_float32():
@@ -130,7 +130,7 @@ def cross_fit(
     solver: str | None = None,
     extract: str | None = None,
 ) -> tuple[Spectrum, np.ndarray]:
-    """The spectrum of `fit`, and what the proxy predicts for every mask from the other folds.
+    """Returns the spectrum of `fit` and the out-of-fold predictions of the proxy.
 
     Args:
       masks: bool [M, n], distinct.
@@ -138,10 +138,10 @@ def cross_fit(
       proxy, max_degree, max_terms, seed, solver, extract: see `fit`.
 
     Returns:
-      The spectrum, and predictions float64 [M]; nan for masks that were in every fit (of many thousands).
+      The spectrum, and predictions float64 [M]; nan for masks that no fit left out (among many thousands).
 
     Raises:
-      ValueError: as `fit`; masks that stand in several rows.
+      ValueError: as `fit`; masks that occur in several rows.
     """
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
@@ -155,18 +155,18 @@ def cross_fit(
 
 
 def check_distinct(table: Table, masks: Any) -> None:
-    """Raises ValueError where the masks of a table to cross-fit stand in several rows."""
+    """Raises ValueError where a mask occurs in several rows of a table to cross-fit."""
     if table.count != len(masks):
         raise ValueError(f"cross-fitting needs distinct masks, got {table.count} of {len(masks)}; average them first")
 
 
 def constant(masks: Any, value: float) -> Spectrum:
-    """The spectrum of a constant on masks [M, n]."""
+    """Returns the spectrum of a function that is constant on masks [M, n]."""
     return Spectrum(np.zeros((1, np.shape(masks)[1]), np.bool_), np.array([value]))
 
 
 class Fit(NamedTuple):
-    """A spectrum, what it was read from (in units of the table) and the share of that which is believed."""
+    """A spectrum, the fit it was read from (in units of the table) and the share of that fit that is trusted."""
 
     spectrum: Spectrum
     fitted: Fitted
@@ -174,15 +174,15 @@ class Fit(NamedTuple):
 
     @in_float32()
     def out_of_fold(self, table: Table) -> np.ndarray:
-        """What was predicted for every row without it, float64 [N]; nan for those that were in every fit."""
+        """Returns the prediction of each row by a fit without it, float64 [N]; nan for rows that no fit left out."""
         return table.as_given(table.mean + table.scale * self.share * self.fitted.held_out())
 
     def finished(self, table: Table, max_terms: int | None) -> "Fit":
-        """Returns the same with what the posterior says of the terms, through the known values at the full and the
+        """Returns the same with the posterior variances of the terms, adjusted to the known values at the full and the
         empty mask.
         """
         factor, spectrum = self.fitted.covariance_factor, self.spectrum
-        if factor is not None and 1e-150 < table.scale < 1e150:  # else the square of the scale is no number
+        if factor is not None and 1e-150 < table.scale < 1e150:  # so that its square is a normal number
             found = table.scale * factor(spectrum.support)
             variances = (found**2).sum(axis=1)
             spectrum = dataclasses.replace(spectrum, variances=variances, covariance_factor=found)
@@ -197,7 +197,7 @@ def _given_values(table: Table) -> np.ndarray:
 
 @in_float32()
 def fit_table(table: Table, options: FitOptions) -> Fit:
-    """`fit` of a table that is ready."""
+    """Fits a table that is prepared."""
     small = len(table.targets) <= SMALL_ROWS
     with one_blas_thread() if small else contextlib.nullcontext():
         fitted = options.proxy.fit(table, max_degree=min(options.max_degree, table.n), seed=options.seed)
@@ -205,8 +205,8 @@ def fit_table(table: Table, options: FitOptions) -> Fit:
 
 
 def cut(table: Table, fitted: Fitted, options: FitOptions) -> Fit:
-    """Returns the largest terms as far as they are to be believed, in units of the values that were given, and those
-    that it takes to go through the values at the full and the empty mask.
+    """Returns the trusted share of the largest terms, in units of the given values, with the terms needed to reach the
+    values at the full and the empty mask.
     """
     share = trust(fitted.held_out, table.values, table.n) if table.count <= options.proxy.most_rows_doubted else 1.0
     largest = functools.partial(in_units, fitted.spectrum * share, table.mean, table.scale)

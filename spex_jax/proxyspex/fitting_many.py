@@ -1,4 +1,4 @@
-"""Many tables of ablations at once: what `fit` gives for each of them, in less time."""
+"""Fits many tables of ablations at once: the results of `fit`, in less time."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -29,15 +29,15 @@ __all__ = ["cross_fit_many", "fit_many"]
 
 Read = Callable[[Table, Fit], tuple[Spectrum, np.ndarray]]
 
-_BYTES = 2**30  # of tables at once where the device does not say how much memory it has
-_SHARE = 0.25  # of the memory of a device that does
+_BYTES = 2**30  # memory for tables at once where the device does not report how much it has
+_SHARE = 0.25  # of the memory that a device reports
 
 
 def _tables(masks: Any, values: Any) -> tuple[list[Any], list[Any]]:
-    """Masks and values of every table.
+    """Returns the masks and the values of every table.
 
     Raises:
-      ValueError: neither of the two forms, numbers of tables that differ, or none.
+      ValueError: neither of the two forms, different numbers of tables, or no table.
     """
     if isinstance(masks, PackedMasks) or (
         isinstance(masks, Sequence) and any(isinstance(m, PackedMasks) for m in masks)
@@ -73,23 +73,23 @@ def fit_many(
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[Spectrum]:
-    """Spectra of many tables of ablations: `fit(masks[b], values[b], seed=seed, ...)` for every b, sooner.
+    """Fits many tables of ablations: the spectra of `fit(masks[b], values[b], seed=seed, ...)` for every b, sooner.
 
-    On a CPU whole fits run side by side, one in each core, with the programs of `fit`: the spectra are those of `fit`
-    to the last bit. On an accelerator the walsh_gp of all tables that are padded to the same shape is one program,
-    vmapped over them; the linear regression and the trees of "auto" follow for each table that walsh_gp leaves much
-    unexplained of, and other proxies run one table at a time. Spectra are then those of `fit` to the rounding of
-    float32 over the steps in which scales are learned: predictions within a thousandth of their deviation, with the
-    same terms but where one is that close to the cut, and standard errors from the same draws as long as the terms come
-    in the same order.
+    On a CPU whole fits run side by side, one on each core, with the programs of `fit`: the spectra equal those of `fit`
+    to the last bit. On an accelerator walsh_gp is fitted to all tables of the same padded shape in one program, vmapped
+    over them; the linear regression and the trees of "auto" follow for each table of which walsh_gp leaves much
+    unexplained, and other proxies run one table at a time. The spectra then equal those of `fit` up to the rounding of
+    float32 over the steps that learn the scales: predictions agree within a thousandth of their deviation, the terms
+    are the same except where one is that close to the cut, and standard errors come from the same draws as long as the
+    terms come in the same order.
 
-    Tables that share a bucket of rows and one of features compile nothing anew. Memory is bounded: no more tables run
-    at once than fit, and those of more than 2,048 rows on a CPU, 8,192 on an accelerator, run one at a time.
+    Tables in the same buckets of rows and features share their programs. Memory is bounded: no more tables run at once
+    than fit, and tables of more than 2,048 rows on a CPU, 8,192 on an accelerator, run one at a time.
 
     Args:
       masks: bool [M, n] for T outputs of the same masks; or a list of B arrays bool [M_b, n_b].
       values: [M, T]; or a list of B arrays [M_b].
-      proxy, max_degree, max_terms, seed, solver, extract: as of `fit`, the same for all tables.
+      proxy, max_degree, max_terms, seed, solver, extract: see `fit`; the same for all tables.
 
     Returns:
       T or B spectra, in this order.
@@ -115,17 +115,17 @@ def cross_fit_many(
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[tuple[Spectrum, np.ndarray]]:
-    """`cross_fit` of many tables: the spectra of `fit_many`, each with what is predicted from the other folds.
+    """Cross-fits many tables: the spectra of `fit_many`, each with the out-of-fold predictions.
 
     Args:
-      masks, values, proxy, max_degree, max_terms, seed, solver, extract: see `fit_many`; the masks of a table are
-        distinct.
+      masks, values, proxy, max_degree, max_terms, seed, solver, extract: see `fit_many`; the masks of a table must
+        be distinct.
 
     Returns:
-      For each table the spectrum, and predictions float64 [M_b]; nan for masks that were in every fit.
+      For each table the spectrum, and predictions float64 [M_b]; nan for masks that no fit left out.
 
     Raises:
-      ValueError: as `fit_many`; masks that stand in several rows of a table.
+      ValueError: as `fit_many`; masks that occur in several rows of a table.
     """
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
@@ -134,7 +134,7 @@ def cross_fit_many(
 
 
 def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> list[tuple[Spectrum, np.ndarray]]:
-    """Spectra, and out-of-fold predictions where these are asked for."""
+    """Returns the spectra, with the out-of-fold predictions if `predict`."""
     given = _tables(masks, values)
     tables: dict[int, Table] = {}
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
@@ -160,7 +160,7 @@ def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> lis
 
 
 def _at_once(table: Table, max_degree: int) -> int:
-    """How many tables of this shape the memory bound allows."""
+    """Returns how many tables of this shape the memory bound allows."""
     (device,) = table.signs.devices()
     statistics = device.memory_stats() or {}
     most = int(_SHARE * statistics["bytes_limit"]) if "bytes_limit" in statistics else _BYTES
@@ -168,7 +168,7 @@ def _at_once(table: Table, max_degree: int) -> int:
 
 
 def _side_by_side(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[int, tuple[Spectrum, np.ndarray]]:
-    """Whole fits, one in each core; one after another where BLAS itself can use the cores."""
+    """Runs whole fits, one on each core; one after another where BLAS itself can use the cores."""
 
     def fit(b: int) -> tuple[Spectrum, np.ndarray]:
         return read(tables[b], fit_table(tables[b], options))
@@ -182,7 +182,7 @@ def _side_by_side(tables: dict[int, Table], read: Read, options: FitOptions) -> 
 
 @in_float32()
 def _vmapped(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[int, tuple[Spectrum, np.ndarray]]:
-    """Tables of one shape in one program, where the proxy can; the others one at a time."""
+    """Fits tables of one shape in one program where the proxy supports it; the others one at a time."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for b, table in tables.items():
         if len(table.targets) <= options.proxy.most_rows_together:
@@ -201,12 +201,12 @@ def _vmapped(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[
 
 
 def _size(tables: int) -> int:
-    """The number of tables that a program is compiled for, where there are so many."""
+    """Returns the number of tables that a program is compiled for when it fits `tables` of them."""
     return 2 ** (tables - 1).bit_length() if tables <= 16 else -(-tables // 16) * 16
 
 
 def _chunk(tables: list[Table], size: int, options: FitOptions) -> list[Fit]:
-    # Out-of-fold predictions cost next to nothing here, so that those who ask for them later share the program.
+    # Out-of-fold predictions are always computed: they cost next to nothing here, and all callers share the program.
     fits, draw = options.proxy.fit_together(tables, size, max_degree=options.max_degree, seed=options.seed)
     found = [cut(table, fitted, options) for table, fitted in zip(tables, fits, strict=True)]
     draw([one.spectrum.support for one in found])

@@ -1,6 +1,6 @@
 """ProxySPEX and SPEX as methods of `explain`.
 
-SPEX stands here and not with its decoder, since the smooth part that it may leave out is fitted by a proxy.
+SPEX is here and not with its decoder, since a proxy may fit the smooth part that it does not decode.
 """
 
 import dataclasses
@@ -24,30 +24,30 @@ from spex_jax.proxyspex.residual import fit_and_decode
 
 __all__ = ["SPEX", "ProxySPEX"]
 
-_FEWEST_ROWS = 12  # fewer say too little for any proxy to be believed
+_FEWEST_ROWS = 12  # fewer rows are too little evidence for any proxy
 _REFITS = 5  # batches of adaptive sampling
-_OF_ADAPTIVE = ("acquisition", "refits", "target_r2", "target_width")
+_ADAPTIVE_OPTIONS = ("acquisition", "refits", "target_r2", "target_width")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProxySPEX(Method):
-    """The method "proxyspex": a proxy fitted to ablations at random, whose spectrum is read.
+    """The method "proxyspex": fits a proxy to random ablations and reads its spectrum.
 
-    Its masks are the full and the empty one, and those of a sampling; of the adaptive one half of them, uniform.
+    Its masks are the full mask, the empty mask and those of its sampling; adaptive sampling first draws half of them.
 
     Attributes:
       proxy: a record of `spex_jax.proxyspex` or its name; the field holds the record.
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
       sampling: how masks are drawn (see `sampling.draw`), or "adaptive": half of them uniform, then batches, each
-        chosen by what was learned. None follows the index that is asked for.
-      acquisition: of adaptive sampling: "information" (None; the masks that say most under the Gaussian process, see
-        `proxyspex.acquisition`), "interactions" (of those at the corners of large and uncertain interactions) or
-        "uniform".
-      refits: of adaptive sampling: number of batches; None is 5.
-      target_r2: of adaptive sampling: R2 on the held-out masks at which it stops before the budget is spent.
-      target_width: of adaptive sampling: the same of the widest 95% interval among the ten strongest interactions, in
-        units of the value.
+        chosen from the fit so far. None follows the requested index.
+      acquisition: how adaptive sampling chooses: "information" (None; the masks that are most informative under the
+        Gaussian process, see `walsh_gp.acquisition`), "interactions" (among masks at the corners of large and uncertain
+        interactions) or "uniform".
+      refits: the number of batches of adaptive sampling; None is 5.
+      target_r2: R2 on the held-out masks at which adaptive sampling stops before the budget is spent.
+      target_width: width of the widest 95% interval among the ten strongest interactions, in units of the value, at
+        which adaptive sampling stops before the budget is spent.
     """
 
     name: ClassVar[str] = "proxyspex"
@@ -61,26 +61,26 @@ class ProxySPEX(Method):
     target_width: float | None = None
 
     def __post_init__(self) -> None:
-        """Replaces the name of a proxy by its record, so that equal options are equal."""
+        """Replaces the name of a proxy with its record, so that equal options compare equal."""
         super().__post_init__()
         object.__setattr__(self, "proxy", proxy_of(self.proxy))
 
     @classmethod
     def option_names(cls) -> tuple[str, ...]:
-        """Returns the keyword arguments of the short form, those of the proxies among them."""
-        of_proxies = (name for proxy in PROXIES.values() for name in proxy.option_names())
-        return tuple(dict.fromkeys((*super().option_names(), *of_proxies)))
+        """Returns the keyword arguments of the short form, including those of the proxies."""
+        from_proxies = (name for proxy in PROXIES.values() for name in proxy.option_names())
+        return tuple(dict.fromkeys((*super().option_names(), *from_proxies)))
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
-        """Returns the record, options of its proxy in the proxy."""
+        """Returns the record, with the options of its proxy moved into the proxy."""
         own = super().option_names()
-        of_proxy = {name: option for name, option in options.items() if name not in own}
+        proxy_options = {name: option for name, option in options.items() if name not in own}
         given = {name: option for name, option in options.items() if name in own}
-        return cls(**{**given, "proxy": proxy_of(options.get("proxy", "auto"), **of_proxy)})
+        return cls(**{**given, "proxy": proxy_of(options.get("proxy", "auto"), **proxy_options)})
 
     def complete(self, index: str) -> Self:
-        """Returns the method with the sampling of the index, and all that adaptive sampling needs."""
+        """Returns the method with the sampling of the index and all options that adaptive sampling needs."""
         chosen = self.sampling or sampling.for_index(index)
         if chosen != "adaptive":
             return dataclasses.replace(self, sampling=chosen)
@@ -92,7 +92,7 @@ class ProxySPEX(Method):
 
     @property
     def adaptive(self) -> Adaptive | None:
-        """How further masks are chosen where `sampling` is "adaptive"; of a method that is complete."""
+        """The options of adaptive sampling, None without it; the method must be complete."""
         if self.sampling != "adaptive":
             return None
         assert self.acquisition is not None
@@ -105,12 +105,12 @@ class ProxySPEX(Method):
         )
 
     def check(self, seed: int) -> None:
-        """Raises ValueError for options that could not be used."""
+        """Raises ValueError for options that cannot be used."""
         proxy = checked_options(proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed).proxy
         if self.sampling is not None:
             sampling.check(self.sampling, adaptive=True)
         if self.sampling != "adaptive":
-            for name in _OF_ADAPTIVE:
+            for name in _ADAPTIVE_OPTIONS:
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"{name}= belongs to sampling='adaptive', got it with sampling={self.sampling!r}; leave it out"
@@ -130,11 +130,11 @@ class ProxySPEX(Method):
                 raise ValueError(f"target_width needs a proxy with standard errors ({known}), got proxy={proxy.name!r}")
 
     def least(self, n: int) -> int:
-        """Returns the fewest masks that can be fitted: a row for each coefficient of first order."""
+        """Returns the fewest masks that can be fitted: one for each coefficient up to first order, at least 12."""
         return max(n + 1, _FEWEST_ROWS)
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
-        """Returns the masks of a method that is complete."""
+        """Draws the masks; the method must be complete."""
         if self.sampling == "adaptive":
             return sampling.draw("uniform", n, max(count // 2, min(count, self.least(n))), seed), None
         assert self.sampling is not None
@@ -142,21 +142,21 @@ class ProxySPEX(Method):
 
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum of the proxy."""
-        return fit(ablations.masks, ablations.values, **self._of_a_fit(), seed=seed)
+        return fit(ablations.masks, ablations.values, **self._fit_options(), seed=seed)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
-        """Fits many tables; of masks drawn by size it gives what is predicted from the other folds too."""
+        """Fits many tables; for masks drawn by coalition size it also gives the out-of-fold predictions."""
         masks, values = [table.masks for table in tables], [table.values for table in tables]
         if self.sampling in sampling.PAIRED:
-            return [CrossFit(*found) for found in cross_fit_many(masks, values, **self._of_a_fit(), seed=seed)]
-        return [CrossFit(found) for found in fit_many(masks, values, **self._of_a_fit(), seed=seed)]
+            return [CrossFit(*found) for found in cross_fit_many(masks, values, **self._fit_options(), seed=seed)]
+        return [CrossFit(found) for found in fit_many(masks, values, **self._fit_options(), seed=seed)]
 
-    def _of_a_fit(self) -> dict[str, Any]:
+    def _fit_options(self) -> dict[str, Any]:
         return {"proxy": self.proxy, "max_degree": self.max_degree, "max_terms": self.max_terms}
 
 
 def _through_ends(found: Spectrum, ablations: Ablations) -> Spectrum:
-    """Returns a spectrum decoded from a design that takes the values at the full and the empty mask."""
+    """Adjusts a decoded spectrum so that it takes the known values at the full and the empty mask."""
     known = (ablations.masks, ablations.values, float(ablations.values.std()))
     most = ablations.design.plan.t
     return through_ends(with_spare_terms(found, lambda _: found, *known, max_degree=most), *known)
@@ -164,13 +164,13 @@ def _through_ends(found: Spectrum, ablations: Ablations) -> Spectrum:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SPEX(Method):
-    """The method "spex": ablations in a code, whose answers are decoded.
+    """The method "spex": evaluates coded masks and decodes their values.
 
-    Its masks are those of a design, which hold the empty one, and the full one.
+    Its masks are those of a design, which include the empty mask, and the full mask.
 
     Attributes:
-      max_degree: largest degree of a term; "auto" is 5, or less where the budget asks for it (see `spex.design`).
-      residual_of: a proxy for the smooth part, or its name, where SPEX is to decode what that leaves (see
+      max_degree: largest degree of a term; "auto" is 5, or less where the budget requires it (see `spex.design`).
+      residual_of: a proxy for the smooth part, or its name, so that SPEX decodes only the rest (see
         `proxyspex.fit_and_decode`); the field holds the record.
     """
 
@@ -180,30 +180,30 @@ class SPEX(Method):
     residual_of: str | Proxy | None = None
 
     def __post_init__(self) -> None:
-        """Replaces the name of a proxy by its record, so that equal options are equal."""
+        """Replaces the name of a proxy with its record, so that equal options compare equal."""
         super().__post_init__()
         if self.residual_of is not None:
             object.__setattr__(self, "residual_of", proxy_of(self.residual_of))
 
     def check(self, seed: int) -> None:
-        """Raises ValueError for options that could not be used."""
+        """Raises ValueError for options that cannot be used."""
         super().check(seed)
         if self.residual_of is not None:
             proxy_of(self.residual_of).check()
 
     def least(self, n: int) -> int:
-        """Returns the fewest masks of a design, and the full one."""
+        """Returns the size of the smallest design, plus one for the full mask."""
         return spex.least_budget(n, max_degree=self.max_degree) + 1
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
-        """Returns the masks of a design and the full one, and the design."""
+        """Makes a design; returns its masks with the full mask, and the design."""
         design = spex.design(n, count - 1, max_degree=self.max_degree, seed=seed)
         full = np.ones((1, n), np.bool_)
         return (design.masks if design.masks.all(axis=1).any() else np.concatenate([design.masks, full])), design
 
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
-        """Returns what is decoded, through the values at the full and the empty mask."""
-        design, values = ablations.design, _of_design(ablations)
+        """Decodes the spectrum and adjusts it to the values at the full and the empty mask."""
+        design, values = ablations.design, _design_values(ablations)
         if self.residual_of is None:
             found = spex.decode(design, values)
         else:
@@ -211,17 +211,17 @@ class SPEX(Method):
         return _through_ends(found, ablations)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
-        """Decodes many tables at once where no proxy is fitted."""
+        """Decodes many tables at once, unless a proxy is fitted too."""
         if self.residual_of is not None:
             return super().cross_fit_many(tables, seed)
-        found = spex.decode_many([table.design for table in tables], [_of_design(table) for table in tables])
+        found = spex.decode_many([table.design for table in tables], [_design_values(table) for table in tables])
         return [CrossFit(_through_ends(*one)) for one in zip(found, tables, strict=True)]
 
     def settings(self, design: Any) -> dict[str, Any]:
-        """Returns the size of the code."""
+        """Returns the number of bins and the degree of the code."""
         return {"bins": 2**design.plan.b, "degree": design.plan.t}
 
 
-def _of_design(ablations: Ablations) -> np.ndarray:
+def _design_values(ablations: Ablations) -> np.ndarray:
     """Returns the values at the masks of the design, which come first; the full mask may follow them."""
     return ablations.values[: len(ablations.design.masks)]

@@ -2,7 +2,7 @@
 part of the paper).
 
 Inputs are the signs of the mask; strong decoupled weight decay (Loshchilov and Hutter, ICLR 2019) keeps high degrees
-small. The spectrum of a perceptron has no closed form, but it is cheap to ask: see `extract.read_answers`.
+small. The spectrum of a perceptron has no closed form, but its values are cheap: see `extraction.read_answers`.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ __all__ = ["MLP", "Params", "Perceptron", "answers", "fit", "read", "train", "tr
 _MEMBERS = 5
 _DECAYS = (1.0, 2.0, 4.0)
 _STEPS = 1500
-_STOPS = 10  # equally spaced numbers of steps among which the folds choose
+_STOPS = 10  # equally spaced numbers of steps, one of which the folds choose
 _BATCH = 64
 _RATE = 3e-3
 _PRIOR_FLOOR = 1e-10  # a coefficient of exactly zero still gets a prior variance
@@ -69,16 +69,16 @@ def train(
     """Trains B networks side by side: AdamW with a cosine rate on batches drawn with replacement, squared error.
 
     Args:
-      keys: PRNG keys [B]; each network starts and draws its own way.
+      keys: PRNG keys [B], for the start and the batches of each network.
       signs: float [N, n].
       targets: float [N].
-      rows: int [B, N], of which the first count[b] are the rows that a network learns from.
+      rows: int [B, N], the first count[b] of which are the training rows of a network.
       count: int [B].
       decay: float [B], weight decay.
-      steps: of the optimiser, a multiple of 10.
+      steps: steps of the optimiser, a multiple of 10.
 
     Returns:
-      Parameters after each tenth of the steps: leading axes [10, B].
+      Parameters after each tenth of the steps, with leading axes [10, B].
     """
 
     def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
@@ -108,20 +108,20 @@ def train(
 
 @compiled
 def answers(params: Params, signs: jax.Array) -> jax.Array:
-    """Mean answer of the ensemble, [M], at signs [M, n]."""
+    """Returns the mean answer [M] of the ensemble at signs [M, n]."""
     return jax.vmap(_apply, in_axes=(0, None))(params, signs).mean(axis=0)
 
 
 @compiled
 def _each_answer(params: Params, signs: jax.Array) -> jax.Array:
-    """Answers [stops, B, M] of every network at every stop."""
+    """Returns the answers [stops, B, M] of every network at every stop."""
     return jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)
 
 
 def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:
-    """Decay and stop of the least out-of-fold error, and the out-of-fold predictions [N] with them.
+    """Returns the decay and stop with the least out-of-fold error, and their out-of-fold predictions [N].
 
-    One network for each fold and decay, all in one program.
+    Trains one network for each fold and decay, all in one program.
     """
     fold = np.repeat(np.arange(FOLDS), len(_DECAYS))
     seen = (table.fold >= 0) & (table.fold != fold[:, None])
@@ -139,8 +139,8 @@ def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:
 
 
 def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
-    """Parameters with a leading axis of members, decay and stopping chosen by folds; and the out-of-fold predictions
-    [N] of single networks.
+    """Trains the ensemble, with decay and stop chosen by folds. Returns parameters with a leading axis of members, and
+    the out-of-fold predictions [N] of single networks.
     """
     key = jax.random.key(seed)
     decay, stop, held_out = _choose(jax.random.fold_in(key, MLPKey.FOLDS), table)
@@ -159,19 +159,19 @@ def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
 def read(
     params: Params, n: int, width: int, *, max_degree: int, seed: int, extract: str = "grow"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Support bool [K, n] and coefficients float64 [K] of the large terms of an ensemble; see
-    `extract.read_answers`.
+    """Reads the large terms of an ensemble, support bool [K, n] and coefficients float64 [K]; see
+    `extraction.read_answers`.
     """
-    ask = functools.partial(answers, params)
+    query = functools.partial(answers, params)
     key = jax.random.fold_in(jax.random.key(seed), MLPKey.QUERIES)
-    return read_answers(ask, n, width, key, max_degree=max_degree, extract=extract)
+    return read_answers(query, n, width, key, max_degree=max_degree, extract=extract)
 
 
 def fit(table: Table, *, max_degree: int, seed: int, extract: str = "grow") -> Fitted:
     """Trains the ensemble, reads its spectrum and refits the coefficients on the table.
 
-    The prior variance of a coefficient in the refit is its square in the network: what the network sees as small stays
-    small.
+    The prior variance of a coefficient in the refit is its square in the network: terms that are small in the network
+    stay small.
     """
     params, held_out = train_ensemble(table, seed=seed)
     width = table.signs.shape[1]
@@ -186,8 +186,8 @@ class MLP(Proxy):
     """The proxy "mlp": an ensemble of small multilayer perceptrons.
 
     Attributes:
-      extract: how its spectrum is read: "grow" (a search that grows sets) or "spex" (coded masks, decoded: it finds
-        sets that no smaller one announces).
+      extract: how its spectrum is read: "grow" (a search that grows sets) or "spex" (coded masks, decoded: also finds
+        sets that no smaller set leads to).
     """
 
     name: ClassVar[str] = "mlp"

@@ -1,6 +1,4 @@
-"""A table of ablations made ready for the device: distinct rows, values of mean 0 and variance 1, padded to shapes that
-are shared.
-"""
+"""Prepares a table of ablations for the device: distinct rows, values of mean 0 and variance 1, and shared shapes."""
 
 import dataclasses
 import warnings
@@ -39,13 +37,13 @@ class Table:
     Attributes:
       masks: bool [N, n], distinct.
       values: float64 [N], mean 0, variance 1.
-      mean, scale: the values given are mean + scale * values.
+      mean, scale: the given values are mean + scale * values.
       signs: float32 [N', n'], padded with zeros; on the device.
       targets: float32 [N'], values padded with zeros; on the device.
       count: N.
       fold: int32 [N'], the fold of each row, 0 to FOLDS - 1 in equal parts at random; -1 on padding.
       used: bool [n'], True for the n real features; on the device.
-      order: int [N], the row of the table given that each of these is, where all of them were distinct.
+      order: int [N], the index of each row in the given table, if all its rows were distinct.
     """
 
     masks: np.ndarray
@@ -65,7 +63,7 @@ class Table:
         return self.masks.shape[1]
 
     def as_given(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns numbers [N] of the rows in the order in which these were given."""
+        """Returns one number for each row, [N], in the order in which the rows were given."""
         found = np.empty_like(numbers)
         found[self.order] = numbers
         return found
@@ -73,14 +71,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a proxy found, in units of the table.
+    """The fit of a proxy, in units of the table.
 
     Attributes:
-      spectrum: its terms.
-      held_out: gives float64 [N], its prediction for each row when the row's fold was left out of the fit; nan for rows
-        that no fit left out. A function, since not every fit is asked for it.
-      covariance_factor: gives float64 [K, R] for bool [K, n]: F with the covariance of these coefficients F F^T. None
-        where a proxy has no posterior. A function, so that only the terms that are kept are asked for.
+      spectrum: the terms.
+      held_out: returns float64 [N], the prediction for each row by a fit without the row's fold; nan for rows that no
+        fit left out. A function, since not every caller needs it.
+      covariance_factor: returns float64 [K, R] for bool [K, n]: F, where F F^T is the covariance of these coefficients.
+        None where a proxy has no posterior. A function, so that it is computed only for the terms that are kept.
     """
 
     spectrum: Spectrum
@@ -89,17 +87,17 @@ class Fitted:
 
 
 def feature_bucket(n: int) -> int:
-    """The number of features to which a table of n is padded."""
+    """Returns the number of features to which a table of n features is padded."""
     return -(-n // _FEATURE_BUCKET) * _FEATURE_BUCKET
 
 
 def row_bucket(rows: int) -> int:
-    """The number of rows to which a table of so many is padded, so that programs are shared."""
+    """Returns the number of rows to which a table of `rows` rows is padded, so that tables share programs."""
     return next((size for size in _ROW_BUCKETS if size >= rows), -(-rows // 2048) * 2048)
 
 
 def _scattered(masks: np.ndarray) -> np.ndarray:
-    """Returns uint64 [M], numbers of the masks bool [M, n] whose order follows no feature."""
+    """Returns a hash of each mask bool [M, n], uint64 [M], whose order follows no feature."""
     mixed = masks_lib.hashes(masks_lib.pack(masks))
     for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the finalizer of SplitMix64
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
@@ -107,17 +105,17 @@ def _scattered(masks: np.ndarray) -> np.ndarray:
 
 
 def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct masks and the mean of the values that each was given; different values are reported as a warning."""
+    """Returns the distinct masks and the mean value of each; warns where the values of a mask differ."""
     first, inverse = masks_lib.deduplicate(masks)
     if len(first) == len(masks):
         return masks, values
-    # Means by shifts from the first value: the mean of equal values is then that value to the last bit.
+    # Averages differences from the first value, so that the mean of equal values is that value to the last bit.
     shift = values - values[first][inverse]
     mean = values[first] + np.bincount(inverse, shift) / np.bincount(inverse)
     spread = values - mean[inverse]
     noisy = len(np.unique(inverse[spread != 0]))
     if noisy:
-        largest = np.abs(spread).max()  # whose square may be no number
+        largest = np.abs(spread).max()  # its square may overflow or underflow
         deviation = largest * np.sqrt(np.square(spread / largest).sum() / (len(masks) - len(first)))
         warnings.warn(
             f"{noisy} masks were given several times with different values "
@@ -128,12 +126,12 @@ def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarra
 
 
 def limit_outliers(values: np.ndarray) -> np.ndarray:
-    """Values with what is far outside moved to the range of the others, with a warning.
+    """Moves outliers to the range of the other values, with a warning.
 
-    One value a thousand times the rest would leave nothing else to learn. Far is 30 interquartile ranges from the
-    median, and no more than one value and one in a thousand besides: what happens more often is the function.
+    One value a thousand times the rest would leave nothing else to learn. Outliers are more than 30 interquartile
+    ranges from the median; if there are more of them than one plus one in a thousand, they belong to the function.
     """
-    scaled = values / (np.abs(values).max() or 1.0)  # differences of numbers near the largest float would overflow
+    scaled = values / (np.abs(values).max() or 1.0)  # differences of values near the largest float would overflow
     low, median, high = np.quantile(scaled, [0.25, 0.5, 0.75])
     far = np.abs(scaled - median) > _FAR * (high - low)
     if high == low or not 0 < far.sum() <= 1 + len(values) // 1000:
@@ -149,14 +147,14 @@ def limit_outliers(values: np.ndarray) -> np.ndarray:
 
 
 def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> float:
-    """The share of a fit to believe, 1 where its out-of-fold predictions are better than none by two standard errors
-    (more where these are known badly themselves).
+    """Returns the share of a fit to trust: 1 where its out-of-fold predictions are better than the mean value by two
+    standard errors (more where few rows make these uncertain themselves).
 
-    Below that it falls to 0, where they are no better: a table that says nothing must come out constant. So must one of
-    fewer than ten rows, unless it is complete.
+    Below that the share falls, to 0 where they are no better: a table without a signal must come out constant. So must
+    one of fewer than ten rows, unless it is complete.
 
     Args:
-      held_out: gives [N], what was predicted for each row when it was left out; nan where it never was.
+      held_out: returns [N], the prediction for each row by a fit without it; nan for rows that no fit left out.
       values: [N], of mean 0.
       n: the number of features.
     """
@@ -172,16 +170,16 @@ def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> flo
 def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     """Checks, deduplicates, orders, scales and pads a table of ablations.
 
-    The rows are put in an order that their masks alone decide, and no other than at random: the folds, sums and ties of
+    The rows are put in an order that depends on their masks alone and is random otherwise: the folds, sums and ties of
     a fit are then the same however the rows were given.
 
     Args:
       masks: bool [M, n].
       values: [M].
-      seed: of the folds.
+      seed: for the folds.
 
     Returns:
-      The table, or the one value of a function that is constant on these masks.
+      The table, or the value of a function that is constant on these masks.
 
     Raises:
       ValueError: no rows, or what `check_masks` and `check_values` refuse.

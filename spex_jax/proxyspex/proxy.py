@@ -1,4 +1,4 @@
-"""What ProxySPEX needs to know of a proxy, and the proxies by their names."""
+"""The base class of the proxies, and the registry of proxies by name."""
 
 import abc
 import dataclasses
@@ -20,17 +20,17 @@ Draw = Callable[[Sequence[np.ndarray]], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Proxy(Named, abc.ABC):
-    """A model that is cheap to fit to a table of ablations, and whose spectrum can be read.
+    """A model that is cheap to fit to a table of ablations and whose spectrum can be read.
 
     A subclass is a frozen dataclass with a `name` and a `fit`; its fields are its options. `register` makes it known by
     its name.
 
     Attributes:
       has_variances: whether its terms have standard errors.
-      most_rows_doubted: up to so many rows its out-of-fold predictions decide how much of its fit is believed
-        (`table.trust`); with more all of it is.
-      most_rows_together: tables of up to so many rows, padding included, can be fitted in one program by
-        `fit_together`; 0 where it has none.
+      most_rows_doubted: the most rows at which its out-of-fold predictions decide how much of its fit is trusted
+        (`preprocessing.trust`); with more rows all of it is.
+      most_rows_together: the most rows, padding included, of tables that `fit_together` can fit in one program; 0
+        without this method.
       reads_packed: whether it has a `fit_packed`.
     """
 
@@ -40,15 +40,15 @@ class Proxy(Named, abc.ABC):
     reads_packed: ClassVar[bool] = False
 
     def check(self) -> None:
-        """Raises ValueError for fields that could not be used."""
+        """Raises ValueError for fields that cannot be used."""
         self.check_choices()
 
     @abc.abstractmethod
     def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
-        """Fits a table.
+        """Fits the proxy to a table.
 
         Args:
-          table: made ready by `prepare`.
+          table: made by `prepare`.
           max_degree: largest degree of a term, at most the number of features.
           seed: the same table and seed give the same fit.
         """
@@ -72,7 +72,7 @@ P = TypeVar("P", bound=Proxy)
 
 
 def register(proxy: type[P]) -> type[P]:
-    """Makes a proxy known by its name, so that `proxy="its name"` means it; stands above the class as a decorator.
+    """Registers a proxy, so that `proxy="its name"` selects it; works as a class decorator.
 
     Raises:
       ValueError: another proxy has this name.
@@ -86,10 +86,10 @@ def proxy_of(proxy: str | Proxy, **options: Any) -> Proxy:
 
     Args:
       proxy: a name, or the record itself.
-      **options: fields of the record for a name; None is none given.
+      **options: fields of the record if a name is given; None counts as not given.
 
     Raises:
-      ValueError: an unknown name, an option of another proxy, or options beside a record.
+      ValueError: an unknown name, an option of another proxy, or options given with a record.
     """
     given = {name: option for name, option in options.items() if option is not None}
     if isinstance(proxy, str) and proxy in PROXIES:

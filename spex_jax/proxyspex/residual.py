@@ -17,14 +17,14 @@ __all__ = ["fit_and_decode"]
 def fit_and_decode(
     design: spex.Design, values: object, *, proxy: str | Proxy = "walsh_gp", max_degree: int = 5, seed: int = 0
 ) -> Spectrum:
-    """The sets that a proxy leaves behind, decoded, and the proxy of what these leave.
+    """Decodes the sets that a proxy does not explain, and refits the proxy to the rest.
 
     The proxy predicts every value with its fold left out; SPEX decodes the differences; the proxy is fitted again to
-    the values without the sets found. The answer is the sum of both; it has intervals where nothing was decoded.
+    the values minus the sets found. The result is the sum of both; it has intervals only where nothing was decoded.
 
     Args:
-      design: of `spex_jax.spex.design`.
-      values: [M], the value of every one of `design.masks`.
+      design: made by `spex_jax.spex.design`.
+      values: [M], the value at each of `design.masks`.
       proxy, max_degree, seed: see `fit`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""auto: the non-negative stack of proxies (an extension of ProxySPEX, not part of the paper).
+"""auto: a non-negative stack of proxies (an extension of ProxySPEX, not part of the paper).
 
-The weights minimise the squared error of the members' out-of-fold predictions (Breiman, Stacked regressions, 1996),
-drawn towards the first member as if some rows more had asked for it alone. A stack of spectra is a spectrum, since the
-Fourier transform is linear.
+The weights minimise the squared error of the members' out-of-fold predictions (Breiman, Stacked regressions, 1996). A
+prior draws them towards the first member alone, with the weight of some additional rows. A stack of spectra is a
+spectrum, since the Fourier transform is linear.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from spex_jax.proxyspex.regression import linear
 
 __all__ = ["Auto", "complete", "fit", "stack_weights"]
 
-# Out-of-fold R2 of walsh_gp from which on nothing ever added more than .002 (BUILD_NOTES.md): nothing else is fitted.
+# Above this out-of-fold R2 of walsh_gp no member ever added more than .002 (BUILD_NOTES.md), so no other is fitted.
 _GOOD_ENOUGH = 0.9
-_PRIOR_ROWS = 30  # rows' worth of evidence for the first member alone
-_MOST_SPLITS = 6e5  # rows times features past which trees take minutes
+_PRIOR_ROWS = 30  # weight of the prior for the first member alone, in rows
+_MOST_SPLITS = 6e5  # rows times features; beyond it trees take minutes
 
 
 def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 0.0) -> np.ndarray:
-    """Non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best, and
-    `prior_rows` more on which the first is right.
+    """Returns the non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best,
+    given `prior_rows` additional rows on which the first member is exact.
     """
     pull = np.diag(np.sqrt(prior_rows * np.mean(held_out**2, axis=1)))
     alone = np.eye(len(held_out))[0]
@@ -36,12 +36,12 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """walsh_gp, stacked with trees and linear where it leaves much unexplained."""
+    """Fits walsh_gp, and stacks it with trees and linear where it leaves much unexplained."""
     return complete(table, walsh_gp.fit(table, max_degree=max_degree, seed=seed), max_degree=max_degree, seed=seed)
 
 
 def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fitted:
-    """What `fit` makes of the walsh_gp of a table."""
+    """Completes `fit` from the walsh_gp fit of a table: adds the other members where they are needed."""
     predicted = smooth.held_out()
     seen = np.isfinite(predicted)
     variance = np.mean(table.values[seen] ** 2)
@@ -57,7 +57,7 @@ def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fit
         spectrum = spectrum + float(weight) * member.spectrum
 
     def covariance_factor(support: np.ndarray) -> np.ndarray:
-        """The posterior's, and as one more direction how far the stack moved away from its mean."""
+        """Returns the posterior's factor, with the shift of the stack from the posterior mean as one more column."""
         moved = spectrum.coefficients_at(support) - smooth.spectrum.coefficients_at(support)
         assert smooth.covariance_factor is not None
         return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
@@ -80,7 +80,7 @@ class Auto(Proxy):
     def fit_together(
         self, tables: Sequence[Table], size: int, *, max_degree: int, seed: int
     ) -> tuple[list[Fitted], Draw]:
-        """Fits walsh_gp to all tables in one program; what follows is fitted to one table at a time."""
+        """Fits walsh_gp to all tables in one program, and the other members to one table at a time."""
         fits, draw = walsh_gp.WalshGP().fit_together(tables, size, max_degree=max_degree, seed=seed)
         pairs = zip(tables, fits, strict=True)
         return [complete(table, smooth, max_degree=max_degree, seed=seed) for table, smooth in pairs], draw

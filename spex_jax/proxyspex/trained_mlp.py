@@ -1,4 +1,4 @@
-"""A trained proxy as an object: ask it, read its spectrum, save it and load it."""
+"""A trained proxy as an object: evaluate it, read its spectrum, save it and load it."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ _FORMAT = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedMLP:
-    """An ensemble of perceptrons that stands for a value function: masks bool [M, n] -> float64 [M].
+    """An ensemble of perceptrons that stands in for a value function: masks bool [M, n] -> float64 [M].
 
     Attributes:
       params: parameters of `mlp.Perceptron` with a leading axis of members.
@@ -40,27 +40,27 @@ class TrainedMLP:
 
     @in_float32()
     def __call__(self, masks: Any) -> np.ndarray:
-        """Values float64 [M] at masks bool [M, n]."""
+        """Returns the values float64 [M] at masks bool [M, n]."""
         masks = masks_lib.check_masks(masks, self.n)
         found = np.zeros(len(masks))
         for start in range(0, len(masks), _BATCH):
             part = masks[start : start + _BATCH]
-            asked = np.zeros((row_bucket(len(part)), feature_bucket(self.n)), np.float32)
-            asked[: len(part), : self.n] = signs(part)
-            found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(asked)))[: len(part)]
+            padded = np.zeros((row_bucket(len(part)), feature_bucket(self.n)), np.float32)
+            padded[: len(part), : self.n] = signs(part)
+            found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(padded)))[: len(part)]
         return self.mean + self.scale * found
 
     @in_float32()
     def spectrum(
         self, *, max_degree: int = 5, max_terms: int | None = None, seed: int = 0, extract: str = "grow"
     ) -> Spectrum:
-        """The spectrum of the network itself, not refitted on any data: of all 2^n answers up to n = 17, else by a
-        search on 131,072 answers.
+        """Returns the spectrum of the network itself, not refitted to any data: from all 2^n answers up to n = 17, else
+        by a search on 131,072 answers.
 
         Args:
           max_degree: largest degree of a term.
           max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
-          seed: of the masks asked.
+          seed: for the masks at which the network is evaluated.
           extract: "grow" (the growing search, random masks) or "spex" (coded masks, decoded).
 
         Raises:
@@ -103,18 +103,18 @@ class TrainedMLP:
         target = pathlib.Path(path).absolute()
         try:
             if not orbax.is_orbax_checkpoint(target):
-                raise ValueError("no orbax checkpoint is there")
+                raise ValueError("there is no orbax checkpoint")
             tree = orbax.load(target)
             about = {name: value.item() for name, value in tree["about"].items()}
             if about.pop("format") > _FORMAT:
-                raise ValueError("written by a newer version; update spex_jax")
+                raise ValueError("it was written by a newer version; update spex_jax")
             return cls(params=jax.tree.map(jnp.asarray, tree["params"]), **about)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{str(target)!r} is not a checkpoint of TrainedMLP.save: {error}") from error
 
 
 def train_mlp(masks: Any, values: Any, *, seed: int = 0) -> TrainedMLP:
-    """Trains the ensemble of proxy "mlp" on a table of ablations, decay and stopping chosen by folds.
+    """Trains the ensemble of proxy "mlp" on a table of ablations, with decay and stop chosen by folds.
 
     Args:
       masks: bool [M, n], True = kept.
@@ -122,7 +122,7 @@ def train_mlp(masks: Any, values: Any, *, seed: int = 0) -> TrainedMLP:
       seed: the same table and seed give the same networks.
 
     Raises:
-      ValueError: masks or values that do not fit, or values that are all equal.
+      ValueError: masks or values that cannot be used, or values that are all equal.
     """
     table = prepare(masks, values, seed)
     if isinstance(table, float):

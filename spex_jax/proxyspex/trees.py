@@ -1,8 +1,8 @@
-"""trees: gradient boosted trees for binary features, the proxy of the published ProxySPEX, here in JAX.
+"""trees: gradient boosted trees for binary features, the proxy of the published ProxySPEX, in JAX.
 
 A histogram of gradients over binary features is a matrix product: with `member` [N, nodes] the rows of each node,
-(member * residual)^T x holds for every node and feature the sum over the rows that keep it. One product for the sums
-and counts of every other node grows a level of the trees of all folds and settings side by side; their siblings have
+(member * residual)^T x holds for every node and feature the sum over the rows that keep it. One product gives the
+sums and counts of every other node of a level, for the trees of all fits side by side; the siblings of these nodes hold
 the rest of their parents. Splits and leaf values are those of Friedman's (2001) least-squares boosting, in the
 second-order form of Chen and Guestrin (KDD 2016).
 """
@@ -26,16 +26,16 @@ __all__ = ["Boosted", "Forest", "Trees", "boost", "fit", "forest_terms"]
 _DEPTHS = (3, 5)
 _RATES = (0.1, 0.05)
 _MOST_TREES = 1000
-_PATIENCE = 60  # trees without a better held-out error
-_LEAST_ROWS = 10  # in a leaf
+_PATIENCE = 60  # trees without a better held-out error before boosting stops
+_LEAST_ROWS = 10  # fewest rows in a leaf
 _RIDGE = 1.0
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["features", "leaves"], meta_fields=[])
 @dataclasses.dataclass(frozen=True)
 class Forest:
-    """Level-wise trees of depth d: node 2^l - 1 + p is the p-th of level l; its right child is for rows that keep the
-    feature.
+    """Level-wise trees of depth d: node 2^l - 1 + p is the p-th of level l; its right child takes the rows that keep
+    the feature.
 
     features: int32 [..., T, 2^d - 1], -1 where a node is not split (all rows go left).
     leaves: float32 [..., T, 2^d], the rate included.
@@ -46,13 +46,13 @@ class Forest:
 
 
 class Boosted(NamedTuple):
-    """What `boost` finds: B fits of T trees.
+    """The result of `boost`: B fits of T trees.
 
     Attributes:
       forest: [B, T, ...].
       errors: float [B, T], held-out mean squared errors after each tree, infinite past the last.
       predictions: float [B, N], held-out predictions at each fit's best number of trees.
-      trees: int [], how many were grown.
+      trees: int [], the number of trees grown.
     """
 
     forest: Forest
@@ -62,14 +62,14 @@ class Boosted(NamedTuple):
 
 
 class _State(NamedTuple):
-    """B fits between two trees.
+    """The state of B fits between two trees.
 
     Attributes:
-      trees: int [], how many are grown.
+      trees: int [], the number of trees grown so far.
       prediction: float [B, N].
       forest, errors, best: as `Boosted.forest`, `Boosted.errors` and `Boosted.predictions`, so far.
-      best_error: float [B], the least errors so far.
-      best_tree: int [B], the trees with which they were reached.
+      best_error: float [B], the least held-out errors so far.
+      best_tree: int [B], the trees that reached them.
     """
 
     trees: jax.Array
@@ -82,8 +82,8 @@ class _State(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """A depth and a rate by folds: the least out-of-fold error, the number of trees there, and the held-out predictions
-    float64 [N].
+    """The result by folds of a depth and a rate: the least out-of-fold error, the number of trees there, and the
+    held-out predictions float64 [N].
     """
 
     error: float
@@ -96,17 +96,17 @@ class _Setting(NamedTuple):
 def _grow_tree(
     kept: jax.Array, residual: jax.Array, weight: jax.Array, used: jax.Array, rate: jax.Array, depth: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """One tree for each of B fits: features [B, 2^d - 1], leaves [B, 2^d] and its predictions [B, N].
+    """Grows one tree for each of B fits: features [B, 2^d - 1], leaves [B, 2^d] and its predictions [B, N].
 
-    kept float [N, n]; residual [B, N]; weight [B, N], 0 for rows that a fit does not see; rate [B].
+    kept float [N, n]; residual [B, N]; weight [B, N], 0 for rows outside a fit; rate [B].
     """
     fits, rows = residual.shape
     node = jnp.zeros((fits, rows), jnp.int32)
     features = []
-    # Sums of residuals and numbers of rows by node: of the rows that keep each feature, and in the last column of all.
+    # Sums of residuals and numbers of rows at each node: over rows that keep each feature; last column: over all rows.
     every = jnp.zeros((fits, 2, 0, kept.shape[1] + 1))
     for level in range(depth):
-        # Of two siblings only the left one is counted: the right one has the rest of their parent.
+        # Only the left one of two siblings is counted: the right one has the rest of their parent.
         counted = 2 * jnp.arange(max(1, 2**level // 2))
         member = (node[:, None, :] == counted[:, None]) * weight[:, None, :]  # [B, counted, N]
         both = jnp.concatenate([member * residual[:, None, :], member], axis=1)
@@ -125,9 +125,9 @@ def _grow_tree(
         goes_right = (chosen >= 0) & (kept[jnp.arange(rows), jnp.maximum(chosen, 0)] > 0)
         node = 2 * node + goes_right
     at = jnp.maximum(feature, 0)[:, None, :, None]
-    of_right = jnp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
-    of_leaves = jnp.stack([every[..., -1] - of_right, of_right], axis=3).reshape(fits, 2, 2**depth)
-    sums, counts = of_leaves[:, 0], of_leaves[:, 1]
+    right_part = jnp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
+    leaf_parts = jnp.stack([every[..., -1] - right_part, right_part], axis=3).reshape(fits, 2, 2**depth)
+    sums, counts = leaf_parts[:, 0], leaf_parts[:, 1]
     leaves = rate[:, None] * sums / (counts + _RIDGE)
     return jnp.concatenate(features, axis=1), leaves, jnp.take_along_axis(leaves, node, axis=1)
 
@@ -145,7 +145,7 @@ def boost(
     depth: int,
     most_trees: int = _MOST_TREES,
 ) -> Boosted:
-    """Boosts B fits side by side until none of them improves on its held-out rows any more.
+    """Boosts B fits side by side until none improves on its held-out rows any more.
 
     Args:
       signs: [N, n] of -1 (kept), 1, padded with 0.
@@ -154,8 +154,8 @@ def boost(
       held_out: [B, N], 1 for the rows on which each fit is scored.
       rate: [B], learning rates.
       used: bool [n].
-      limit: trees after which to stop in any case; another one compiles nothing.
-      depth: of the trees.
+      limit: trees after which to stop in any case; a new limit does not recompile.
+      depth: depth of the trees.
       most_trees: T.
     """
     fits, rows = weight.shape
@@ -199,11 +199,11 @@ def boost(
 
 
 def forest_terms(forest: Forest, n: int, depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact spectrum of a sum of trees (Butler et al., 2025, section 4: a split is (L + R) / 2 at S and (L - R) / 2 at
-    S with i added).
+    """Reads the exact spectrum of a sum of trees (Butler et al., 2025, section 4: a split is (L + R) / 2 at S and
+    (L - R) / 2 at S with i added).
 
-    A leaf at the end of a path over features P, of which it keeps some, is v prod_{i in P} (1 -+ s_i) / 2: it gives +-v
-    / 2^|P| to every subset of P.
+    A leaf of value v at the end of a path over features P, of which it keeps some, is v prod_{i in P} (1 -+ s_i) / 2:
+    it adds +-v / 2^|P| to every subset of P.
 
     Args:
       forest: features [T, 2^d - 1], leaves [T, 2^d].
@@ -252,10 +252,10 @@ def forest_terms(forest: Forest, n: int, depth: int) -> tuple[np.ndarray, np.nda
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """Boosts by folds to choose depth, rate and number of trees, boosts all rows with the choice, and reads the exact
+    """Boosts by folds to choose depth, rate and number of trees, boosts all rows with that choice, and reads the exact
     spectrum.
     """
-    del seed  # nothing is drawn but the folds, which come with the table
+    del seed  # only the folds are random, and they come with the table
     real = table.fold >= 0
     out = table.fold == np.arange(FOLDS)[:, None]
 
@@ -273,7 +273,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
         held_out = (np.asarray(boosted.predictions, np.float64) * out).sum(axis=0)
         return _Setting(float(mean.min()), depth, rate, trees=int(mean.argmin()) + 1, held_out=held_out)
 
-    # Depths at the faster rate, then the best of them at the slower one.
+    # Tries all depths at the faster rate, then the best depth at the slower rate.
     best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda setting: setting.error)
     best = min(best, by_folds(best.depth, _RATES[1]), key=lambda setting: setting.error)
     everything = jnp.asarray(real, jnp.float32)[None]

@@ -1,10 +1,10 @@
 """Passes over a table of masks that stays on disk: blocks of rows are unpacked on the device, multiplied and forgotten.
 
-Everything is in features of mean 0 and variance 1, u_i = (s_i - mean_i) / deviation_i, and in products of them, since
+All results are for features of mean 0 and variance 1, u_i = (s_i - mean_i) / deviation_i, and products of them, since
 those are uncorrelated whatever share of the masks keeps a feature (O'Donnell, Analysis of Boolean Functions, 2014,
-section 8.4). The products on the device are of plain signs; what centring changes is put right afterwards.
+section 8.4). The device multiplies plain signs; the effect of centring is added afterwards.
 
-Many columns of coefficients, for several penalties or outputs, share a pass: reading and unpacking are most of it.
+Columns of coefficients for several penalties or outputs share a pass: reading and unpacking take most of its time.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ __all__ = [
     "predictions",
 ]
 
-BLOCK_BYTES = 2**26  # of the float32 signs of a block
+BLOCK_BYTES = 2**26  # of the float32 signs in a block
 _MOST_ROWS = 8192
-_COPIES = 4  # of the terms on a block, at most, that are there at a time
+_COPIES = 4  # most copies of the terms on a block that exist at a time
 _TILE = 2048  # features on a side of a block of pairs
-_FAR = 5.0  # standard deviations from a share of a half, from which on features are centred
+_FAR = 5.0  # standard deviations from a share of a half beyond which features are centred
 _TERM_BUCKETS = (1, 64, 256, 1024)
 
 Members = tuple[int, ...]  # the features of a term
 
 
 class Terms(NamedTuple):
-    """Products of features on the device: of K terms each is prod_d (slope_d * s[place_d] + shift_d).
+    """Products of features on the device: each of K terms is prod_d (slope_d * s[place_d] + shift_d).
 
     Attributes:
       place: int32 [K, D], features.
@@ -59,7 +59,7 @@ class Terms(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What `gradient` adds up over the blocks of rows, for L columns of coefficients and W weights of rows.
+    """The sums of `gradient` over the blocks of rows, for L columns of coefficients and W row weights.
 
     Attributes:
       singles: float32 [n', L], X^T (w * r) of plain signs.
@@ -78,7 +78,7 @@ class Design:
 
     Attributes:
       masks: the table, M rows.
-      mean: float64 [n], of the signs; 0 everywhere where the masks agree with a share of a half.
+      mean: float64 [n], means of the signs; all 0 where the masks are consistent with a share of a half.
       inverse: float64 [n], 1 / deviation of the signs; 0 for a feature that never changes.
     """
 
@@ -93,7 +93,7 @@ class Design:
 
 
 def _block_rows(count: int, width: int) -> int:
-    """Rows of a block of signs of so many columns: a power of two, no more than a table needs."""
+    """Returns the rows in a block of signs of `width` columns: a power of two, no more than `count` rows need."""
     fitting = max(8, min(_MOST_ROWS, BLOCK_BYTES // (4 * width)))
     return min(1 << (fitting.bit_length() - 1), max(8, 1 << (count - 1).bit_length()))
 
@@ -103,7 +103,7 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _blocks(design: Design, *columns: np.ndarray, terms: int) -> Iterator[tuple[slice, list[np.ndarray]]]:
-    """Rows, with their bits and those rows of float arrays [M, L]; the last block is filled up with zeros."""
+    """Yields rows, with their bits and those rows of float arrays [M, L]; the last block is padded with zeros."""
     count = len(design.masks)
     size = _block_rows(count, max(design.n, _COPIES * terms))
     for start in range(0, count, size):
@@ -113,13 +113,13 @@ def _blocks(design: Design, *columns: np.ndarray, terms: int) -> Iterator[tuple[
 
 
 def _signs(bits: jax.Array) -> jax.Array:
-    """Signs float32 [m, 8 W] of packed masks uint8 [m, W]."""
+    """Unpacks masks uint8 [m, W] into signs float32 [m, 8 W]."""
     spread = (bits[:, :, None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1
     return (1.0 - 2.0 * spread.astype(jnp.float32)).reshape(len(bits), -1)
 
 
 def _columns(signs: jax.Array, terms: Terms) -> jax.Array:
-    """The terms on rows, float32 [m, K]."""
+    """Evaluates the terms on rows, float32 [m, K]."""
     found = jnp.ones((len(signs), terms.place.shape[0]))
     for d in range(terms.place.shape[1]):
         found = found * (signs[:, terms.place[:, d]] * terms.slope[:, d] + terms.shift[:, d])
@@ -127,7 +127,7 @@ def _columns(signs: jax.Array, terms: Terms) -> jax.Array:
 
 
 def on_device(design: Design, terms: Sequence[Members]) -> Terms:
-    """Terms for the device, their number and degree padded so that programs are shared."""
+    """Puts terms on the device, their number and degree padded so that programs are shared."""
     degree = max(2, *map(len, terms)) if terms else 2
     count = next((size for size in _TERM_BUCKETS if size >= len(terms)), -(-len(terms) // 1024) * 1024)
     place = np.zeros((count, degree), np.int32)
@@ -150,7 +150,7 @@ def design(masks: PackedMasks) -> Design:
     varies = np.abs(mean) < 1 - 0.5 / count
     near_half = np.abs(mean[varies]).max(initial=0.0) < _FAR / np.sqrt(count)
     if near_half and abs(mean[varies].sum()) < _FAR * np.sqrt(max(1, varies.sum()) / count):
-        # Centring by what is chance would spread every term over its subsets.
+        # Centring by a deviation due to chance would spread every term over its subsets.
         return dataclasses.replace(plain, inverse=varies.astype(float))
     deviation = np.sqrt(np.maximum(1 - mean**2, 0.0))
     inverse = np.divide(1.0, deviation, out=np.zeros(n), where=varies)
@@ -181,8 +181,8 @@ def _accumulate(
 
 
 def _plain(design: Design, coefficients: np.ndarray, width: int, count: int) -> tuple[jax.Array, jax.Array]:
-    """Coefficients [n + K, L] of features of variance 1 as those of plain signs [width, L] and of terms [count, L], the
-    first of which is ().
+    """Converts coefficients [n + K, L] of features of variance 1 to those of plain signs [width, L] and of terms
+    [count, L], the first of which is ().
     """
     n = design.n
     singles = coefficients[:n] * design.inverse[:, None]
@@ -202,14 +202,14 @@ def gradient(
     which: np.ndarray,
     coefficients: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Correlations of residuals with every single and every term, in one pass.
+    """Correlates residuals with every single and every term, in one pass.
 
     Args:
       design: the table.
       terms: K sets of features; the first is ().
       targets: [M, L], or [M, 1] for the same in all columns.
-      weight: [M, W] of rows.
-      which: int [L], the weights of each column.
+      weight: [M, W], row weights.
+      which: int [L], the row weights that each column uses.
       coefficients: [n + K, L].
 
     Returns:
@@ -236,7 +236,7 @@ def _predict(bits: jax.Array, terms: Terms, coefficients: tuple[jax.Array, jax.A
 
 
 def predictions(design: Design, terms: Sequence[Members], coefficients: np.ndarray) -> np.ndarray:
-    """Values float64 [M, L] of coefficients [n + K, L] of all singles and the terms, the first of which is ()."""
+    """Returns values float64 [M, L] for coefficients [n + K, L] of all singles and the terms, () first."""
     made = on_device(design, terms)
     plain = _plain(design, coefficients, 8 * -(-design.n // 8), made.place.shape[0])
     found = np.empty((len(design.masks), coefficients.shape[1]))
@@ -252,12 +252,12 @@ def _add_pairs(total: jax.Array, left: jax.Array, right: jax.Array, residual: ja
 
 
 def pairs(design: Design, residual: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """The correlations of all pairs with a residual, a block of features against another at a time.
+    """Correlates all pairs with a residual, one block of features against another at a time.
 
     Args:
       design: the table.
       residual: [M].
-      rows: int [m], rising: the rows that count.
+      rows: int [m], ascending: the rows to use.
 
     Yields:
       i, j and float32 [T, T']: sum_rows r u_{i + a} u_{j + b}; 0 where the second feature does not come after the
@@ -270,7 +270,7 @@ def pairs(design: Design, residual: np.ndarray, rows: np.ndarray) -> Iterator[tu
     weighted = np.zeros((len(design.masks), 1))
     weighted[rows, 0] = residual[rows]
     ones, nothing = np.ones((len(weighted), 1)), np.zeros((n + 1, 1))
-    # In units of plain signs, as the blocks are.
+    # For plain signs, as the blocks are.
     first = gradient(
         dataclasses.replace(design, mean=np.zeros(n), inverse=np.ones(n)),
         [()],
@@ -311,8 +311,8 @@ def _add_extensions(
 
 
 def extensions(design: Design, terms: Sequence[Members], residual: np.ndarray) -> np.ndarray:
-    """sum_rows r u_T u_i for every term and every feature, float64 [K, n]; residual is [M], 0 on rows that do not
-    count.
+    """Returns sum_rows r u_T u_i for every term and every feature, float64 [K, n]; residual is [M], 0 on rows to leave
+    out.
     """
     made = on_device(design, terms)
     carry = (jnp.zeros((made.place.shape[0], 8 * -(-design.n // 8))), jnp.zeros(made.place.shape[0]))
@@ -342,7 +342,7 @@ def _add_correlations(
 
 
 def correlations(design: Design, terms: Sequence[Members], residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """X^T (w * r), float64 [W, K], of terms alone, for weights [M, W] of rows and a residual [M]."""
+    """Returns X^T (w * r), float64 [W, K], of terms alone, for row weights [M, W] and a residual [M]."""
     made = on_device(design, terms)
     carry = jnp.zeros((weight.shape[1], made.place.shape[0]))
     for _, (bits, target, weights) in _blocks(design, residual[:, None], weight, terms=made.place.shape[0]):
@@ -353,8 +353,8 @@ def correlations(design: Design, terms: Sequence[Members], residual: np.ndarray,
 def gram(
     design: Design, terms: Sequence[Members], residual: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """X^T diag(w) X float64 [W, K, K] and X^T (w * r) float64 [W, K] of terms, for row weights [M, W] and a residual
-    [M].
+    """Returns X^T diag(w) X float64 [W, K, K] and X^T (w * r) float64 [W, K] of terms, for row weights [M, W] and a
+    residual [M].
     """
     made = on_device(design, terms)
     count = made.place.shape[0]
@@ -366,8 +366,8 @@ def gram(
 
 
 def characters(design: Design, terms: Sequence[Members], coefficients: np.ndarray) -> tuple[list[Members], np.ndarray]:
-    """Sets and coefficients [K'] of characters, () first, from those [n + K] of features of variance 1 and of products
-    of them, the first of which is ().
+    """Converts coefficients [n + K] of features of variance 1 and of products of them, the first of which is (), to
+    sets and coefficients [K'] of characters, () first.
     """
     n, inverse, mean = design.n, design.inverse, design.mean
     found: dict[Members, float] = {(): 0.0}

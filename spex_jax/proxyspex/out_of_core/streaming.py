@@ -1,15 +1,15 @@
 """linear on a table that stays on disk: sparse regression in bounded memory, for tables such as those of datamodels
 (Ilyas et al., 2022, arXiv 2202.00622: 50,000 features, 300,000 rows).
 
-  1. All singles at once, by passes over the rows: ridge and lasso penalties side by side, a random fifth of the rows
-     held out.
-  2. All pairs against what the singles leave, a block of features against another at a time; only the strongest are
-     remembered. Further features that a term may take on, and triples of the features that stand out.
-  3. Of those that no chance explains, the ones that help on the rows held out (`selection`).
-  4. Everything once more together: terms and strong singles without a penalty, so that they come out unbiased, and the
-     many small singles with the penalty that the rows held out prefer.
+  1. Fits all singles at once in passes over the rows, with ridge and lasso penalties side by side and a random fifth of
+     the rows held out.
+  2. Scores all pairs against the residual of the singles, one block of features against another at a time, and keeps
+     the strongest; also terms with one more feature, and triples of the features that stand out.
+  3. Selects, among those that chance does not explain, the ones that help on the held-out rows (`gram_selection`).
+  4. Fits everything together: terms and strong singles without a penalty, so that they are unbiased, and the many small
+     singles with the penalty that the held-out rows prefer.
 
-Values have mean 0 and variance 1 from the start, and features too (`block_products`): one unit serves all penalties.
+Values and features have mean 0 and variance 1 from the start (`block_products`), so one unit serves all penalties.
 """
 
 import dataclasses
@@ -35,31 +35,31 @@ from spex_jax.proxyspex.regression.screening import triples
 
 __all__ = ["fit"]
 
-_HELD_OUT = 5  # one row in so many
-_RIDGE = 10.0 ** np.arange(-1.5, 2.0, 0.5)  # times features by rows
-_LASSO = 4.0 / 1.6 ** np.arange(8)  # times the standard deviation of a correlation by chance
-_STEPS = 60  # passes of one solution, at most
+_HELD_OUT = 5  # one row in this many
+_RIDGE = 10.0 ** np.arange(-1.5, 2.0, 0.5)  # times features / rows
+_LASSO = 4.0 / 1.6 ** np.arange(8)  # times the standard deviation of a chance correlation
+_STEPS = 60  # most passes for one solution
 _CONVERGED = 1e-3
-_LOOSE = 2.5  # standard deviations, from which on a candidate is remembered
+_LOOSE = 2.5  # standard deviations beyond which a candidate is kept
 _LISTED = 4096
-_POOL = 1024  # candidates at most
-_ELEMENTS = 2**22  # of the scores of extensions at a time
+_POOL = 1024  # most candidates
+_ELEMENTS = 2**22  # scores of extensions computed at a time
 _ROUNDS = 6
-_DROP = 0.3  # of what was left: explained since, it makes another search of all pairs worth its time
-_FEATURES = 512  # among which triples are searched
+_DROP = 0.3  # share of the residual that has to be explained before all pairs are searched again
+_FEATURES = 512  # features among which triples are searched
 _TRIPLE_BYTES = 2**26
-_LEFT = 1e-6  # of the variance, below which there is rounding only
+_LEFT = 1e-6  # share of the variance below which only rounding is left
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """The rows of the fit and those held out.
+    """The training rows and the held-out rows.
 
     Attributes:
       values: float64 [M], mean 0, variance 1.
-      weight: float32 [M, 2], 1 for the rows of the fit and for all rows.
-      split: float32 [M, 2], 1 for the rows of the fit and for those held out.
-      fitted: int [m], the rows of the fit.
+      weight: float32 [M, 2], column 0 is 1 for the training rows, column 1 for all rows.
+      split: float32 [M, 2], column 0 is 1 for the training rows, column 1 for the held-out rows.
+      fitted: int [m], the training rows.
     """
 
     values: np.ndarray
@@ -70,8 +70,8 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True)
 class _Solved:
-    """Coefficients [n + K, 2] of singles and terms, by the rows of the fit and by all; residuals [M, 2]; the penalty on
-    |c| and that on c^2 / 2; and the mean squared errors of the first on its own rows and on those held out.
+    """Coefficients [n + K, 2] of singles and terms, fitted to the training rows and to all rows; residuals [M, 2]; the
+    penalties on |c| and on c^2 / 2; and the mean squared errors of the first fit on training and held-out rows.
     """
 
     coefficients: np.ndarray
@@ -81,7 +81,7 @@ class _Solved:
 
 
 def _split(masks: PackedMasks, values: np.ndarray, seed: int) -> _Rows:
-    """Rows of one mask are held out together, or they would tell what the fit has seen."""
+    """Splits the rows at random; rows of equal masks stay together, or the fit would have seen held-out masks."""
     step = masks.block_rows()
     keys = [hashes(masks.packed_rows(slice(start, start + step))) for start in range(0, len(masks), step)]
     found, mask = np.unique(np.concatenate(keys), return_inverse=True)
@@ -95,7 +95,7 @@ def _split(masks: PackedMasks, values: np.ndarray, seed: int) -> _Rows:
 
 
 def _penalties(design: Design, rows: _Rows) -> list[tuple[float, float]]:
-    """Penalties on |c| and on c^2 / 2 of the singles that are not strong; the last leaves none of them."""
+    """Returns penalties on |c| and on c^2 / 2 of the singles that are not strong; the last removes all of them."""
     count = len(rows.fitted)
     ridge = [(0.0, max(1e-4, factor * design.n / count)) for factor in _RIDGE]
     return [*ridge, *((factor / math.sqrt(count), 0.0) for factor in _LASSO), (math.inf, 0.0)]
@@ -108,14 +108,14 @@ def _solve(
     start: np.ndarray,
     columns: Sequence[tuple[tuple[float, float], np.ndarray, np.ndarray]],
 ) -> _Solved:
-    """Coefficients for several penalties side by side, and of them those of the least held-out error.
+    """Fits coefficients for several penalties side by side; returns those with the least held-out error.
 
     Args:
       design: the table.
       rows: the values.
       terms: K sets, the first ().
       start: [n + K, 2].
-      columns: a penalty, and bool [n + K, 2] twice: what may be other than 0, and what is free of the penalty.
+      columns: a penalty, and bool [n + K, 2] twice: which may differ from 0, and which are free of the penalty.
     """
     count = len(columns)
     which = np.repeat([0, 1], count)
@@ -140,7 +140,7 @@ def _solve(
         moved = np.linalg.norm((new - old)[:, best], axis=0) <= _CONVERGED * np.linalg.norm(new[:, best], axis=0)
         return bool(moved.all() and (before - errors).max() < _CONVERGED * errors.min())
 
-    spread = (1 + math.sqrt(design.n / len(rows.fitted))) ** 2  # of independent masks (Marchenko and Pastur, 1967)
+    spread = (1 + math.sqrt(design.n / len(rows.fitted))) ** 2  # with independent masks (Marchenko and Pastur, 1967)
     found = minimise(loss, np.repeat(start, count, axis=1), first, second, curvature=spread, steps=_STEPS, done=done)
     best = int(errors.argmin())
     coefficients = found[:, [best, best + count]]
@@ -150,17 +150,17 @@ def _solve(
     return _Solved(coefficients, residual, columns[best][0], (float(mean[0]), float(mean[1])))
 
 
-def _let_in(
+def _admit(
     design: Design, rows: _Rows, residual: np.ndarray, sets: list[Members], tests: int, inflation: float
 ) -> dict[Members, float]:
-    """Those of some sets whose correlation with a residual [M] no chance explains, on the rows of the fit or on all,
-    among so many that were tested; with the score that each has to keep.
+    """Returns the sets whose correlation with a residual [M], on the training rows or on all, chance does not explain
+    given the number of tests; each with the score that it has to keep.
     """
     if not sets:
         return {}
     size = np.square(residual) @ rows.split
     found = block_products.correlations(design, sets, residual, rows.split)
-    # On the rows of the fit, and on all.
+    # On the training rows, and on all rows.
     scores = np.abs(np.stack([found[0], found.sum(axis=0)])) / np.sqrt(np.array([[size[0]], [size.sum()]])) / inflation
     floor = discoveries(scores[1], tests)
     over = scores.max(axis=0)
@@ -170,20 +170,20 @@ def _let_in(
 
 
 class _Strongest:
-    """The largest of scores that come in parts, with the sets they belong to."""
+    """The largest of scores that arrive in parts, with their sets."""
 
     def __init__(self) -> None:
         self.scores, self.sets, self.least = np.zeros(0), np.zeros((0, 0), np.int64), _LOOSE
 
     def add(self, scores: np.ndarray, sets: np.ndarray) -> None:
-        """Takes scores [K] of sets int [K, d], all of them at least `least`."""
+        """Adds scores [K] of sets int [K, d], all of them at least `least`."""
         self.scores = np.concatenate([self.scores, scores])
         self.sets = np.concatenate([self.sets, sets]) if self.sets.size else sets
         if len(self.scores) > 2 * _LISTED:
             self.cut()
 
     def cut(self) -> list[Members]:
-        """Forgets all but the largest 4,096; these, largest first."""
+        """Drops all but the largest 4,096; returns the sets of these, largest first."""
         order = np.argsort(-self.scores, kind="stable")[:_LISTED]
         self.scores, self.sets = self.scores[order], self.sets[order]
         if len(order) == _LISTED:
@@ -192,11 +192,11 @@ class _Strongest:
 
 
 def _pairs(design: Design, rows: _Rows, residual: np.ndarray) -> tuple[list[Members], int, float]:
-    """The strongest pairs, the number of all, and by how much scores are larger than chance makes them: where masks
-    depend on each other or come again, that is more than 1.
+    """Returns the strongest pairs, the number of all pairs, and the inflation: the factor by which scores are larger
+    than chance makes them, more than 1 where masks depend on each other or repeat.
 
-    Taken from the middle of the scores, which the few true pairs do not reach (genomic control, Devlin and Roeder,
-    1999).
+    The inflation is read off the middle of the scores, which the few true pairs do not reach (genomic control, Devlin
+    and Roeder, 1999).
     """
     usable = int((design.inverse > 0).sum())
     tests = math.comb(usable, 2)
@@ -210,12 +210,12 @@ def _pairs(design: Design, rows: _Rows, residual: np.ndarray) -> tuple[list[Memb
         place = np.flatnonzero(scores > strongest.least)
         members = np.stack(np.divmod(place, scores.shape[1]), axis=1) + np.array([i, j])
         strongest.add(scores.ravel()[place], members)
-    inside = np.clip(1 - outside / tests + math.sqrt(1 / tests), 0.01, 0.99)  # few pairs tell little
+    inside = np.clip(1 - outside / tests + math.sqrt(1 / tests), 0.01, 0.99)  # few pairs are weak evidence
     return strongest.cut(), tests, float(max(1.0, 1 / scipy.special.ndtri((1 + inside) / 2)))
 
 
 def _extensions(design: Design, rows: _Rows, residual: np.ndarray, terms: list[Members]) -> tuple[list[Members], int]:
-    """The strongest sets of one feature more than some terms, and the number of all."""
+    """Returns the strongest sets with one feature more than one of the terms, and the number of all such sets."""
     norm = float(np.sqrt(np.square(residual[rows.fitted]).sum()))
     strongest, weighted = _Strongest(), residual * rows.split[:, 0]
     at_once = max(1, _ELEMENTS // design.n)
@@ -233,7 +233,7 @@ def _extensions(design: Design, rows: _Rows, residual: np.ndarray, terms: list[M
 def _triples(
     design: Design, rows: _Rows, residual: np.ndarray, singles: np.ndarray, terms: list[Members], seed: int
 ) -> tuple[list[Members], int]:
-    """Triples that stand out, of the features of the terms and the largest singles, and the number of all of those."""
+    """Returns the triples that stand out among features of the terms and the largest singles, and the number of all."""
     among = dict.fromkeys(itertools.chain(*terms))
     among |= dict.fromkeys(map(int, np.argsort(-np.abs(singles), kind="stable")[:_FEATURES]))
     features = np.sort(np.array([f for f in among if design.inverse[f] > 0][:_FEATURES], int))
@@ -253,7 +253,7 @@ def _triples(
 def _search(
     design: Design, rows: _Rows, solved: _Solved, max_degree: int, solver: str, seed: int
 ) -> tuple[list[Members], np.ndarray]:
-    """Terms of two features and more, and which of them, bool [K, 2], the rows of the fit and all rows keep."""
+    """Finds terms of two features and more, and which of them, bool [K, 2], the training rows and all rows keep."""
     base = solved.residual[:, 0]
     sets: list[Members] = []
     floor = np.zeros(0)
@@ -268,22 +268,22 @@ def _search(
         if left < (1 - _DROP) * searched:
             searched = left
             strongest, pairs, inflation = _pairs(design, rows, residual)
-        new |= _let_in(design, rows, residual, strongest, pairs, inflation)
+        new |= _admit(design, rows, residual, strongest, pairs, inflation)
         if turn and max_degree > 2:
             growing = [members for members in terms if len(members) < max_degree]
             if growing:
                 more, tests = _extensions(design, rows, residual, growing)
-                new |= _let_in(design, rows, residual, more, tests, inflation)
+                new |= _admit(design, rows, residual, more, tests, inflation)
         if turn == 1 and max_degree > 2:
             more, tests = _triples(design, rows, residual, solved.coefficients[: design.n, 0], terms, seed)
-            new |= _let_in(design, rows, residual, more, tests, inflation)
+            new |= _admit(design, rows, residual, more, tests, inflation)
         new = {members: least for members, least in new.items() if members not in set(sets)}
         if not new and turn:
             break
         sets, floor = [*sets, *new], np.concatenate([floor, list(new.values())])
         if not sets:
             continue
-        # Room for new candidates is made by those that were not kept.
+        # Where there are too many candidates, those that were kept stay.
         order = np.argsort(~np.pad(kept.any(axis=1), (0, len(new))), kind="stable")[:_POOL]
         sets, floor = [sets[k] for k in order], floor[order]
         grams, targets = block_products.gram(design, sets, base, rows.split)
@@ -301,14 +301,14 @@ def _search(
 
 
 def _strong(design: Design, rows: _Rows, solved: _Solved) -> np.ndarray:
-    """Singles bool [n, 2] that stand out from the others, on the rows of the fit and on all.
+    """Returns the singles bool [n, 2] that stand out from the others, on the training rows and on all rows.
 
-    An estimate that is shrunken plus its correlation with the residual is unbiased again, with independent noise, where
-    the masks are independent (the debiased lasso, Javanmard and Montanari, 2014).
+    A shrunken estimate plus its correlation with the residual is unbiased again, with independent noise, where the
+    masks are independent (the debiased lasso, Javanmard and Montanari, 2014).
     """
     n = design.n
     own, held = solved.errors
-    # Least squares of so many parameters for each row shrinks residuals by 1 - that, and held-out errors grow by it.
+    # Least squares with g parameters for each row scales squared residuals by 1 - g, and held-out ones by its inverse.
     part = np.sqrt(min(1.0, own / held)) if held > 0 else 1.0
     shrunk = np.array([part, 1 - (1 - part) * len(rows.fitted) / len(rows.values)])
     nothing = np.zeros((n + 1, 2))
@@ -316,41 +316,41 @@ def _strong(design: Design, rows: _Rows, solved: _Solved) -> np.ndarray:
     products, _ = block_products.gradient(design, [()], solved.residual, rows.weight, np.array([0, 1]), nothing)
     estimates = solved.coefficients[:n] + products[:n] / (total * np.maximum(shrunk, 0.1))
     scores = np.abs(estimates) * np.sqrt(total / max(held, 1e-12))
-    # From the bulk, which many small effects make wider than chance does: what is of the bulk is better shrunken.
+    # Scale by the bulk, which many small effects make wider than chance does: singles in the bulk are better shrunken.
     scores /= np.maximum(1.0, np.median(scores, axis=0) / scipy.special.ndtri(0.75))
     return np.stack([column >= discoveries(column, n) for column in scores.T], axis=1)
 
 
 def _check(values: Any, masks: PackedMasks) -> np.ndarray:
-    """Values float64 [M], finite."""
+    """Returns the values float64 [M]; raises ValueError where they are not finite."""
     array = check_values(values, cast(np.ndarray, masks), finite=False)
     bad = np.flatnonzero(~np.isfinite(array))
     if len(bad):
         raise ValueError(
             f"{len(bad)} of {len(array)} values are not finite; the first is {array[bad[0]]} in row {bad[0]}; "
-            "leave these rows out of the table and of the values"
+            "leave these rows out of the table and the values"
         )
     return array
 
 
 def fit(masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | None, seed: int, solver: str) -> Spectrum:
-    """Spectrum of a table that stays on disk; the other arguments are those of `proxyspex.fit`.
+    """Fits a table that stays on disk and returns its spectrum; the other arguments are those of `proxyspex.fit`.
 
     Terms of two features and more are those that stand out from chance, 1,024 at most. A triple is found where two of
-    its features are a term too, or where it lies within 512 features: those of the terms and the largest singles.
-    Masks that stand in several rows are not put together, but held out together; where their values differ, no warning
-    says so. Of features that are always kept together any may stand for the others.
+    its features are a term too, or where it lies within 512 features: those of the terms and the largest singles. Rows
+    of equal masks are not merged but held out together; there is no warning where their values differ. Among features
+    that are always kept together any may stand for the others.
 
     Memory: at most 1 GiB, whatever the number of rows, besides some 100 bytes for each row and the result (a byte for
-    each term and feature, twice while it is made; a None in max_terms may keep 10,000 terms). Pages of a file that is
-    mapped are not counted: the system takes them back when it needs to.
+    each term and feature, twice while it is made; max_terms=None may keep 10,000 terms). Pages of a memory-mapped file
+    are not counted: the system takes them back when it needs to.
 
     Args:
       masks: the table, [M, n].
       values: [M], finite.
 
     Raises:
-      ValueError: an empty table, or values that do not fit.
+      ValueError: an empty table, or values that cannot be used.
     """
     if not len(masks):
         raise ValueError("a fit needs at least one ablation, got an empty table")
@@ -372,7 +372,7 @@ def fit(masks: PackedMasks, values: Any, *, max_degree: int, max_terms: int | No
     free = nothing.copy()
     free[:n] = _strong(design, rows, solved)
     columns = [(penalty, everything, free) for penalty in penalties]
-    # The rows held out may also prefer strong singles with the penalty, or no terms.
+    # The held-out rows may also prefer strong singles with the penalty, or no terms.
     columns += [(solved.penalty, everything, nothing)]
     columns += [(solved.penalty, everything & (np.arange(len(start)) <= n)[:, None], nothing)] if sets else []
     solved = _solve(design, rows, terms, solved.coefficients, columns)

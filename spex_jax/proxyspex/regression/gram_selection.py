@@ -1,8 +1,7 @@
-"""Which of a few candidates to keep, from their products alone: sparse regression whose cost does not grow with the
-rows.
+"""Selects among a few candidates from their products alone: sparse regression whose cost does not grow with the rows.
 
-X^T X and X^T r of the candidates, once for the rows of the fit and once for those held out, say everything that a
-least squares fit and its held-out error need. `select` is that; `minimise` and `discoveries` serve others too.
+X^T X and X^T r of the candidates, on the training rows and on the held-out rows, are all that a least squares fit and
+its held-out error need. `select` works with these; other modules use `minimise` and `discoveries` too.
 """
 
 import math
@@ -13,9 +12,9 @@ import scipy.special
 
 __all__ = ["discoveries", "minimise", "select"]
 
-_FALSE = 0.05  # share of chance among what is let in
+_FALSE = 0.05  # share of chance among the discoveries
 _LEVELS = 12
-_SPANNED = 1e-3  # of its length that the others leave of a candidate, from which on they span it
+_SPANNED = 1e-3  # share of its squared length below which the others span a candidate
 _RIDGE = 1e-6
 _LASSO_STEPS = 300
 
@@ -23,14 +22,14 @@ Loss = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def discoveries(scores: np.ndarray, tests: int) -> float:
-    """The score from which on at most a twentieth of what stands out is chance (Benjamini and Hochberg, 1995).
+    """Returns the score from which on at most a twentieth of the discoveries is chance (Benjamini and Hochberg, 1995).
 
     Args:
-      scores: [K], the largest absolute scores of all that were tested, standard normal by chance.
-      tests: how many were tested.
+      scores: [K], the largest absolute scores of all tests, standard normal by chance.
+      tests: the number of tests.
 
     Returns:
-      The score that is to be passed; infinite where none passes it.
+      The score to reach; infinite where none reaches it.
     """
     ordered = np.sort(scores)[::-1]
     log_chance = np.log(2) + scipy.special.log_ndtr(-ordered)
@@ -49,16 +48,17 @@ def minimise(
     steps: int,
     done: Callable[[np.ndarray, np.ndarray, np.ndarray], bool],
 ) -> np.ndarray:
-    """argmin of loss(c) + sum first |c| + second c^2 / 2, many columns side by side: accelerated proximal gradient
-    steps (Beck and Teboulle, 2009) that start anew where the momentum points uphill (O'Donoghue and Candes, 2015).
+    """Returns the argmin of loss(c) + sum first |c| + second c^2 / 2, for many columns side by side, by accelerated
+    proximal gradient steps (Beck and Teboulle, 2009) that restart where the momentum points uphill (O'Donoghue and
+    Candes, 2015).
 
     Args:
-      loss: gradient [P, L] of a quadratic loss at coefficients [P, L], and whatever `done` is to see.
+      loss: returns the gradient [P, L] of a quadratic loss at coefficients [P, L], and an array for `done`.
       start: [P, L].
-      first, second: [P, L]; infinite in `first` is a coefficient of 0.
+      first, second: [P, L]; infinity in `first` fixes a coefficient at 0.
       curvature: an estimate of the largest curvature of the loss, raised where two gradients show a larger one.
-      steps: calls of `loss`, at most.
-      done: of the coefficients, those before and what `loss` gave; says when to stop.
+      steps: most calls of `loss`.
+      done: whether to stop, from the coefficients, those before and the array of `loss`.
     """
     old = ahead = np.where(np.isinf(first), 0.0, start)
     momentum = np.ones(start.shape[1])
@@ -68,10 +68,10 @@ def minimise(
         if before is not None:
             step = ahead - before[0]
             square = np.square(step).sum(axis=0)
-            told = square > 1e-8 * np.square(ahead).sum(axis=0)  # less is rounding
-            bent = ((slope - before[1]) * step).sum(axis=0)[told] / square[told]
-            if bent.max(initial=0.0) > curvature:
-                curvature, momentum = 1.1 * float(bent.max()), np.ones_like(momentum)
+            reliable = square > 1e-8 * np.square(ahead).sum(axis=0)  # less is rounding
+            curvatures = ((slope - before[1]) * step).sum(axis=0)[reliable] / square[reliable]
+            if curvatures.max(initial=0.0) > curvature:
+                curvature, momentum = 1.1 * float(curvatures.max()), np.ones_like(momentum)
         moved = ahead - slope / curvature
         new = np.sign(moved) * np.maximum(np.abs(moved) - first / curvature, 0.0) / (1 + second / curvature)
         momentum = np.where(((ahead - new) * (new - old)).sum(axis=0) > 0, 1.0, momentum)
@@ -88,8 +88,8 @@ def minimise(
 def _pursue(
     gram: np.ndarray, target: np.ndarray, size: float, rows: float, floor: np.ndarray
 ) -> list[tuple[int, float]]:
-    """Candidates in the order in which they explain most of what is left (orthogonal least squares, Chen et al., 1989),
-    each with its score over its floor, until no score is over its floor.
+    """Returns candidates in the order in which they explain most of the rest (orthogonal least squares, Chen et al.,
+    1989), each with its score over its floor, until no score reaches its floor.
     """
     target, norm = target.copy(), gram.diagonal().copy()
     spanned = _SPANNED * np.maximum(norm, 1e-9 * rows)
@@ -114,7 +114,7 @@ def _pursue(
 
 
 def _left(gram: np.ndarray, target: np.ndarray, size: float, rows: float) -> float:
-    """What all candidates together leave of r^T r, as it would be on other rows."""
+    """Returns the part of r^T r that all candidates together leave, as it would be on other rows."""
     found = _least_squares(gram, target, np.arange(len(target)))
     left = size - 2 * target @ found + found @ gram @ found
     return float(np.clip(left * rows / max(rows - len(target), 1.0), 1e-9 * size, size))
@@ -123,7 +123,7 @@ def _left(gram: np.ndarray, target: np.ndarray, size: float, rows: float) -> flo
 def _active(
     gram: np.ndarray, target: np.ndarray, size: float, rows: float, floor: np.ndarray, levels: np.ndarray, solver: str
 ) -> list[np.ndarray]:
-    """The candidates int [k] that a solver keeps at each level, a factor on their floors."""
+    """Returns the candidates int [k] that a solver keeps at each level, a factor on their floors."""
     if solver == "greedy":
         order = _pursue(gram, target, size, rows, floor * levels.min())
         under = [
@@ -144,12 +144,12 @@ def _active(
 
 
 def _least_squares(gram: np.ndarray, target: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Coefficients [K] on the active candidates."""
+    """Returns the least squares coefficients [K] on the active candidates, 0 on the others."""
     found = np.zeros(len(target))
     if not len(active):
         return found
     matrix = gram[np.ix_(active, active)]
-    # A little ridge where two candidates are one on all rows.
+    # A little ridge, since two candidates may be equal on all rows.
     found[active] = np.linalg.solve(
         matrix + _RIDGE * np.trace(matrix) / len(active) * np.eye(len(active)), target[active]
     )
@@ -159,18 +159,18 @@ def _least_squares(gram: np.ndarray, target: np.ndarray, active: np.ndarray) -> 
 def select(
     grams: np.ndarray, targets: np.ndarray, sizes: np.ndarray, rows: np.ndarray, floor: np.ndarray, solver: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses how far the candidates have to stand out by the held-out error of least squares on those that do.
+    """Selects the candidates that stand out; the held-out error of least squares on these chooses how far they have to.
 
     Args:
-      grams: float64 [2, K, K], X^T X on the rows of the fit and on those held out.
+      grams: float64 [2, K, K], X^T X on the training rows and on the held-out rows.
       targets: [2, K], X^T r there.
       sizes: [2], r^T r there.
-      rows: [2], how many there are.
+      rows: [2], the numbers of these rows.
       floor: [K], the least score of each candidate, in standard deviations of chance.
-      solver: "greedy" or "lasso", which keeps what a penalty of that size does not make 0.
+      solver: "greedy" or "lasso", which keeps the candidates that a penalty of that size does not set to 0.
 
     Returns:
-      bool [K], kept by the rows of the fit; and by all rows at the level so chosen.
+      bool [K], those kept on the training rows; and those kept on all rows at the level so chosen.
     """
     nothing = np.zeros(len(floor), np.bool_)
     if not len(floor):
@@ -182,11 +182,11 @@ def select(
     fits = [np.zeros(len(floor)), *(_least_squares(grams[0], targets[0], active) for active in found)]
     errors = [sizes[1] + c @ (grams[1] @ c - 2 * targets[1]) for c in fits]
     best = int(np.argmin(errors))
-    # What stands out from chance is kept unless the rows held out are against it by more than a standard error.
+    # Keeps what stands out from chance unless it makes the held-out error worse by more than a standard error.
     variance = max(errors[best], 0.0) / max(rows[1], 1.0)
     apart = [c - fits[best] for c in fits]
-    against = [2 * math.sqrt(variance * max(d @ grams[1] @ d, 0.0)) for d in apart]
-    place = next(k for k in range(1, len(fits) + 1) if k > len(levels) or errors[k] <= errors[best] + against[k])
+    margins = [2 * math.sqrt(variance * max(d @ grams[1] @ d, 0.0)) for d in apart]
+    place = next(k for k in range(1, len(fits) + 1) if k > len(levels) or errors[k] <= errors[best] + margins[k])
     if place > len(levels):
         return nothing, nothing
     chosen, kept = levels[place - 1], np.isin(np.arange(len(floor)), found[place - 1])

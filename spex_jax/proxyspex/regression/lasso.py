@@ -1,9 +1,9 @@
-"""The lasso over characters, its whole path on the device: the convex solver of "linear".
+"""The lasso over characters, with its whole path on the device: the convex solver of "linear".
 
 Minimises |y - sum_S c_S chi_S|^2 / 2N + penalty sum_S |c_S| (Tibshirani, 1996) for a falling sequence of penalties over
 all singles, all pairs and the extensions of what is active. The design matrix is never formed: a working set of
-characters with its Gram matrix is solved by accelerated proximal gradient steps (Beck and Teboulle, 2009), and one
-screening over all candidates at every penalty lets in those that break the optimality conditions most (the strategy of
+characters with its Gram matrix is solved by accelerated proximal gradient steps (Beck and Teboulle, 2009), and at every
+penalty one screening over all candidates admits those that violate the optimality conditions most (the strategy of
 Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
 """
 
@@ -21,23 +21,23 @@ __all__ = ["PENALTIES", "Path", "lasso_path"]
 
 PENALTIES = 64
 _SMALLEST = 0.01  # last penalty, as a share of the one at which nothing is active
-_WORKING_SET = 512  # characters at most
+_WORKING_SET = 512  # most characters in it
 _ENTER = 32  # characters that may enter at one penalty
 _STEPS = 150  # proximal steps at one penalty
 _POWER_STEPS = 20
-_PATIENCE = 8  # penalties without a better held-out error
+_PATIENCE = 8  # penalties without a better held-out error before a path stops
 _RIDGE = 1e-3
 
 
 class Path(NamedTuple):
-    """What `lasso_path` finds: B paths of L penalties, each with two kinds of coefficients, those of the lasso and
-    those of least squares on what it selects.
+    """The result of `lasso_path`: B paths of L penalties, each with two kinds of coefficients, those of the lasso and
+    those of least squares on its selection.
 
     Attributes:
       sets: bool [B, W, n], the working sets at the last penalty.
-      coefficients: float [B, 2, W], theirs.
+      coefficients: float [B, 2, W], those of the working sets.
       errors: float [B, 2, L], held-out mean squared errors at each penalty, infinite past the last.
-      predictions: float [B, 2, N], held-out predictions at each fit's best penalties.
+      predictions: float [B, 2, N], held-out predictions at the best penalty of each.
       steps: int [], the number of penalties.
     """
 
@@ -49,7 +49,7 @@ class Path(NamedTuple):
 
 
 class _Momentum(NamedTuple):
-    """Accelerated proximal gradient steps on W characters.
+    """The state of accelerated proximal gradient steps on W characters.
 
     Attributes:
       old: [W], the coefficients.
@@ -63,12 +63,12 @@ class _Momentum(NamedTuple):
 
 
 class _Working(NamedTuple):
-    """The characters among which B fits are solved, W places each.
+    """The characters among which B fits are solved, in W slots each.
 
     Attributes:
-      sets: bool [B, W, n], all False in a place that was never filled.
+      sets: bool [B, W, n], all False in a slot that was never filled.
       characters: float [B, N, W].
-      gram: float [B, W, W], mean products of the characters over the rows of the fit.
+      gram: float [B, W, W], mean products of the characters over the training rows.
       target: float [B, W], their mean products with the targets.
       coefficients: float [B, W].
     """
@@ -81,13 +81,13 @@ class _Working(NamedTuple):
 
 
 class _State(NamedTuple):
-    """B paths between two penalties.
+    """The state of B paths between two penalties.
 
     Attributes:
       steps: int [], the number of penalties done.
       working: the characters, with their coefficients at the last penalty.
       errors, best: as `Path.errors` and `Path.predictions`, so far.
-      best_error: float [B, 2], the least errors so far.
+      best_error: float [B, 2], the least held-out errors so far.
       both: as `Path.coefficients`, at the last penalty.
     """
 
@@ -100,7 +100,7 @@ class _State(NamedTuple):
 
 
 def _solve(gram: jax.Array, target: jax.Array, penalty: jax.Array, start: jax.Array) -> jax.Array:
-    """argmin of c^T gram c / 2 - target^T c + penalty |c|_1, [W]."""
+    """Returns the argmin [W] of c^T gram c / 2 - target^T c + penalty |c|_1."""
 
     def power(vector: jax.Array, _: None) -> tuple[jax.Array, None]:
         product = gram @ vector
@@ -123,7 +123,7 @@ def _solve(gram: jax.Array, target: jax.Array, penalty: jax.Array, start: jax.Ar
 
 
 def _unpenalised(gram: jax.Array, target: jax.Array, coefficients: jax.Array) -> jax.Array:
-    """Least squares on the active characters, with a little ridge: the relaxed lasso (Meinshausen, 2007)."""
+    """Solves least squares on the active characters, with a little ridge: the relaxed lasso (Meinshausen, 2007)."""
     active = coefficients != 0
     both = active[:, None] & active[None, :]
     matrix = jnp.where(both, gram, 0.0) + jnp.diag(jnp.where(active, _RIDGE, 1.0))
@@ -150,12 +150,12 @@ def lasso_path(
       weight: [B, N], 1 for the rows of each fit.
       held_out: [B, N], 1 for the rows on which each fit is scored.
       used: bool [n].
-      limit: penalties after which to stop in any case; another one compiles nothing.
-      pool: sets bool [P, n] and characters [N, P] that are candidates besides; None for none.
-      max_degree: of the characters.
+      limit: penalties after which to stop in any case; a new limit does not recompile.
+      pool: further candidates, sets bool [P, n] and characters [N, P]; None for none.
+      max_degree: largest degree of a character.
     """
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
-    # No more places than there are characters, and room for those that enter.
+    # No more slots than there are characters, plus room for those that enter.
     most = number_of_sets(n, max_degree) - 1
     size_of_set = min(_WORKING_SET, -(-most // _ENTER) * _ENTER + _ENTER)
     count, scored = weight.sum(axis=1), jnp.maximum(held_out.sum(axis=1), 1.0)
@@ -166,22 +166,22 @@ def lasso_path(
     def enter(working: _Working, residual: jax.Array, least: jax.Array) -> _Working:
         sets, characters = working.sets, working.characters
         chosen, columns, size = screen(residual, signs, used, sets, characters, pool)
-        # Of two equal candidates the first enters: their sets agree in every feature.
+        # Only the first of equal candidates enters: their sets agree in every feature.
         members = chosen.astype(jnp.float32)
         equal = jnp.einsum("bki,bli->bkl", 2 * members - 1, 2 * members - 1) == n
         first = jnp.argmax(equal, axis=2) == jnp.arange(_ENTER)
-        welcome = first & (size > (least * count)[:, None])
+        admitted = first & (size > (least * count)[:, None])
         # The slots to fill: empty ones, then those of coefficient 0.
         free = jnp.where(sets.any(axis=2), 1.0, 0.0) + jnp.where(working.coefficients != 0, 2.0, 0.0)
         slots = jnp.argsort(free, axis=1, stable=True)[:, :_ENTER]
-        welcome &= jnp.take_along_axis(free, slots, axis=1) < 2
+        admitted &= jnp.take_along_axis(free, slots, axis=1) < 2
 
-        def put(array: jax.Array, slot: jax.Array, new: jax.Array, welcome: jax.Array) -> jax.Array:
+        def put(array: jax.Array, slot: jax.Array, new: jax.Array, admitted: jax.Array) -> jax.Array:
             shape = (-1,) + (1,) * (array.ndim - 1)
-            return array.at[slot].set(jnp.where(welcome.reshape(shape), new, array[slot]))
+            return array.at[slot].set(jnp.where(admitted.reshape(shape), new, array[slot]))
 
-        sets = jax.vmap(put)(sets, slots, chosen, welcome)
-        characters = jax.vmap(put)(characters.mT, slots, columns.mT, welcome).mT
+        sets = jax.vmap(put)(sets, slots, chosen, admitted)
+        characters = jax.vmap(put)(characters.mT, slots, columns.mT, admitted).mT
         new = jnp.take_along_axis(characters, slots[:, None, :], axis=2)
         weighted = new * weight[:, :, None] / count[:, None, None]
         products = jnp.einsum("bnw,bnk->bwk", characters, weighted)

@@ -1,8 +1,8 @@
 """linear: sparse regression over characters (an extension of ProxySPEX, not part of the paper).
 
-All singles and pairs are candidates, whether or not their singles matter; triples that stand out from chance where a
-search through all of them is affordable; higher degrees grow from what is there. Two solvers: "greedy" (orthogonal
-matching pursuit) and "lasso" (the convex relaxation). Out-of-fold errors choose how many terms.
+All singles and pairs are candidates, whether or not their singles matter; so are triples that stand out from chance,
+where a search of all triples is affordable; higher degrees grow from the terms found. Two solvers: "greedy" (orthogonal
+matching pursuit) and "lasso" (the convex relaxation). Out-of-fold errors choose the number of terms.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ __all__ = ["SOLVERS", "Linear", "Solver", "fit"]
 
 Solver = Literal["greedy", "lasso"]
 SOLVERS = get_args(Solver)
-_MANY_FEATURES = 128  # from here on _AT_ONCE characters are chosen in a step of the pursuit
+_MANY_FEATURES = 128  # with more the pursuit chooses _AT_ONCE characters in a step
 _AT_ONCE = 8
 _FEW_ROWS = 400
-_ROUNDS = 3  # of searching for triples
+_ROUNDS = 3  # rounds of the search for triples
 _POOLS = (64, 512)  # numbers of triples that programs are compiled for
 
 Pool = tuple[jax.Array, jax.Array]
@@ -38,12 +38,12 @@ Search = Callable[..., lasso.Path | pursuit.Pursuit]
 
 
 def _best_steps(errors: np.ndarray, rows: int) -> int:
-    """The number of steps, 0 included, with the least mean error over folds [folds, steps].
+    """Returns the number of steps, 0 included, with the least mean error over folds [folds, steps].
 
-    With few rows the fewest within one standard error of it (Breiman et al., 1984): there the least is too good to be
-    true, and a function without structure must come out constant.
+    With few rows it is the fewest within one standard error of that (Breiman et al., 1984): there the least error is
+    too optimistic, and a function without structure must come out constant.
     """
-    errors = np.concatenate([np.ones((len(errors), 1)), errors], axis=1)  # no terms leave the variance of the values, 1
+    errors = np.concatenate([np.ones((len(errors), 1)), errors], axis=1)  # without terms: the variance of the values, 1
     mean = errors.mean(axis=0)
     least = int(mean.argmin())
     margin = errors[:, least].std(ddof=1) / np.sqrt(len(errors)) if rows < _FEW_ROWS else 0.0
@@ -60,7 +60,7 @@ def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
 
 
 def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Search:
-    """The solver, as a function of the weights of the rows and of the rows that score it."""
+    """Returns the solver as a function of the weights of the training rows and of the scored rows."""
     common = {"used": table.used, "pool": pool, "max_degree": max_degree}
     if solver == "lasso":
         return functools.partial(lasso.lasso_path, table.signs, table.targets, **common)
@@ -72,7 +72,7 @@ def _at_once(table: Table) -> int:
 
 
 def _by_folds(table: Table, search: Search) -> tuple[int, int, np.ndarray]:
-    """The kind of coefficients and the number of steps of the least out-of-fold error, and the predictions [N] there.
+    """Returns the kind of coefficients and the number of steps with the least out-of-fold error, and predictions [N].
 
     The lasso has two kinds of coefficients at every penalty, shrunken ones and least squares; the pursuit has one.
     """
@@ -90,11 +90,10 @@ def _by_folds(table: Table, search: Search) -> tuple[int, int, np.ndarray]:
 
 
 def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> Fitted:
-    """Solves by folds, searches what is left over for triples, solves again with those as candidates, and fits all
-    rows.
+    """Solves by folds, searches the residual for triples, solves again with those as candidates, and fits all rows.
 
-    The coefficients are those of a ridge on the terms, or the lasso's own shrunken ones where those predict better out
-    of fold.
+    The coefficients are those of ridge regression on the terms, or the lasso's own shrunken ones where those predict
+    better out of fold.
     """
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(table.fold >= 0))
     found = np.zeros((0, table.signs.shape[1]), np.bool_)

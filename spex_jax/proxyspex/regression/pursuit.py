@@ -1,7 +1,7 @@
 """Orthogonal matching pursuit over characters: the greedy solver of "linear".
 
-Each step screens as `screening.choose` does. The characters chosen are orthogonalised on the rows of the fit (Pati et
-al., 1993; Tropp and Gilbert, 2007), several at a time where n is large (generalised OMP, Wang et al., 2012).
+Each step screens with `screening.choose`. The chosen characters are orthogonalised on the training rows (Pati et al.,
+1993; Tropp and Gilbert, 2007), several at a time where n is large (generalised OMP, Wang et al., 2012).
 """
 
 import functools
@@ -16,14 +16,14 @@ from spex_jax.utils.precision import compiled
 __all__ = ["MOST_TERMS", "Pursuit", "pursue"]
 
 MOST_TERMS = 256
-_PATIENCE = 24  # terms without a better held-out error
+_PATIENCE = 24  # terms without a better held-out error before a fit stops
 
 
 class Pursuit(NamedTuple):
-    """What `pursue` finds: B fits of T terms, chosen in S steps.
+    """The result of `pursue`: B fits of T terms, chosen in S steps.
 
     Attributes:
-      sets: bool [B, T, n], in the order chosen.
+      sets: bool [B, T, n], in the order of their choice.
       errors: float [B, S], held-out mean squared errors after each step, infinite past the last.
       predictions: float [B, N], held-out predictions of each fit at its best step.
       steps: int [], the number of steps.
@@ -36,15 +36,15 @@ class Pursuit(NamedTuple):
 
 
 class _State(NamedTuple):
-    """B fits between two steps.
+    """The state of B fits between two steps.
 
     Attributes:
       terms: int [], the number of terms chosen.
       prediction: float [B, N].
-      orthogonal: float [B, N, T], the characters made orthogonal on the rows of the fit.
+      orthogonal: float [B, N, T], the characters made orthogonal on the training rows.
       characters: float [B, N, T].
       sets, errors, best: as `Pursuit.sets`, `Pursuit.errors` and `Pursuit.predictions`, so far.
-      best_error: float [B], the least errors so far.
+      best_error: float [B], the least held-out errors so far.
     """
 
     terms: jax.Array
@@ -79,9 +79,9 @@ def pursue(
       weight: [B, N], 1 for the rows of each fit.
       held_out: [B, N], 1 for the rows on which each fit is scored.
       used: bool [n].
-      limit: terms after which to stop in any case; another one compiles nothing.
-      pool: sets bool [P, n] and characters [N, P] that are candidates besides; None for none.
-      max_degree: of the characters.
+      limit: terms after which to stop in any case; a new limit does not recompile.
+      pool: further candidates, sets bool [P, n] and characters [N, P]; None for none.
+      max_degree: largest degree of a character.
       most_terms: T, a multiple of at_once.
       at_once: characters chosen in a step.
     """
@@ -92,11 +92,11 @@ def pursue(
     def add(
         weight: jax.Array, prediction: jax.Array, orthogonal: jax.Array, column: jax.Array, place: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Adds a character [N] to one fit: orthogonalised on its rows, twice against rounding."""
+        """Adds a character [N] to one fit, orthogonalised on its training rows, twice because of rounding."""
         for _ in range(2):
             column = column - orthogonal @ (orthogonal.T @ (weight * column))
         norm = jnp.sqrt((weight * column**2).sum())
-        # A character that the others already span leaves rounding only.
+        # Only rounding is left of a character that the others already span.
         column = jnp.where(norm > 1e-2 * jnp.sqrt(weight.sum()), column / jnp.maximum(norm, 1e-20), 0.0)
         prediction = prediction + column * (weight * column * (targets - prediction)).sum()
         return prediction, orthogonal.at[:, place].set(column)

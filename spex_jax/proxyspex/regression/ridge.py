@@ -1,4 +1,4 @@
-"""Refitting the coefficients of a given support on the real values, by ridge with the prior's variances."""
+"""Refits the coefficients of a given support to the values of a table, by ridge regression with prior variances."""
 
 import numpy as np
 import scipy.linalg
@@ -11,10 +11,10 @@ _NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def refit(masks: np.ndarray, values: np.ndarray, support: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients that minimise |values - sum_k c_k chi_k|^2 / noise + sum_k c_k^2 / prior_k, the noise chosen by
-    leaving one out.
+    """Returns coefficients that minimise |values - sum_k c_k chi_k|^2 / noise + sum_k c_k^2 / prior_k, with the noise
+    chosen by leave-one-out errors.
 
-    The leave-one-out errors are closed form (Allen's PRESS, 1974), on the smaller side of the N x K problem, in
+    The leave-one-out errors have a closed form (Allen's PRESS, 1974), on the smaller side of the N x K problem, in
     float64.
 
     Args:

@@ -1,8 +1,8 @@
-"""Screening characters by their correlation with a residual: all singles and pairs, extensions of sets that are known,
-and all triples.
+"""Screens characters by their correlation with a residual: all singles and pairs, extensions of known sets, and all
+triples.
 
 With signs s [N, n] and residual r [N] one matrix product, (s * r)^T s, holds the correlations of all n(n-1)/2 pairs,
-whether or not their singles matter; (characters * r)^T s those of all one-feature extensions of known sets.
+whether or not their singles matter; (characters * r)^T s holds those of all one-feature extensions of known sets.
 """
 
 import math
@@ -19,18 +19,18 @@ __all__ = ["characters_on_rows", "choose", "no_pool", "triples"]
 _TAIL = 256  # features in a block of the search for triples
 _SCREENED_ROWS = 4096
 _MOST_PRODUCTS = 4e12  # multiplications that a search for triples may cost: minutes on two cores, n = 1,400
-_PARTNERS = 3  # triples kept of those that share their first two features
-_LOOSE = 4.5  # standard deviations on part of the rows, from which on a triple is tested on all of them
+_PARTNERS = 3  # triples kept among those that share their first two features
+_LOOSE = 4.5  # standard deviations on part of the rows beyond which a triple is tested on all of them
 
 
 @compiled
 def characters_on_rows(signs: jax.Array, sets: jax.Array) -> jax.Array:
-    """Characters [N, K] of sets bool [K, n]; 0 on rows that are padding and for sets without a feature."""
+    """Returns characters [N, K] of sets bool [K, n]; 0 on rows that are padding and for sets without a feature."""
     return jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, sets), 0.0)
 
 
 def no_pool(signs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """A pool without sets, for `choose`."""
+    """Returns a pool without sets, for `choose`."""
     return jnp.zeros((0, signs.shape[1]), bool), jnp.zeros((len(signs), 0))
 
 
@@ -45,26 +45,26 @@ def choose(
     degree: int,
     count: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The `count` characters of the largest correlation with the residual, none of them in `sets`.
+    """Chooses the `count` characters with the largest correlation with the residual, none of them in `sets`.
 
     Args:
       residual: [N].
       signs: [N, n] of -1 (kept), 1, padded with 0.
       used: bool [n].
-      sets: bool [T, n], the sets known; those of two features and more are extended. Rows without a feature are free.
-      characters: [N, T], theirs.
-      pool: sets bool [P, n] and characters [N, P] that are candidates besides.
-      degree: the largest.
-      count: how many.
+      sets: bool [T, n], the known sets; those of two features and more are extended. Rows without a feature are empty.
+      characters: [N, T], those of the known sets.
+      pool: further candidates, sets bool [P, n] and characters [N, P].
+      degree: largest degree of a character.
+      count: number of characters.
 
     Returns:
       sets bool [count, n], characters [N, count] and absolute correlations [count], -1 where there was no candidate.
-      A set of three features and more may come twice, reached from two of its parts.
+      A set of three features and more may come twice, reached from two of its subsets.
     """
     n, size = signs.shape[1], sets.sum(axis=1)
     weighted = signs * residual[:, None]
     pairs = jnp.abs(jnp.matmul(weighted.T, signs))
-    # Of the two halves of the product one is enough; its diagonal holds the singles.
+    # One half of the symmetric product is enough; its diagonal holds the singles.
     pairs = jnp.where(jnp.triu(jnp.ones((n, n), bool), 1) & used & used[:, None], pairs, -1.0)
     if degree == 1:
         pairs = jnp.full_like(pairs, -1.0)
@@ -103,7 +103,7 @@ def choose(
 def _best_partners(
     signs: jax.Array, residual: jax.Array, used: jax.Array, *, start: int, block: int
 ) -> tuple[jax.Array, jax.Array]:
-    """For features i = start ... start + block - 1 and every j > i, the k > j of the largest |sum r s_i s_j s_k|.
+    """Finds the three k > j with the largest |sum r s_i s_j s_k|, for i = start ... start + block - 1 and every j > i.
 
     Returns:
       float [block, 3, n - start] of correlations, -1 where there is no triple, and int [block, 3, n - start] of
@@ -112,7 +112,7 @@ def _best_partners(
     tail, width = signs[:, start:], signs.shape[1] - start
     place = jnp.arange(width)
 
-    def of(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def best_of(i: jax.Array) -> tuple[jax.Array, jax.Array]:
         weighted = tail * (residual * tail[:, i])[:, None]
         found = jnp.abs(weighted.T @ tail)
         allowed = (place[:, None] > i) & (place[None, :] > place[:, None]) & used[start:] & used[start:, None]
@@ -124,21 +124,21 @@ def _best_partners(
             best.append((size, k))
         return jnp.stack([size for size, _ in best]), jnp.stack([k for _, k in best])
 
-    return jax.lax.map(of, jnp.arange(block))
+    return jax.lax.map(best_of, jnp.arange(block))
 
 
 def triples(signs: jax.Array, residual: np.ndarray, used: jax.Array, rows: np.ndarray) -> np.ndarray:
-    """The sets of three features, of all n^3 / 6, whose correlation with the residual no chance explains.
+    """Finds the sets of three features, of all n^3 / 6, whose correlation with the residual chance does not explain.
 
-    Of those that share their first two features the three largest.
-    Screened on up to 4,096 of the rows; those that stand out there are tested on all rows against the size that the
-    largest of as many independent correlations has by chance.
+    Only the three largest of those that share their first two features are kept. Sets are screened on up to 4,096 of
+    the rows; those that stand out there are tested on all rows against the size that the largest of as many independent
+    correlations has by chance.
 
     Args:
       signs: [N, n], padded.
       residual: [N], 0 on padding.
       used: bool [n].
-      rows: int [M], the rows that are real, in random order.
+      rows: int [M], the real rows in random order.
 
     Returns:
       bool [K, n]; none where the search would cost too much.

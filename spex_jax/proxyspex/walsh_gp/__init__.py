@@ -10,8 +10,8 @@ so the prior variance of F(S) is P(S) = sum_r A_r prod_{i in S} w_ri prod_i (1 +
 exp(sum_i a_i (s_i s'_i - 1)): one matrix product and one exp. The posterior mean is sum_j alpha_j k(x, x_j), so that
 F(S) = P(S) sum_j alpha_j chi_S(x_j) in closed form.
 
-The scales are learned by the marginal likelihood (Rasmussen and Williams, 2006, chapter 5) of a fresh random subset of
-rows at every step.
+The scales are learned from the marginal likelihood (Rasmussen and Williams, 2006, chapter 5), each step on a fresh
+random subset of the rows.
 """
 
 from spex_jax.proxyspex.walsh_gp.posteriors import factorise, posterior

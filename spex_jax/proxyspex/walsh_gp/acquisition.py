@@ -1,10 +1,10 @@
-"""Where to ask next: the masks whose values would say most about the spectrum (an extension of this project).
+"""Chooses the masks to evaluate next: those most informative about the spectrum (an extension of this project).
 
 Under the Gaussian process of `walsh_gp` with fixed scales, the values at a set of masks A carry the information log
 det(I + K_A / noise) / 2 about the function. That is monotone and submodular in A, so that choosing the mask of the
 largest gain, again and again, reaches 1 - 1/e of the most that so many masks can carry (Krause, Singh and Guestrin,
-JMLR 2008). With fixed scales the gain does not depend on the values: what adapts is the scales, refitted after every
-batch, and the sets whose corners are candidates.
+JMLR 2008). With fixed scales the gain does not depend on the values: the choice adapts through the scales, refitted
+after every batch, and through the sets whose corners are candidates.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,17 @@ from spex_jax.utils.precision import compiled
 
 __all__ = ["corners", "greedy_information", "most_informative", "uncertain_sets"]
 
-_SURE = 3.0  # standard errors from zero beyond which an interaction is no question any more
+_SURE = 3.0  # standard errors from zero beyond which an interaction is certain
 
 
 class _Greedy(NamedTuple):
-    """The greedy choice between two candidates, of P.
+    """The state of the greedy choice among P candidates.
 
     Attributes:
-      rows: float [N + count, P], of the Cholesky factor that what was asked and chosen gives with all candidates; 0
-        where nothing has been chosen yet.
-      variance: float [P], of the function at the candidates given all of that.
-      free: bool [P], which may still be chosen.
+      rows: float [N + count, P], rows of the Cholesky factor of the evaluated and chosen masks with all candidates; 0
+        for choices to come.
+      variance: float [P], of the function at the candidates, given the evaluated and chosen masks.
+      free: bool [P], the candidates that may still be chosen.
       chosen: int [count], candidates in the order of their choice.
       gains: float [count], in nats.
     """
@@ -49,7 +49,7 @@ class _Greedy(NamedTuple):
 @compiled(static_argnames=("count",))
 def greedy_information(
     scales: walsh_gp.Scales,
-    asked: jax.Array,
+    evaluated: jax.Array,
     real: jax.Array,
     pool: jax.Array,
     free: jax.Array,
@@ -57,16 +57,16 @@ def greedy_information(
     *,
     count: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """Rows of the pool in the order of a greedy choice, and the information gain of each in nats.
+    """Chooses rows of the pool greedily; returns them in order, and the information gain of each in nats.
 
-    The Cholesky factor of what was asked is computed once; each choice adds a row to it, for all candidates at once.
+    The Cholesky factor of the evaluated masks is computed once; each choice adds a row, for all candidates at once.
 
     Args:
-      scales: of the kernel.
-      asked: signs [N, n] of the masks that were asked.
-      real: bool [N], those that are no padding.
+      scales: scales of the kernel.
+      evaluated: signs [N, n] of the evaluated masks.
+      real: bool [N], the rows that are not padding.
       pool: signs [P, n] of the candidates.
-      free: bool [P], which of them may be chosen, at least `count`.
+      free: bool [P], the candidates that may be chosen, at least `count`.
       used: bool [n], features that are real.
       count: how many to choose.
 
@@ -74,8 +74,8 @@ def greedy_information(
       rows int [count] and gains float [count], log(1 + variance / noise) / 2 of each given those before it.
     """
     noise = scales.noise
-    factor = walsh_gp.factorise(walsh_gp.kernel(scales, asked, asked, used), noise, real)
-    cross = jnp.where(real[:, None], walsh_gp.kernel(scales, asked, pool, used), 0.0)
+    factor = walsh_gp.factorise(walsh_gp.kernel(scales, evaluated, evaluated, used), noise, real)
+    cross = jnp.where(real[:, None], walsh_gp.kernel(scales, evaluated, pool, used), 0.0)
     known = jax.scipy.linalg.solve_triangular(factor, cross, lower=True)
     rows = jnp.concatenate([known, jnp.zeros((count, len(pool)))])
     prior = walsh_gp.kernel(scales, pool[:1], pool[:1], used)[0, 0]  # the same at every mask
@@ -88,7 +88,7 @@ def greedy_information(
         covariance -= jnp.matmul(state.rows[:, best], state.rows)
         row = covariance / jnp.sqrt(left + noise)
         return _Greedy(
-            rows=state.rows.at[len(asked) + turn].set(row),
+            rows=state.rows.at[len(evaluated) + turn].set(row),
             variance=jnp.maximum(state.variance - jnp.square(row), 0.0),
             free=state.free.at[best].set(False),
             chosen=state.chosen.at[turn].set(best),
@@ -104,17 +104,17 @@ def greedy_information(
 def most_informative(
     masks: np.ndarray, values: np.ndarray, candidates: np.ndarray, count: int, *, seed: int = 0
 ) -> np.ndarray:
-    """The `count` candidates that say most about the function, given what was asked: greedy information gain under a
-    Gaussian process whose scales are learned from the values.
+    """Returns the `count` candidates that are most informative about the function, given the evaluated masks: greedy
+    information gain under a Gaussian process whose scales are learned from the values.
 
-    Past 8,192 ablations so many of them, drawn at random, condition the choice.
+    Past 8,192 ablations a random 8,192 of them condition the choice.
 
     Args:
-      masks: bool [M, n], asked.
+      masks: bool [M, n], evaluated.
       values: [M].
-      candidates: bool [P, n], distinct and not asked; at least `count`.
+      candidates: bool [P, n], distinct and not evaluated; at least `count`.
       count: how many to choose.
-      seed: of the scales.
+      seed: for the scales.
 
     Returns:
       bool [count, n], in the order of their choice; where the values are constant, the first candidates.
@@ -128,19 +128,21 @@ def most_informative(
     if isinstance(table, float) or len(candidates) == count:
         return candidates[:count]
     scales = walsh_gp.learn(jax.random.key(seed), table, np.arange(len(table.targets)) < table.count)
-    asked, real = _last_rows(table)
+    evaluated, real = _last_rows(table)
     # Both counts are rounded up, so that batches of other sizes share the program.
     places = min(row_bucket(count), len(candidates))
     pool = np.zeros((row_bucket(len(candidates)), feature_bucket(table.n)), np.float32)
     pool[: len(candidates), : table.n] = signs(candidates)
     free = np.arange(len(pool)) < len(candidates)
-    rows, _ = greedy_information(scales, asked, real, jnp.asarray(pool), jnp.asarray(free), table.used, count=places)
+    rows, _ = greedy_information(
+        scales, evaluated, real, jnp.asarray(pool), jnp.asarray(free), table.used, count=places
+    )
     return candidates[np.asarray(rows)[:count]]
 
 
 def _last_rows(table: Table) -> tuple[jax.Array, jax.Array]:
-    """Signs [N, n] of the last rows of a table, whose order is as good as random, as many as are solved at once, and
-    which are no padding.
+    """Returns signs [N, n] of the last rows of a table, as many as are solved at once, and which are not padding; the
+    order of a table is as good as random.
     """
     first = max(0, table.count - walsh_gp.SOLVE_ROWS)
     rows = table.signs[first : first + row_bucket(table.count - first)]
@@ -148,32 +150,32 @@ def _last_rows(table: Table) -> tuple[jax.Array, jax.Array]:
 
 
 def uncertain_sets(interactions: Interactions, most: int) -> list[tuple[int, ...]]:
-    """Up to `most` sets that are large and not yet sure: the largest by |value| of those within 3 standard errors of
-    zero, then the others by standard error; without standard errors the largest.
+    """Returns up to `most` large, uncertain sets: the largest by |value| of those within 3 standard errors of zero,
+    then the others by standard error; without standard errors the largest.
 
     Args:
-      interactions: of a proxy.
+      interactions: interactions of a proxy.
       most: how many.
     """
     ranked = [key for key, _ in interactions.top(len(interactions)) if len(key) > 1]
     errors = interactions.std_errors
     if errors is None:
         return ranked[:most]
-    open_ones = [key for key in ranked if abs(interactions[key]) < _SURE * errors[key]]
-    return (open_ones + sorted(set(ranked) - set(open_ones), key=lambda key: (-errors[key], key)))[:most]
+    uncertain = [key for key in ranked if abs(interactions[key]) < _SURE * errors[key]]
+    return (uncertain + sorted(set(ranked) - set(uncertain), key=lambda key: (-errors[key], key)))[:most]
 
 
 def corners(sets: Sequence[tuple[int, ...]], n: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """All 2^|S| settings of each set over random contexts of the other features, in turns.
+    """Returns all 2^|S| settings of each set, within random contexts of the other features.
 
     Args:
-      sets: of features.
+      sets: sets of features.
       n: number of features.
       count: about how many masks to make.
       rng: numpy generator.
 
     Returns:
-      bool [M, n], distinct, M at most `count` and a few more.
+      bool [M, n], distinct, with M at most `count` and a few more.
     """
     contexts = max(1, count // sum(2 ** len(key) for key in sets))
     parts = []

@@ -1,4 +1,4 @@
-"""The posterior of walsh_gp under scales that are known: its mean, its largest terms and draws of it."""
+"""The posterior of walsh_gp under known scales: its mean, its largest terms and draws from it."""
 
 from typing import NamedTuple
 
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 FRONT = 2048
-BLOCK = 2048  # rows whose characters are widened at a time; row buckets of more than one posterior are multiples of it
-_TERMS = 1024  # whose deviations are drawn at a time
+BLOCK = 2048  # rows whose characters are widened at a time; row buckets past one posterior are multiples of it
+_TERMS = 1024  # terms whose deviations are drawn at a time
 _LEFT_OUT = 0.05  # share of the prior variance outside the terms that counts as noise (BUILD_NOTES.md)
-_MOST_NOISE = 1e6  # times the noise that was learned
-DRAWS = 64  # of the posterior: a standard error is known to 1 / sqrt(2 * 64) = 9%
+_MOST_NOISE = 1e6  # times the learned noise
+DRAWS = 64  # from the posterior: a standard error is accurate to 1 / sqrt(2 * 64) = 9%
 
 
 class Terms(NamedTuple):
-    """The largest terms of a posterior mean, with an axis of tables in front where they are of several.
+    """The largest terms of a posterior mean, with a leading axis of tables where there are several.
 
     Attributes:
       support: bool [degrees, front, n].
@@ -52,7 +52,7 @@ class Terms(NamedTuple):
 
 
 class _Drawn(NamedTuple):
-    """Draws of the prior of K terms, with an axis of tables in front where they are of several.
+    """Prior draws of K terms, with a leading axis of tables where there are several.
 
     Attributes:
       characters: float [N, K], of the terms on the rows.
@@ -66,10 +66,10 @@ class _Drawn(NamedTuple):
 
 
 def factorise(k: jax.Array, noise: jax.Array, real: jax.Array) -> jax.Array:
-    """Cholesky factor of k + noise on the rows that are real, of 1 on the others.
+    """Returns the Cholesky factor of k + noise on real rows, and of 1 on the others.
 
-    Where float32 cannot factorise it, as of a function without noise that a large prior variance explains, the noise is
-    taken ten times as large, until it can.
+    Where float32 cannot factorise it, as for a function without noise that a large prior variance explains, the noise
+    is multiplied by ten until it can.
     """
     kept = jnp.where(real[:, None] & real[None, :], k, 0.0)
 
@@ -83,14 +83,14 @@ def factorise(k: jax.Array, noise: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> jax.Array:
-    """(k + noise)^-1 values, [N] or [N, R], of the rows that are real alone; zero on the others."""
+    """Returns (k + noise)^-1 values, [N] or [N, R], on the real rows; zero on the others."""
     alpha = jax.scipy.linalg.cho_solve((factorise(k, scales.noise, real), True), values)
     return jnp.where(real if values.ndim == 1 else real[:, None], alpha, 0.0)
 
 
 @compiled
 def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
-    """alpha = (K + noise)^-1 values, [N] or [N, R], on the rows that are real bool [N], zero on the others."""
+    """Returns alpha = (K + noise)^-1 values, [N] or [N, R], on the rows where real bool [N] is True, zero elsewhere."""
     return solve(kernel(scales, signs, signs, used), scales, values, real)
 
 
@@ -98,8 +98,8 @@ def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Arr
 def held_out_predictions(
     scales: Scales, signs: jax.Array, values: jax.Array, fold: jax.Array, used: jax.Array
 ) -> jax.Array:
-    """Posterior mean [N] at each row from the rows of the other folds, under the same scales; fold int [N], -1 on
-    padding.
+    """Returns the posterior mean [N] at each row from the rows of the other folds, under the same scales; fold int [N]
+    is -1 on padding.
     """
     k = kernel(scales, signs, signs, used)
 
@@ -114,7 +114,7 @@ def held_out_predictions(
 def spectrum_terms(
     scales: Scales, alpha: jax.Array, signs: jax.Array, used: jax.Array, *, max_degree: int, front: int = FRONT
 ) -> Terms:
-    """Largest terms of the posterior mean, exact values: those of `extract.grow`, and F(())."""
+    """Returns the largest terms of the posterior mean that `extraction.grow` finds, with exact values, and F(())."""
     known = spectral_prior(scales, used)
     support, coefficients, prior = grow(
         signs, alpha, used, known.log_w, known.log_empty, known.first, max_degree=max_degree, front=front
@@ -126,8 +126,8 @@ def spectrum_terms(
 def _prior_draws(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
 ) -> tuple[_Drawn, jax.Array]:
-    """Draws the coefficients of support bool [K, n], whose rows from `count` on are padding; returns also the values
-    [N, R] that the draws make.
+    """Draws the coefficients of support bool [K, n], whose rows from `count` on are padding; also returns the values
+    [N, R] of the draws.
     """
     present = jnp.arange(len(support)) < count
     odd = jnp.matmul((signs < 0).astype(jnp.float32), support.T.astype(jnp.float32)).astype(jnp.int32) & 1
@@ -138,7 +138,7 @@ def _prior_draws(
 
 
 def _variance(scales: Scales, signs: jax.Array, used: jax.Array) -> jax.Array:
-    """The prior variance [] of a value, the same at every mask."""
+    """Returns the prior variance [] of a value, the same at every mask."""
     return kernel(scales, signs[:1], signs[:1], used)[0, 0]
 
 
@@ -152,7 +152,7 @@ def _alpha_of_draws(
     values: jax.Array,
     drawn: jax.Array,
 ) -> jax.Array:
-    """What `posterior` gives for values [N, R] with noise; what is not drawn of the prior counts as noise."""
+    """Returns `posterior` for values [N, R] with noise; the part of the prior that is not drawn counts as noise."""
     left = jnp.maximum(_variance(scales, signs, used) - drawn, 0.0)
     values += jnp.sqrt(scales.noise + left) * jax.random.normal(key, values.shape)
     return posterior(scales, signs, jnp.where(real[:, None], values, 0.0), real, used)
@@ -167,7 +167,7 @@ def _deviation(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha:
 def _draws_together(
     key: jax.Array, scales: Scales, signs: jax.Array, used: jax.Array, support: jax.Array, count: jax.Array
 ) -> tuple[_Drawn, jax.Array]:
-    """`_prior_draws` of B tables: the arguments but the key have one more axis in front."""
+    """Maps `_prior_draws` over B tables: all arguments but the key have a leading axis of tables."""
     return jax.vmap(_prior_draws, in_axes=(None, 0, 0, 0, 0, 0))(key, scales, signs, used, support, count)
 
 
@@ -181,14 +181,14 @@ def _alpha_together(
     values: jax.Array,
     drawn: jax.Array,
 ) -> jax.Array:
-    """`_alpha_of_draws` of B tables."""
+    """Maps `_alpha_of_draws` over B tables."""
     axes = (None, 0, 0, 0, 0, 0, 0)
     return jax.vmap(_alpha_of_draws, in_axes=axes)(key, scales, signs, real, used, values, drawn)
 
 
 @compiled
 def _deviation_together(characters: jax.Array, prior: jax.Array, known: jax.Array, alpha: jax.Array) -> jax.Array:
-    """`_deviation` of B tables."""
+    """Maps `_deviation` over B tables."""
     return jax.vmap(_deviation)(characters, prior, known, alpha)
 
 
@@ -201,13 +201,13 @@ def deviations(
     support: np.ndarray,
     count: np.ndarray | int | None = None,
 ) -> np.ndarray:
-    """Random deviations float64 [K, R] of the coefficients of support bool [K, n] from their posterior mean.
+    """Draws deviations float64 [K, R] of the coefficients of support bool [K, n] from their posterior mean.
 
     Matheron's rule: a draw F of the prior, minus the posterior mean that its own noisy values would give, is a draw of
     the posterior around its mean.
 
-    Of B tables at once where all arguments but the key have one more axis in front; the sets of table b are then the
-    first count[b] rows of support[b]. The draws are those of the table alone.
+    Handles B tables at once where all arguments but the key have a leading axis of tables; the sets of table b are then
+    the first count[b] rows of support[b]. The draws are those of each table alone.
     """
     together = support.ndim == 3
     draw = _draws_together if together else _prior_draws
@@ -232,14 +232,14 @@ def deviations(
 
 
 @compiled
-def predict(scales: Scales, alpha: jax.Array, signs: jax.Array, asked: jax.Array, used: jax.Array) -> jax.Array:
-    """Posterior mean [M] at asked [M, n]."""
-    return jnp.matmul(kernel(scales, asked, signs, used), alpha)
+def predict(scales: Scales, alpha: jax.Array, signs: jax.Array, queries: jax.Array, used: jax.Array) -> jax.Array:
+    """Returns the posterior mean [M] at queries [M, n]."""
+    return jnp.matmul(kernel(scales, queries, signs, used), alpha)
 
 
 @compiled
 def noise_and_rest(scales: Scales, signs: jax.Array, used: jax.Array, prior: jax.Array) -> jax.Array:
-    """Noise variance [] where the rest of the function, beside terms of these prior variances, counts as noise too."""
+    """Returns the noise variance [], plus the share that counts as noise of the prior variance outside the terms."""
     left = _variance(scales, signs, used) - prior.sum() - jnp.exp(scales.log_constant)
     return scales.noise + _LEFT_OUT * jnp.maximum(left, 0.0)
 
@@ -248,9 +248,9 @@ def noise_and_rest(scales: Scales, signs: jax.Array, used: jax.Array, prior: jax
 def coefficients_of_all_rows(
     signs: jax.Array, values: jax.Array, support: jax.Array, start: jax.Array, prior: jax.Array, noise: jax.Array
 ) -> jax.Array:
-    """Posterior mean [K] of the coefficients of support bool [K, n] from all rows, by conjugate gradients.
+    """Returns the posterior mean [K] of the coefficients of support bool [K, n] from all rows, by conjugate gradients.
 
-    What the terms leave out counts as noise. Characters are kept as int8 and widened block by block.
+    The rest of the function counts as noise. Characters are kept as int8 and widened block by block.
     """
     block = min(BLOCK, len(signs))
     real = (signs != 0).any(axis=1)

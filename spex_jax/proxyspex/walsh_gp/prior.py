@@ -1,4 +1,4 @@
-"""The kernel of walsh_gp, and the prior that it is of the coefficients."""
+"""The kernel of walsh_gp, and the prior of the coefficients that it implies."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from spex_jax.utils.precision import compiled
 
 __all__ = ["NOISE_FLOOR", "Scales", "SpectralPrior", "kernel", "prior_variances", "spectral_prior"]
 
-NOISE_FLOOR = 1e-4  # of the variance of the values: what float32 can invert
+NOISE_FLOOR = 1e-4  # least noise that float32 can invert, as a share of the variance of the values
 
 
 @functools.partial(
@@ -31,12 +31,12 @@ class Scales:
 
     @property
     def noise(self) -> jax.Array:
-        """Noise variance, never below what float32 can invert."""
+        """The noise variance, never below what float32 can invert."""
         return jnp.exp(self.log_noise) + NOISE_FLOOR
 
 
 def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -> jax.Array:
-    """Prior covariance without noise of signs [N, n] and [M, n]; used bool [n] are the features that exist."""
+    """Returns the prior covariance without noise of signs [N, n] and [M, n]; used bool [n] marks the real features."""
     a = jnp.where(used, jnp.exp(scales.log_scale), 0.0)
     b = jnp.where(used, jnp.exp(scales.log_first), 0.0)
     agree = jnp.einsum("ni,ri,mi->rnm", left, a, right) - a.sum(axis=1)[:, None, None]
@@ -61,7 +61,7 @@ class SpectralPrior(NamedTuple):
 
 
 def spectral_prior(scales: Scales, used: jax.Array) -> SpectralPrior:
-    """Returns the prior of the coefficients under scales; used bool [n] are the features that exist."""
+    """Returns the prior of the coefficients under scales; used bool [n] marks the real features."""
     a = jnp.exp(scales.log_scale)
     # tanh(a) = a for small a; the floor keeps the logarithm of a scale that underflows finite.
     log_w = jnp.log(jnp.maximum(jnp.tanh(a), 1e-30))
@@ -72,7 +72,7 @@ def spectral_prior(scales: Scales, used: jax.Array) -> SpectralPrior:
 
 @compiled
 def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
-    """P(S), [K], of the sets support bool [K, n]."""
+    """Returns P(S), [K], of the sets support bool [K, n]."""
     parts = spectral_prior(scales, used)
     members, size = support.astype(jnp.float32), support.sum(axis=1)
     products = jnp.exp(parts.log_empty + jnp.matmul(members, parts.log_w.T)).sum(axis=1)

@@ -1,4 +1,4 @@
-"""walsh_gp as a proxy: a table in, the largest terms of the posterior out."""
+"""walsh_gp as a proxy: takes a table, returns the largest terms of the posterior."""
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,11 @@ from spex_jax.utils.seeds import WalshGPKey
 __all__ = ["HONEST_ROWS", "SOLVE_ROWS", "fit", "key_of_draws", "read"]
 
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
-HONEST_ROWS = 128  # up to which out-of-fold predictions learn their own scales, at five times the cost
+HONEST_ROWS = 128  # most rows at which out-of-fold predictions learn their own scales, at five times the cost
 
 
 def read(terms: Terms, n: int) -> Spectrum:
-    """The spectrum of n features."""
+    """Returns the terms as a spectrum of n features."""
     present = np.asarray(terms.prior).ravel() > 0
     support = np.asarray(terms.support).reshape(len(present), -1)[present][:, :n]
     coefficients = np.asarray(terms.coefficients, np.float64).ravel()[present]
@@ -29,13 +29,13 @@ def read(terms: Terms, n: int) -> Spectrum:
 
 
 def key_of_draws(seed: int) -> jax.Array:
-    """The key of the draws of the posterior."""
+    """Returns the key for draws from the posterior."""
     return jax.random.fold_in(jax.random.key(seed), WalshGPKey.POSTERIOR_DRAWS)
 
 
 def _held_out_with_own_scales(key: jax.Array, table: Table) -> np.ndarray:
-    """Predictions [N] by folds that learn their scales too: with few rows, scales that have seen a row flatter its
-    prediction.
+    """Returns predictions [N] by folds that also learn their own scales: with few rows, scales learned from a row
+    make its prediction look too good.
     """
     found = np.zeros(len(table.targets))
     for each in range(FOLDS):
@@ -50,14 +50,14 @@ def _held_out_with_own_scales(key: jax.Array, table: Table) -> np.ndarray:
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     """Learns the scales, solves the posterior and reads its largest terms.
 
-    The posterior means are the best coefficients under the prior also for a part of the support, so there is no refit
+    Under the prior the posterior means are also the best coefficients for a part of the support, so there is no refit
     (BUILD_NOTES.md). Past 8,192 rows the posterior of that many finds the terms, and all rows give their coefficients.
     """
     key = jax.random.key(seed)
     real = table.fold >= 0
     data = (table.signs, table.targets, jnp.asarray(real), table.used)
     scales = learn(key, table, real)
-    # A fifth is left over at the least, so that there are rows to predict that the posterior has not seen.
+    # At least a fifth is left out, so that there are rows to predict that the posterior was not fitted to.
     most = SOLVE_ROWS if table.count <= SOLVE_ROWS else min(SOLVE_ROWS, int(0.8 * table.count) // 512 * 512)
     chosen = np.sort(np.random.default_rng(seed).permutation(np.flatnonzero(real))[:most])
     solved = data if len(chosen) == table.count else (*(array[chosen] for array in data[:3]), table.used)
@@ -86,8 +86,8 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
         block = posteriors.BLOCK
         for start in range(0, len(others), block):
             part = others[start : start + block]
-            asked = table.signs[np.resize(part, block)]
-            predicted[part] = np.asarray(predict(scales, alpha, solved[0], asked, table.used))[: len(part)]
+            queries = table.signs[np.resize(part, block)]
+            predicted[part] = np.asarray(predict(scales, alpha, solved[0], queries, table.used))[: len(part)]
         return predicted
 
     return Fitted(spectrum=read(terms, table.n), held_out=held_out, covariance_factor=covariance_factor)

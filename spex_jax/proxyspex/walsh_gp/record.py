@@ -18,7 +18,7 @@ class WalshGP(Proxy):
 
     name: ClassVar[str] = "walsh_gp"
     has_variances: ClassVar[bool] = True
-    most_rows_doubted: ClassVar[float] = HONEST_ROWS  # past them its own predictions cost as much as its fit
+    most_rows_doubted: ClassVar[float] = HONEST_ROWS  # past these, out-of-fold predictions cost as much as the fit
     most_rows_together: ClassVar[int] = SOLVE_ROWS
 
     def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:

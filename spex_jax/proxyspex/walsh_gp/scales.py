@@ -1,4 +1,4 @@
-"""Learning the scales of walsh_gp by the marginal likelihood of random rows."""
+"""Learns the scales of walsh_gp from the marginal likelihood of random rows."""
 
 import dataclasses
 import functools
@@ -20,11 +20,11 @@ _KERNELS = 4
 _ROWS = 600  # rows in each step
 _STEPS = 150
 _RATE = 0.15
-# The normal prior on each log scale around its kernel's mean has this precision at one row and 1 / N of it at N rows,
+# Each log scale has a normal prior around its kernel's mean, with this precision at one row and 1 / N of it at N rows,
 # within bounds: few rows overfit n scales, many determine them.
 _PRECISION = 450.0
 _PRECISION_BOUNDS = (0.15, 3.0)
-_MORE_NOISE = 0.5  # of its logarithm
+_MORE_NOISE = 0.5  # step of the log noise where float32 fails
 
 
 def _log_prior(scales: Scales, used: jax.Array, precision: jax.Array) -> jax.Array:
@@ -38,15 +38,15 @@ def _log_prior(scales: Scales, used: jax.Array, precision: jax.Array) -> jax.Arr
 def _loss_gradient(
     scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array, precision: jax.Array
 ) -> Scales:
-    """Gradient of the negative log marginal likelihood and prior. Rows that are not real have no influence."""
+    """Returns the gradient of the negative log marginal likelihood and prior; rows of padding have no influence."""
 
     def covariance(scales: Scales) -> jax.Array:
         both = real[:, None] & real[None, :]
         noise = jnp.where(real, scales.noise, 1.0)
         return jnp.where(both, kernel(scales, signs, signs, used), 0.0) + jnp.diag(noise)
 
-    # d loss / d K = (K^-1 - alpha alpha^T) / 2, so one factorisation gives the gradient with no derivative of a
-    # Cholesky factor.
+    # d loss / d K = (K^-1 - alpha alpha^T) / 2, so one factorisation gives the gradient without
+    # differentiating a Cholesky factor.
     k, pull = jax.vjp(covariance, scales)
     inverse = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(k), True), jnp.eye(len(k)))
     alpha = inverse @ values
@@ -56,7 +56,7 @@ def _loss_gradient(
 
 
 def _initial(key: jax.Array, kernels: int, width: int, used: jax.Array) -> Scales:
-    # A prior that expects about two features a term, each kernel a random start of its own.
+    # Starts from a prior that expects about two features in a term, each kernel with random scales of its own.
     start = jnp.log(2.0 / used.sum()) + 0.5 * jax.random.normal(key, (kernels, width))
     return Scales(
         log_scale=start,
@@ -102,7 +102,7 @@ def learn_scales(
         gradient = _loss_gradient(scales, signs[chosen], values[chosen], real[chosen], used, precision)
         update, moved = optimizer.update(gradient, state)
         updated = optax.apply_updates(scales, update), moved
-        # What float32 cannot factorise asks for more noise, and says nothing of the other scales.
+        # Where float32 cannot factorise, raise the noise; the gradient of the other scales is then unknown.
         noisier = jnp.maximum(scales.log_noise, jnp.log(NOISE_FLOOR)) + _MORE_NOISE
         fine = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)]).all()
         instead = dataclasses.replace(scales, log_noise=noisier), state
@@ -113,14 +113,14 @@ def learn_scales(
 
 
 def settings(rows: int) -> dict[str, int]:
-    """The static arguments of `learn_scales` for a table padded to so many rows."""
+    """Returns the static arguments of `learn_scales` for a table padded to `rows` rows."""
     return {"kernels": _KERNELS, "rows": min(_ROWS, rows), "steps": _STEPS}
 
 
 def learn(key: jax.Array, table: Table, real: np.ndarray) -> Scales:
-    """The scales by the rows that are real, bool [N']."""
-    # Hundreds of small factorisations: on a CPU that others use too, BLAS threads would spend the time waiting for each
-    # other (58 s in place of 1.3, BUILD_NOTES.md).
+    """Learns the scales from the rows where real bool [N'] is True."""
+    # Hundreds of small factorisations: on a shared CPU, BLAS threads would spend the time waiting for each other (58 s
+    # in place of 1.3, BUILD_NOTES.md).
     with one_blas_thread():
         data = (table.signs, table.targets, jnp.asarray(real), table.used)
         return jax.block_until_ready(learn_scales(key, *data, **settings(len(table.targets))))

@@ -1,7 +1,7 @@
-"""walsh_gp of many tables in one program, vmapped over the tables.
+"""walsh_gp for many tables in one program, vmapped over the tables.
 
-For accelerators. On a CPU the same rows take longer in it than one table after another: LAPACK factors one matrix at a
-time in any case, and the kernels of several tables no longer fit in the cache (BUILD_NOTES.md).
+For accelerators. A CPU is faster with one table after another: LAPACK factors one matrix at a time in any case, and the
+kernels of several tables no longer fit in the cache (BUILD_NOTES.md).
 """
 
 import functools
@@ -25,7 +25,7 @@ __all__ = ["bytes_of", "fit_together"]
 
 
 def bytes_of(rows: int, width: int, max_degree: int) -> int:
-    """About the most memory that a table padded to [rows, width] takes at once."""
+    """Returns about the most bytes of memory that a table padded to [rows, width] takes at once."""
     kernels, step = settings(rows)["kernels"], settings(rows)["rows"]
     learning = 8 * kernels * step**2
     solving = (2 * kernels + 4) * rows**2
@@ -48,10 +48,10 @@ def solve_together(
     front: int = FRONT,
     own_scales: bool,
 ) -> tuple[Scales, Terms, jax.Array]:
-    """What `fit` computes of a table, of B tables.
+    """Computes for B tables what `fit` computes for one.
 
     Args:
-      key: PRNG key, the same for all tables: each draws what it would alone.
+      key: PRNG key, the same for all tables: each draws the same as it would alone.
       signs: [B, N, n], padded.
       targets: [B, N], padded.
       fold: int [B, N], -1 on padding.
@@ -61,15 +61,14 @@ def solve_together(
       own_scales: whether out-of-fold predictions learn their own scales.
 
     Returns:
-      The scales, the terms of `spectrum_terms` and out-of-fold predictions [B, N], each with an axis of tables in
-      front.
+      The scales, the terms of `spectrum_terms` and out-of-fold predictions [B, N], each with a leading axis of tables.
     """
     learn = functools.partial(learn_scales, kernels=kernels, rows=rows, steps=steps)
 
     def one(signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array) -> tuple[Scales, Terms, jax.Array]:
-        # All rows, then those of all folds but one. What factors matrices is one chain of operations, and not two side
-        # by side: the batched Cholesky of jaxlib waits on a CPU, in a thread of XLA's pool, for others of the pool, and
-        # two of them wait for each other for good (BUILD_NOTES.md).
+        # All rows, then those of all folds but one. Matrices are factored in one chain of operations, not two side by
+        # side: on a CPU the batched Cholesky of jaxlib waits, in a thread of XLA's pool, for other threads of the pool,
+        # and two of them wait for each other for good (BUILD_NOTES.md).
         left_out = jnp.arange(FOLDS)
         seen = (fold >= 0) & jnp.concatenate([fold[None] >= 0, fold != left_out[:, None]])
         if own_scales:
@@ -89,16 +88,16 @@ def solve_together(
 
 
 def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: int) -> tuple[list[Fitted], Draw]:
-    """`fit` of tables that are padded to the same shape, of at most 8,192 rows.
+    """Fits tables of at most 8,192 rows that are padded to the same shape.
 
     Args:
-      tables: at most `size` of them.
-      size: what their number is padded to.
-      max_degree, seed: as of `fit`.
+      tables: at most `size` tables.
+      size: the number that they are padded to.
+      max_degree, seed: as in `fit`.
 
     Returns:
-      What `fit` gives; and a function of one support bool [K, n] for each table, to be called before they are asked
-      for the covariance factors of these.
+      The results of `fit`; and a function of one support bool [K, n] for each table, to be called before the covariance
+      factors of these supports are used.
     """
     padded = [*tables, *[tables[0]] * (size - len(tables))]
     signs, targets, used = (

@@ -145,7 +145,9 @@ def test_features_that_never_change_and_few_rows(rng):
 def test_what_is_refused(rng):
     table = PackedMasks(rng.integers(0, 2, (20, 9)).astype(bool))
     for proxy in ("auto", "trees"):
-        with pytest.raises(ValueError, match=f"for proxy='linear', got proxy='{proxy}'; give that, or a smaller table"):
+        with pytest.raises(
+            ValueError, match=f"need proxy='linear', got proxy='{proxy}'; use that proxy, or give a smaller table"
+        ):
             proxyspex.fit(table, np.zeros(20), proxy=proxy)
     with pytest.raises(ValueError, match="values must have shape"):
         proxyspex.fit(table, np.zeros(19), proxy="linear")
