@@ -144,7 +144,7 @@ def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, ima
         ({"removal": np.zeros(4)}, r"a colour of shape \(3,\)"),
         ({"value": "loss"}, "unknown value 'loss'"),
         ({"value": "logit_diff"}, "needs contrast"),
-        ({"target": "bird"}, "no class of the model"),
+        ({"target": "bird"}, "not a class of the model"),
         ({"target": 3}, "a number from 0 to 2"),
         ({"target": 1, "contrast": "dog", "value": "logit_diff"}, "the same class"),
     ],

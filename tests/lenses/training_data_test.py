@@ -287,8 +287,11 @@ def hidden_statistics(params, x):
         ({"test": (np.zeros((2, 4), np.float32), np.zeros(3, np.int32))}, "same number of examples"),
         ({"train": (np.full((4, 4), np.nan), np.zeros(4, int))}, "not finite"),
         ({"train": np.zeros((4, 4))}, "must be a pair"),
-        ({"apply_fn": lambda params, x: apply(params, x - x.mean(axis=0))}, "change with the others of its batch"),
-        ({"apply_fn": hidden_statistics, "init_fn": initially_silent}, "change with the others of its batch"),
+        (
+            {"apply_fn": lambda params, x: apply(params, x - x.mean(axis=0))},
+            "change with the other inputs of its batch",
+        ),
+        ({"apply_fn": hidden_statistics, "init_fn": initially_silent}, "change with the other inputs of its batch"),
         ({"apply_fn": lambda params, x: apply(params, x)[:, 0]}, r"shape \[B, C\]"),
         ({"loss_fn": lambda logits, y: jnp.zeros(())}, "one loss for each example"),
         ({"value": lambda logits, y: logits}, "one number for each test point"),
