@@ -139,7 +139,7 @@ def test_pictures_of_one_size_share_a_program_and_identify_themselves(model, ima
         ({"grid": "2"}, "grid must be rows and columns"),
         ({"segments": np.zeros((3, 3), int)}, "segments must be whole numbers of shape"),
         ({"segments": np.zeros((6, 9))}, "segments must be whole numbers"),
-        ({"segments": np.full((6, 9), -1)}, "all pixels would always be kept"),
+        ({"segments": np.full((6, 9), -1)}, "otherwise all pixels are always kept"),
         ({"removal": "noise"}, "unknown removal 'noise'"),
         ({"removal": np.zeros(4)}, r"a colour of shape \(3,\)"),
         ({"value": "loss"}, "unknown value 'loss'"),

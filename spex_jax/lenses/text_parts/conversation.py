@@ -120,7 +120,7 @@ class _Marking:
         self._left = _RENDERINGS
 
     def places(self, marked: Sequence[tuple[int, int]], *, longer: str = "") -> tuple[dict[int, list[int]], int] | None:
-        """Returns where the marks of characters (message, number) are, by position in `marked`, and the prompt's length.
+        """Returns where the marks of characters (message, number) are, by position in `marked`; the prompt's length.
 
         None where anything else in the prompt changes. With `longer`, "first" or "last", the white space at that end
         of each message is one character longer, and the prompt may get longer too.
@@ -187,7 +187,7 @@ class _Marking:
         return [marks for marks in sets if marks]
 
     def _thinned(self, marked: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Returns at most as many as there are marks, those at the ends of messages and of unmarked parts among them."""
+        """Returns at most as many as there are marks, with those at the ends of messages and of unmarked parts."""
         if len(marked) <= len(self._marks):
             return marked
         ends = {0, len(marked) - 1}
