@@ -61,7 +61,7 @@ def components(
         "L5N7", "L5H0:4", "L5N0:128". The output of a layer's attention or MLP is a part of its own beside its heads and
         neurons: "L5" and "L5H3" may be two units, and removing the first also removes the effect of the second.
       layers: the layers for a kind of units; all where None.
-      removal: what replaces the output of a removed part (for a head what it mixes, before the output product, whose
+      removal: what replaces the output of a removed part (for a head the mixed values, before the output product, whose
         bias stays; for a neuron its activation). "zero"; "zero_rescaled": zero, and the layer's other heads or neurons
         are multiplied by the share of all that is kept (Butler et al. 2025, https://arxiv.org/abs/2505.17495); "mean":
         the mean over `reference`; "resample": the output at the same place in `corrupted`.

@@ -35,24 +35,24 @@ _SLOTS = 16  # masks that share a training, at most
 
 @own_settings()
 def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
-    """Returns a value function for the units of two lenses in one mask, whose interactions `Interactions.across` finds.
+    """Returns a value function of two lenses in one mask, for interactions across them (see `Interactions.across`).
 
     A lens is a stage: training data make a model, components change it, a text queries it with its prompt. Whichever
     comes first here, the stages act in that order:
 
     * text and components of one `Decoder`: the model without the parts that a mask removes reads the prompt without the
-      units that it removes. The value is that of the text lens; of the components lens only its removal counts, not
-      its prompts, value and target. Every mask is a forward pass of its own: what masks have in common (a
-      prefix of the prompt, the first layers) is computed for each.
+      units that it removes. The value is that of the text lens; of the components lens only its removal counts, not its
+      prompts, value and target. Every mask is a forward pass of its own, which computes again what masks have in common
+      (a prefix of the prompt, the first layers).
     * training data and components: the parts are removed from the model that is trained on the kept groups, whatever
       the parameters of the components lens's model. The replacements of removed parts (their means, their outputs in
       corrupted prompts) come from the trained model. The value is that of the components lens, the mean over seeds.
     * training data and text: the trained model reads the prompt. The value is that of the text lens, the mean over
       seeds.
 
-    With training data every mask costs the training of a model (times seeds). Up to 16 masks that keep the same groups
-    share a training, where the groups are so few that a budget of 8 n log2(n) masks has several masks for each set of
-    them; with many groups there is a training for each mask.
+    With training data every mask costs the training of a model (times seeds). Up to 16 masks of a batch
+    that keep the same groups share a training, where there are so few groups that a budget of 8 n log2(n) masks has
+    several masks for each set of them; with many groups every mask has a training of its own.
 
     Args:
       a: a value function of `text`, `components` or `training_data`.

@@ -70,7 +70,7 @@ def own_answer(model: Any, tokenizer: Tokenizer, prompt: Prompt, most: int, cont
     """Returns the model's own greedy answer; any special token ends it.
 
     Raises:
-      ValueError: it is empty, or there is no room for it.
+      ValueError: the answer is empty, or there is no room for it.
     """
     stops = special_tokens_of(tokenizer).every
     if isinstance(model, Decoder):
