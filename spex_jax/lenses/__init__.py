@@ -1,4 +1,4 @@
-"""Lenses: what is kept or removed, and what is watched. Each returns a `spex_jax.ValueFunction`."""
+"""Lenses: what a mask keeps or removes, and which value is measured. Each returns a `spex_jax.ValueFunction`."""
 
 from spex_jax.lenses.component_lens import components
 from spex_jax.lenses.joint_lens import joint

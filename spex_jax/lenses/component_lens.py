@@ -46,50 +46,50 @@ def components(
     choices: Sequence[int] | None = None,
     per_prompt: bool = False,
 ) -> ValueFunction:
-    """Value function of the parts of a network: a part is kept, or something stands for what it does.
+    """Returns a value function for the parts of a network: each part is kept, or its output is replaced.
 
     Masks are an argument of the forward pass: all masks of a batch go through the layers together. The layers before
-    the first unit are computed once; masks that remove something in late layers only are asked together and begin
+    the first unit are computed once; masks that remove parts of late layers only are evaluated together and begin
     there.
 
     Args:
       model: a `spex_jax.models.Decoder`.
       tokens: ids of P prompts: int [P, L], lists of different lengths, or one prompt [L].
       units: "heads"; "kv_groups", the heads that share a head of keys and values (grouped-query attention); "mlps";
-        "layers", attention and MLP together; "neurons", the hidden units of the MLPs, one by one; or groups of one's
-        own, a sequence or a mapping from names, of members "L5" (a layer), "L5ATTN", "L5MLP", "L5H3", "L5KV1", "L5N7",
-        "L5H0:4", "L5N0:128". What the attention or the MLP of a layer adds is a part of its own beside its heads and
-        neurons: "L5" and "L5H3" may be two units, of which the first removes what the second does too.
-      layers: the layers of a kind of units; all where None.
-      removal: what stands for what a removed part adds (of a head: what it mixes, before the output product, whose bias
-        stays; of a neuron its activation). "zero"; "zero_rescaled": zero, and the rest of the layer's heads or neurons
-        is multiplied by the share of all of them that is kept (Butler et al. 2025, https://arxiv.org/abs/2505.17495);
-        "mean": the mean over `reference`; "resample": what it does at the same place in `corrupted`.
+        "layers", attention and MLP together; "neurons", the hidden units of the MLPs, one by one; or your own
+        groups, a sequence or a mapping from names, of members "L5" (a layer), "L5ATTN", "L5MLP", "L5H3", "L5KV1",
+        "L5N7", "L5H0:4", "L5N0:128". The output of a layer's attention or MLP is a part of its own beside its heads and
+        neurons: "L5" and "L5H3" may be two units, and removing the first also removes the effect of the second.
+      layers: the layers for a kind of units; all where None.
+      removal: what replaces the output of a removed part (for a head the mixed values, before the output product, whose
+        bias stays; for a neuron its activation). "zero"; "zero_rescaled": zero, and the layer's other heads or neurons
+        are multiplied by the share of all that is kept (Butler et al. 2025, https://arxiv.org/abs/2505.17495); "mean":
+        the mean over `reference`; "resample": the output at the same place in `corrupted`.
       target: the token that should come next: an id, one for each prompt, or [P, K] for each place that is read. None:
-        of "loss" the prompt's own next token, else what the whole network predicts. Not for "kl".
-      contrast: of "logit_diff", as target.
-      value: mean over the prompts of the mean over the places that are read, of "logit" z_y, "margin" z_y - logsumexp
-        of the others, "logprob" log softmax, "logit_diff" z_y - z_contrast, "loss" -logprob, "kl" the divergence of the
+        for "loss" the prompt's own next token, else what the whole network predicts. Not for "kl".
+      contrast: for "logit_diff", in the form of target.
+      value: the mean over places that are read, and then over prompts, of "logit" z_y, "margin" z_y - logsumexp of the
+        others, "logprob" log softmax, "logit_diff" z_y - z_contrast, "loss" -logprob, "kl" the divergence of the
         whole network's prediction from the ablated one's (Conmy et al. 2023, https://arxiv.org/abs/2304.14997), or
         "accuracy" the share of places where y is predicted.
-      attention_mask: nonzero at real tokens of an array [P, L], of `corrupted` too; padding may be on any side. None
+      attention_mask: nonzero at real tokens of an array [P, L], and of `corrupted`; padding may be on any side. None
         where all are real.
-      positions: where parts are removed: numbers of tokens, for all prompts (negative from the end), or bool of the
-        shape of tokens (of lists [P, longest], False where there is none); everywhere where None.
-      reference: of "mean", the prompts over which it is taken, as tokens; the prompts themselves where None.
-      mean_over: of "mean": "tokens", one mean over all tokens of all prompts, or "prompts", a mean for each position
-        (Wang et al. 2022, https://arxiv.org/abs/2211.00593), of prompts of one length.
-      corrupted: of "resample", other prompts of the same lengths.
-      read: after which token of a prompt the next one is predicted: a number (negative from the prompt's end), one for
-        each prompt, or [P, K]. None is the last; of "loss" without a target all that have a next one.
+      positions: where parts are removed: numbers of tokens, for all prompts (negative from the end), or bool in the
+        shape of tokens (for lists [P, longest], False where there is none); everywhere where None.
+      reference: for "mean", the prompts over which it is taken, in the form of tokens; the prompts where None.
+      mean_over: for "mean": "tokens", one mean over all tokens of all prompts, or "prompts", a mean for each position
+        (Wang et al. 2022, https://arxiv.org/abs/2211.00593), for prompts of one length.
+      corrupted: for "resample", other prompts of the same lengths.
+      read: the token of a prompt after which the next one is predicted: a number (negative from the end), one for each
+        prompt, or [P, K]. None is the last; for "loss" without a target all that have a next one.
       choices: tokens among which the model chooses (the letters of a multiple choice), as if there were no others; all
         where None.
-      per_prompt: the value is one number for each prompt, [P], and not their mean.
+      per_prompt: whether the value is one number for each prompt, [P], and not their mean.
 
     Raises:
-      ValueError: an unknown option, or one that does not belong to the removal or value; a part, layer, position or
-        token that is not there; a mean over nothing; corrupted prompts of other lengths; a model that is no decoder or
-        has no such unit.
+      ValueError: an option is unknown, or does not belong to the removal or value; a part, layer, position or token is
+        missing; a mean is over nothing; corrupted prompts have other lengths; the model is not a decoder or has no such
+        unit.
     """
     chosen = component_units(model, units, layers)
     _check_options(removal, value, target, contrast, reference, corrupted, mean_over)
@@ -146,7 +146,7 @@ def _clean_logits(fn: AblatedComponents, masks: jax.Array) -> jax.Array:
 
 
 def _starts(model: Decoder, prompts: PromptBatch, layers: tuple[int, ...]) -> tuple[int, ...]:
-    """The layers at which masks may begin: the first, and of the others as many as memory is spent on."""
+    """Returns the layers at which masks may begin: the first, and as many of the others as `_TRUNK` allows."""
     states = prompts.tokens.size * model.config.dim * model.params["embedding"].dtype.itemsize
     return layers[:: -(-len(layers) // max(1, _TRUNK // states))]
 
@@ -182,7 +182,7 @@ def _source(
     attention_mask: Any,
     mean_over: str,
 ) -> PromptBatch | None:
-    """The prompts whose parts stand for those that are removed."""
+    """Returns the prompts whose parts replace those that are removed."""
     if removal == "resample":
         found = prompt_batch(model, corrupted, attention_mask, "corrupted")
         if found.count != prompts.count or (found.lengths != prompts.lengths).any():
@@ -212,7 +212,7 @@ def _reading(
     choices: Any,
     per_prompt: bool,
 ) -> Reading:
-    """Where the network is read and what is expected there; a target of None is filled in later."""
+    """Returns where the network is read and what is expected there; a target of None is filled in later."""
     vocabulary = model.config.vocab_size
     own = value == "loss" and target is None
     places, weight = prompts.places(read, successors=own)
@@ -249,7 +249,7 @@ def _reading(
 
 
 def _with_clean(fn: AblatedComponents, target: Any) -> AblatedComponents:
-    """With what the whole network predicts, where the value asks for it."""
+    """Returns the function with the predictions of the whole network, where the value needs them."""
     reading = fn.reading
     if target is not None or reading.value == "loss":
         return fn

@@ -35,39 +35,40 @@ _SLOTS = 16  # masks that share a training, at most
 
 @own_settings()
 def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
-    """Value function of the units of two lenses in one mask, for interactions across them (see `Interactions.across`).
+    """Returns a value function of two lenses in one mask, for interactions across them (see `Interactions.across`).
 
-    A lens is a stage: training data make a model, components change it, a text asks it with its prompt. Whichever
+    A lens is a stage: training data make a model, components change it, a text queries it with its prompt. Whichever
     comes first here, the stages act in that order:
 
-    * text and components of one `Decoder`: the prompt without the units that a mask removes is read by the model
-      without the parts that it removes. The value is the text lens's; of the components lens only what it removes
-      matters, and not its prompts, value and target. Every mask is a forward pass of its own: what masks have in common
-      (a prefix of the prompt, the first layers) is computed for each.
+    * text and components of one `Decoder`: the model without the parts that a mask removes reads the prompt without the
+      units that it removes. The value is that of the text lens; of the components lens only its removal counts, not its
+      prompts, value and target. Every mask is a forward pass of its own, which computes again what masks have in common
+      (a prefix of the prompt, the first layers).
     * training data and components: the parts are removed from the model that is trained on the kept groups, whatever
-      the parameters of the model that the components lens was made of. What stands for removed parts (their means, what
-      they do in corrupted prompts) is that of the trained model. The value is the components lens's, the mean over
+      the parameters of the components lens's model. The replacements of removed parts (their means, their outputs in
+      corrupted prompts) come from the trained model. The value is that of the components lens, the mean over seeds.
+    * training data and text: the trained model reads the prompt. The value is that of the text lens, the mean over
       seeds.
-    * training data and text: the trained model reads the prompt. The value is the text lens's, the mean over seeds.
 
-    With training data every mask costs the training of a model (times seeds). Masks that agree in what is trained on
-    share it where they come together: up to 16 of them, where there are so few groups that a budget of 8 n log2(n)
-    masks has several of each; with many groups each mask is trained for alone.
+    With training data every mask costs the training of a model (times seeds). Up to 16 masks of a batch
+    that keep the same groups share a training, where there are so few groups that a budget of 8 n log2(n) masks has
+    several masks for each set of them; with many groups every mask has a training of its own.
 
     Args:
       a: a value function of `text`, `components` or `training_data`.
       b: another, of another kind. With training data, `init_fn` must give parameters of the structure and shapes of
-        the other lens's model: of its `params`, as those of `spex_jax.models`, or of the whole model, of any pytree.
+        the other lens's model: of its `params`, as in `spex_jax.models`, or of the whole model, for any pytree.
 
     Returns:
-      A `ValueFunction` of a.n + b.n units, first those of a, with the outputs of the lens whose value it is. Names that
-      occur in both lenses get the kind of their lens. A store knows it by the content of its arrays, or with training
-      data by that lens's `identity=`.
+      A `ValueFunction` of a.n + b.n units, first those of a, with the outputs of the lens that gives the value. Names
+      that occur in both lenses get the kind of their lens. A store identifies it by the content of its arrays, or with
+      training data by that lens's `identity=`.
 
     Raises:
-      ValueError: another pair of lenses; of text and components, two models, or parts that are removed at positions of
-        prompts of their own (positions=, removal "resample", mean_over="prompts"); with training data, parameters of
-        another form, value "kl", or a target that was not given: these would be of a model from before the training.
+      ValueError: the pair of lenses is another one; text and components have two models, or parts are removed at
+        positions of their own prompts (positions=, removal "resample", mean_over="prompts"); with training data, the
+        parameters have another form, the value is "kl", or no target was given: both would come from the model as it
+        was before the training.
     """
     kinds = (_kind(a), _kind(b))
     lenses = dict(zip(kinds, (a, b), strict=True))
@@ -77,7 +78,7 @@ def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
             f"training_data and text; got {kinds[0]} and {kinds[1]}"
         )
     columns = dict(zip(kinds, _columns(a, b), strict=True))
-    kind = "text" if "text" in lenses else "components"  # of the lens that asks
+    kind = "text" if "text" in lenses else "components"  # of the lens that gives the value
     asking, training = lenses[kind], lenses.get("training_data")
     if training is None:
         fn: Any = _asked_ablated(asking, lenses["components"], columns)
@@ -98,9 +99,9 @@ def joint(a: ValueFunction, b: ValueFunction) -> ValueFunction:
 
 
 def _kind(lens: Any) -> str:
-    """Of a lens, one of _STAGES; of anything else what it is called in messages."""
+    """Returns one of _STAGES for a lens, and a description for messages for anything else."""
     if not isinstance(lens, ValueFunction):
-        return f"{type(lens).__name__}, which is no lens"
+        return f"{type(lens).__name__}, which is not a lens"
     for kind, program in _STAGES.items():
         if isinstance(lens.fn, program):
             return kind
@@ -108,7 +109,7 @@ def _kind(lens: Any) -> str:
 
 
 def _columns(a: ValueFunction, b: ValueFunction) -> list[np.ndarray]:
-    """Which columns of the joint masks are the columns of each lens, int32 [width]; padding is all in the last."""
+    """Returns the columns of each lens in the joint masks, int32 [width]; its padding is the last column."""
     last = a.width + b.width - 1
     return [
         np.pad(np.arange(start, start + lens.n, dtype=np.int32), (0, lens.width - lens.n), constant_values=last)
@@ -126,7 +127,7 @@ def _names(lenses: dict[str, ValueFunction]) -> list[str]:
 
 
 def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> JointDetails:
-    """Of both lenses; the value, and what it is of, are those of the lens that asks."""
+    """Returns the details of both lenses; value, target and prompts are those of the lens that gives the value."""
     return JointDetails(
         units="unit",
         lenses=(a.details, b.details),
@@ -140,13 +141,13 @@ def _details(a: ValueFunction, b: ValueFunction, asking: ValueFunction) -> Joint
 
 
 def _identity(parts: Iterable[tuple[ValueFunction, Any]]) -> str | None:
-    """Of lenses and their programs, where one of them has an identity that is not its content; else None."""
+    """Returns the identity of two lenses and their programs where one of them was given an identity; else None."""
     given = list(parts)
     if all(lens.identity is None for lens, _ in given):
         return None
     try:
         found = [lens.identity or fingerprint(fn, lens.n, lens.outputs) for lens, fn in given]
-    except ValueError:  # said where a store is asked for
+    except ValueError:  # reported when a store is used
         return None
     return f"joint of {found[0]!r} and {found[1]!r}"
 
@@ -175,17 +176,17 @@ def _asked_ablated(text: ValueFunction, components: ValueFunction, columns: dict
     )
 
 
-def _check_same(asked: Any, changed: Any) -> None:
+def _check_same(queried: Any, changed: Any) -> None:
     """Raises ValueError where two models differ."""
-    if asked is changed:
+    if queried is changed:
         return
     differ = None
-    structures: list[Any] = [jax.tree.structure(model) for model in (asked, changed)]
+    structures: list[Any] = [jax.tree.structure(model) for model in (queried, changed)]
     if structures[0] != structures[1]:
-        differ = f"a {type(asked).__name__} and a {type(changed).__name__} of different configs or weights"
+        differ = f"a {type(queried).__name__} and a {type(changed).__name__} of different configs or weights"
     elif not all(
         one is two or (one.dtype == two.dtype and bool(jnp.array_equal(one, two)))
-        for one, two in zip(jax.tree.leaves(asked), jax.tree.leaves(changed), strict=True)
+        for one, two in zip(jax.tree.leaves(queried), jax.tree.leaves(changed), strict=True)
     ):
         differ = "two of one config with different parameters"
     if differ is not None:
@@ -202,13 +203,13 @@ def _asked_retrained(
     layers: tuple[int, ...] = ()
     if kind == "components" and fn.reading.value == "kl":
         raise ValueError(
-            "value 'kl' compares with what the whole network predicts, and with training data every mask has another "
-            "network; use a value with a target, such as 'logprob'"
+            "value 'kl' compares with the predictions of the whole network, and with training data every mask has "
+            "another network; use a value with a target, such as 'logprob'"
         )
     if isinstance(asking.details, TextDetails | ComponentsDetails) and asking.details.own_target:
         raise ValueError(
-            f"the {kind} lens was given no target and took what its model says; with training data the models are "
-            "others: give target="
+            f"the {kind} lens was given no target and took the answer of its model; with training data the models "
+            "are others: give target="
         )
     _check_parameters(producing, fn.model, kind)
     if kind == "components":
@@ -227,7 +228,7 @@ def _asked_retrained(
 
 
 def _check_parameters(training: Retraining, model: Any, kind: str) -> None:
-    """Raises ValueError unless a training gives parameters that can be those of a model."""
+    """Raises ValueError unless the parameters of a training fit a model."""
     trained = jax.eval_shape(training.init, training.keys[0])
     structure: Any = jax.tree.structure(trained)
     params = getattr(model, "params", None) if dataclasses.is_dataclass(model) else None
@@ -239,7 +240,7 @@ def _check_parameters(training: Retraining, model: Any, kind: str) -> None:
     differ = [name for name in [*expected, *shapes[0]] if expected.get(name) != shapes[0].get(name)]
     difference = "they are kept in containers of other types"
     if differ:
-        there, here = (of.get(differ[0], "nothing") for of in (expected, shapes[0]))
+        there, here = (tree.get(differ[0], "nothing") for tree in (expected, shapes[0]))
         difference = f"{differ[0]} is {there} in the model and {here} in what init_fn gives"
     raise ValueError(
         f"init_fn must give parameters like those of the model of the {kind} lens, in the same structure and shapes "
@@ -248,13 +249,13 @@ def _check_parameters(training: Retraining, model: Any, kind: str) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """The shape of each array by its path, in words."""
+    """Returns a description of the shape of each array, by its path."""
     found, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path) or "the array": f"of shape {np.shape(leaf)}" for path, leaf in found}
 
 
 def _of_one_text(text: ValueFunction) -> Any:
-    """The program of a text lens, with rows no longer than the longest text needs."""
+    """Returns the program of a text lens, with rows no longer than the longest text needs."""
     fn: Any = text.fn
     packing = text.device.packing
     if packing is None:
@@ -267,18 +268,18 @@ def _of_one_text(text: ValueFunction) -> Any:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Sharing(Packing):
-    """Rows of masks that agree in what is trained on.
+    """Packs masks that keep the same training groups into rows.
 
     Attributes:
-      columns: int [groups], of the masks, that say what is trained on.
-      order_of: of the masks of the training lens, see `DeviceOptions`.
+      columns: int [groups], the columns of the masks that choose the groups.
+      order_of: the order of the masks of the training lens, see `DeviceOptions`.
     """
 
     columns: np.ndarray
     order_of: Callable[[np.ndarray], np.ndarray] | None
 
     def rows(self, masks: np.ndarray, most: int | None = None) -> np.ndarray:
-        """As `Packing.rows`."""
+        """Returns the masks of each row, as `Packing.rows`."""
         most = self.slots if most is None else min(most, self.slots)
         trained_on = masks[:, self.columns]
         number = np.zeros(len(masks)) if self.order_of is None else self.order_of(trained_on)
@@ -293,7 +294,7 @@ class _Sharing(Packing):
 
 
 def _sharing(training: ValueFunction, columns: np.ndarray, n: int) -> Packing:
-    """So many masks to a row as usually come with one set of groups."""
+    """Packs as many masks into a row as usually share one set of groups."""
     usual = 8 * n * math.log2(n) / 2 ** min(training.n, 60)  # 2.0 to the thousands would overflow
     slots = 2 ** math.ceil(math.log2(min(max(usual, 1.0), _SLOTS, 2 ** (n - training.n))))
     nothing = np.zeros(n, np.int64)

@@ -20,7 +20,7 @@ from spex_jax.utils.jax_settings import own_settings
 __all__ = ["REMOVALS", "patches"]
 
 REMOVALS = ("mean", "zero", "blur")
-_CHANNELS = (1, 3, 4)  # of grey, coloured and transparent pictures
+_CHANNELS = (1, 3, 4)  # of grey, colour and transparent pictures
 _BLUR = 0.1  # standard deviation of the blur, as a part of the shorter side
 
 
@@ -31,9 +31,9 @@ _BLUR = 0.1  # standard deviation of the blur, as a part of the shorter side
 )
 @dataclasses.dataclass(frozen=True)
 class _MaskedImage:
-    """Masks [B, n] -> values [B]: a pytree, so that all pictures of one size share a program.
+    """Maps masks [B, n] to values [B]; a pytree, so that all pictures of one size share a program.
 
-    image and replacement [H, W, C], segment int32 [H, W], target and contrast int32 [].
+    `image` and `replacement` are [H, W, C], `segment` int32 [H, W], `target` and `contrast` int32 [].
     """
 
     identity_name: ClassVar[str] = "spex_jax.MaskedImage"
@@ -47,12 +47,12 @@ class _MaskedImage:
     value: str
 
     def logits(self, masks: jax.Array) -> jax.Array:
-        """Class logits [B, C] of the picture with the patches that are not kept replaced."""
+        """Returns the class logits [B, C] of the picture with the removed patches replaced."""
         kept = (self.segment < 0) | masks[:, jnp.maximum(self.segment, 0)]  # [B, H, W]
         return self.apply(jnp.where(kept[..., None], self.image, self.replacement))
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values float32 [B]."""
+        """Returns the values float32 [B]."""
         return watched(self.logits(masks), self.value, self.target, self.contrast)
 
 
@@ -62,10 +62,10 @@ def _logits(fn: _MaskedImage, masks: jax.Array) -> jax.Array:
 
 
 def _probed(fn: _MaskedImage, n: int) -> np.ndarray:
-    """Logits float32 [1, C] of the whole picture, of a model that answers as one should.
+    """Returns the logits float32 [1, C] of the whole picture, after checks of the model.
 
     Raises:
-      ValueError: it does not, or what it says of a picture depends on those beside it.
+      ValueError: the outputs are not logits [B, C], or those of a picture depend on others in its batch.
     """
     height, width, channels = fn.image.shape
     one, first = "it takes one picture and not several", "with channels first"
@@ -94,7 +94,7 @@ def _probed(fn: _MaskedImage, n: int) -> np.ndarray:
 
 
 def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndarray, list[str], tuple[int, int] | None]:
-    """Patch of every pixel int32 [H, W] (-1: always kept), names, and rows and columns of a grid."""
+    """Returns the patch of every pixel int32 [H, W] (-1: always kept), names, and rows and columns of a grid."""
     if segments is not None:
         given = np.asarray(segments)
         if given.shape != shape or not np.issubdtype(given.dtype, np.integer):
@@ -104,7 +104,7 @@ def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndar
             )
         present = np.unique(given[given >= 0])
         if not len(present):
-            raise ValueError("segments must hold a number of at least 0; all pixels would always be kept")
+            raise ValueError("segments must hold a number of at least 0; otherwise all pixels are always kept")
         numbered = np.where(given >= 0, np.searchsorted(present, given), -1).astype(np.int32)
         return numbered, [f"segment {number}" for number in present], None
     sides = np.asarray(grid) if isinstance(grid, tuple | list | np.ndarray) else np.array([grid, grid])
@@ -152,24 +152,24 @@ def patches(
     target: int | str | None = None,
     contrast: int | str | None = None,
 ) -> ValueFunction:
-    """Value function of a picture: its patches are kept or replaced, the classifier's answer is the value.
+    """Returns a value function for a picture: its patches are kept or replaced, a classifier gives the value.
 
     Args:
       apply_fn: a pure JAX function, images float [B, H, W, C] -> class logits [B, classes]; for a model that wants
         channels first, one that transposes. One that is a registered pytree shares its compiled program between
         pictures and identifies itself in a store.
-      image: float [H, W, C], as the model wants it (normalised, say).
+      image: float [H, W, C], as the model takes it (normalised, for example).
       grid: rows and columns of patches, as equal as the sides allow; one number for both.
       segments: whole numbers [H, W] in place of a grid: the patch of each pixel, below 0 for pixels that are always
         kept.
       removal: what a removed patch becomes: "mean", the picture's mean colour; "zero"; "blur", the picture blurred by a
-        tenth of its shorter side; a colour [C], the mean of a data set say; or a picture [H, W, C].
-      value: of the target class, see `lenses.text`.
-      target: class number, or a name of `apply_fn.class_names`; None is the class of the whole picture.
+        tenth of its shorter side; a colour [C], such as the mean of a data set; or a picture [H, W, C].
+      value: for the target class, see `lenses.text`.
+      target: a class number, or a name in `apply_fn.class_names`; None is the class predicted for the whole picture.
       contrast: the class that "logit_diff" subtracts; for that value only.
 
     Raises:
-      ValueError: an unknown option, shapes that do not fit, a picture that is not finite.
+      ValueError: an option is unknown, shapes do not fit, or the picture is not finite.
     """
     check_value(value, contrast)
     if not callable(apply_fn):

@@ -1,4 +1,4 @@
-"""What is found out about a model with one or two calls when a lens is made: whether its rows act on one another."""
+"""Checks of a model with one or two calls when a lens is made, such as whether the rows of a batch are independent."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,11 +10,11 @@ from spex_jax.engine.hints import shape_hint
 
 __all__ = ["Remedy", "check_rows", "logits_of", "with_remedies"]
 
-_TOLERANCE = 0.01  # of the largest output: how far the outputs of one row may be apart, in any precision
+_TOLERANCE = 0.01  # how far apart the outputs of one row may be in any precision, as a part of the largest
 
 
 class Remedy(NamedTuple):
-    """Other shapes with which a model may work, and what to do where it does."""
+    """Holds other input shapes that a model may take, and the advice to give where it does."""
 
     shapes: tuple[jax.ShapeDtypeStruct, ...]
     advice: str
@@ -23,27 +23,27 @@ class Remedy(NamedTuple):
 def check_rows(twice: Any, beside: Any, model: str, *, tolerance: float = _TOLERANCE) -> None:
     """Raises ValueError where the outputs of a row change with its place in a batch, or with the row beside it.
 
-    Values of masks that are asked together would then be values of one another, and nothing that is ablated says so.
+    The values of masks that are evaluated together would then depend on one another, and no result would show it.
 
     Args:
       twice: outputs [2, ...] of a batch that holds one row twice.
       beside: outputs [2, ...] of a batch of the same shape that holds this row and another one.
-      model: what messages call the model.
-      tolerance: the change that is rounding, as a part of the largest output.
+      model: the name of the model in messages.
+      tolerance: the change that counts as rounding, as a part of the largest output.
     """
     first, second, other = (np.asarray(rows, np.float64) for rows in (twice[0], twice[1], beside[0]))
     allowed = tolerance * (1e-6 + np.abs(first).max(initial=0.0))
     if not np.abs(first - second).max(initial=0.0) <= allowed and not _both_nan(first, second):
         raise ValueError(
-            f"{model} gives two answers to the same input in one batch ({_shown(first, second)}): dropout or other "
-            "noise is on, and would be taken for effects of what is ablated. Switch it off (deterministic=True, "
+            f"{model} gives two outputs for the same input in one batch ({_shown(first, second)}): dropout or other "
+            "noise is on, and would be taken for effects of the ablation. Switch it off (deterministic=True, "
             "train=False, or the inference mode of the library)"
         )
     if not np.abs(first - other).max(initial=0.0) <= allowed and not _both_nan(first, other):
         raise ValueError(
-            f"the outputs of {model} for an input change with the others of its batch ({_shown(first, other)}): batch "
-            "normalisation in training mode? Masks that are evaluated together would act on one another. Use the "
-            "running statistics (use_running_average=True, train=False), or layer or group norms"
+            f"the outputs of {model} for an input change with the other inputs of its batch ({_shown(first, other)}), "
+            "as with batch normalisation in training mode. Masks that are evaluated together would act on one another. "
+            "Use the running statistics (use_running_average=True, train=False), or layer or group norms"
         )
 
 
@@ -57,13 +57,13 @@ def _shown(first: np.ndarray, second: np.ndarray) -> str:
 
 
 def with_remedies(call: Callable[[], Any], apply: Callable[..., Any], remedies: Sequence[Remedy], model: str) -> Any:
-    """Returns what `call` does; where it fails and the model works with other shapes, the error says what to do.
+    """Returns the result of `call`; where it fails and the model works with other shapes, the error says what to do.
 
     Args:
-      call: asks the model, or traces it.
-      apply: the model, which is traced with the shapes of the remedies (`jax.eval_shape`).
-      remedies: what to try.
-      model: what messages call the model.
+      call: queries the model, or traces it.
+      apply: the model; it is traced with the shapes of the remedies (`jax.eval_shape`).
+      remedies: the shapes to try, in order.
+      model: the name of the model in messages.
 
     Raises:
       ValueError: `call` failed, and one of the remedies works. Other errors pass through.
@@ -74,19 +74,19 @@ def with_remedies(call: Callable[[], Any], apply: Callable[..., Any], remedies: 
         for shapes, advice in remedies:
             try:
                 found = jax.eval_shape(apply, *shapes)
-            except Exception:  # this is not what it wants either
+            except Exception:  # the model does not take these shapes either
                 continue
             if hasattr(found, "shape"):
                 raise ValueError(f"{model} failed ({type(error).__name__}: {error}); {advice}") from error
         if isinstance(error, TypeError) and "not a valid JAX type" in str(error):
             raise ValueError(
-                f"{model} must give an array, it gave an object: choose the array, lambda *given: model(*given).logits"
+                f"{model} must give an array, but gave an object; choose the array: lambda *given: model(*given).logits"
             ) from error
         raise
 
 
 def logits_of(found: Any, model: str, expected: str, rows: int) -> Any:
-    """Returns the outputs of a model, which are one array.
+    """Returns the outputs of a model where they are one array.
 
     Raises:
       ValueError: they are a tuple, a dictionary or another object; the message says how to choose the array.
@@ -96,4 +96,4 @@ def logits_of(found: Any, model: str, expected: str, rows: int) -> Any:
     hint = shape_hint(found, rows, ()).replace("lambda masks: f(masks)", "lambda *given: model(*given)")
     if not hint and hasattr(found, "logits"):
         hint = "; choose its logits, lambda *given: model(*given).logits"
-    raise ValueError(f"{model} must give {expected}, it gave a {type(found).__name__}{hint}")
+    raise ValueError(f"{model} must give {expected}, but gave a {type(found).__name__}{hint}")

@@ -1,4 +1,4 @@
-"""Two lenses as stages of one function of masks: a training makes a model, an ablation changes it, a prompt asks it.
+"""Two lenses as stages of one function of masks: a training makes a model, an ablation changes it, a prompt queries it.
 
 In the shape descriptions, B denotes rows, S masks of a row, W columns of the masks, R seeds of a training.
 """
@@ -19,12 +19,12 @@ __all__ = ["AskedAblated", "AskedRetrained", "with_parameters", "without_arrays"
 
 
 def without_arrays(model: Any) -> Any:
-    """A model of the same structure with a number in place of each array, for a function that replaces them."""
+    """Returns the model with a number in place of each array, for a function that fills in other arrays."""
     return jax.tree.map(lambda leaf: np.zeros((), np.float32), model)
 
 
 def with_parameters(model: Any, params: Any) -> Any:
-    """A model with other parameters: the pytree of a whole model, or what stands for its `params`."""
+    """Returns the model with other parameters: a whole model as a pytree, or what replaces its field `params`."""
     structure: Any = jax.tree.structure(model)
     if structure == jax.tree.structure(params):
         return params
@@ -36,14 +36,14 @@ def with_parameters(model: Any, params: Any) -> Any:
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskedAblated:
-    """Masks bool [B, W] -> values float32 [B] of an answer, where a model without some of its parts reads the prompt.
+    """Maps masks bool [B, W] to values float32 [B] of an answer, where a model without some parts reads the prompt.
 
-    Every mask has a forward pass of its own: what a prefix does in it, too, depends on the parts that are removed.
+    Every mask needs a forward pass of its own, since the states of a prefix too depend on the removed parts.
 
     Attributes:
-      asking: of a `Decoder`; a row of its template holds one text.
-      changing: whose model is without arrays, since it is that of `asking`; of the rest only what it removes matters.
-      of_asking, of_changing: int32, the columns of the masks that are theirs.
+      asking: the prompt and the answer, for a `Decoder`; a row of its template holds one text.
+      changing: the parts that are removed; its model has no arrays, since that of `asking` is used.
+      of_asking, of_changing: int32, the columns of the masks that belong to each.
     """
 
     identity_name: ClassVar[str] = "spex_jax.AskedAblated"
@@ -54,11 +54,11 @@ class AskedAblated:
     of_changing: jax.Array
 
     def without_derived(self) -> "AskedAblated":
-        """Without what follows from the rest."""
+        """Returns a copy without the arrays that follow from the rest."""
         return dataclasses.replace(self, asking=self.asking.without_derived(), changing=self.changing.without_derived())
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values; see the class."""
+        """Returns the values; see the class."""
         changing = dataclasses.replace(self.changing, model=self.asking.model)
 
         def states(mask: jax.Array) -> jax.Array:
@@ -75,16 +75,16 @@ class AskedAblated:
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskedRetrained:
-    """Masks bool [B, S, W] and used bool [B, S] -> values float32 [B, S, *outputs] of models that are trained for it.
+    """Maps masks bool [B, S, W] and used bool [B, S] to values float32 [B, S, *outputs] of models trained for them.
 
-    The masks of a row agree in what is trained on, as the first of them says: they share its trainings.
+    The masks of a row agree on the groups that are trained on, and share the trainings of the first mask.
 
     Attributes:
-      training: whose parameters, of every seed, become those of the model.
-      asking: whose model is without arrays, and which holds nothing that follows from one; a row of its template holds
-        one text.
-      of_training, of_asking: int32, the columns of the masks that are theirs.
-      layers: of components, those that hold units.
+      training: gives the parameters of the model, for every seed.
+      asking: measures the trained model; its own model has no arrays, and it holds nothing that follows from one. A
+        row of its template holds one text.
+      of_training, of_asking: int32, the columns of the masks that belong to each.
+      layers: the layers that hold units, for components.
     """
 
     identity_name: ClassVar[str] = "spex_jax.AskedRetrained"
@@ -96,15 +96,15 @@ class AskedRetrained:
     layers: tuple[int, ...]
 
     def __call__(self, masks: jax.Array, used: jax.Array) -> jax.Array:
-        """Values, each the mean over seeds; see the class."""
+        """Returns the values, each the mean over seeds; see the class."""
         seeds = len(self.training.keys)
         trained = self.training.trained(masks[:, 0, self.of_training])
         trained = jax.tree.map(lambda leaf: leaf.reshape(len(masks), seeds, *leaf.shape[1:]), trained)
-        of_seeds = jax.vmap(self._asked, in_axes=(0, None))
-        return jax.vmap(of_seeds)(trained, masks[..., self.of_asking]).mean(axis=1)
+        over_seeds = jax.vmap(self._measured, in_axes=(0, None))
+        return jax.vmap(over_seeds)(trained, masks[..., self.of_asking]).mean(axis=1)
 
-    def _asked(self, params: Any, masks: jax.Array) -> jax.Array:
-        """Values [S, *outputs] of one trained model."""
+    def _measured(self, params: Any, masks: jax.Array) -> jax.Array:
+        """Returns the values [S, *outputs] of one trained model."""
         model = with_parameters(self.asking.model, params)
         if isinstance(self.asking, AblatedComponents):
             return self.asking.of(model, self.layers).anew(masks)

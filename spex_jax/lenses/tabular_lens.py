@@ -21,9 +21,9 @@ __all__ = ["REMOVALS", "VALUES", "tabular"]
 REMOVALS = ("mean", "median", "marginal")
 VALUES = ("prediction", "log_odds")
 _CELLS = 2**23  # cells of tables that are in memory at once
-# Rounding to float32 may change what a column's values differ by, by so much of the largest difference.
-_ROUNDING = 1e-3
-_MERGED = 1e-6  # and values that become one may differ by so much of it
+# Both are parts of the largest difference between the row's value and others of its column.
+_ROUNDING = 1e-3  # the most that rounding to float32 may change
+_MERGED = 1e-6  # values that differ by less may become equal
 
 
 def _wide() -> bool:
@@ -31,7 +31,7 @@ def _wide() -> bool:
 
 
 def _value(found: Any, target: int | None, value: str, xp: Any) -> Any:
-    """Values [B] of predictions [B, K, ...], averaged over the replacements."""
+    """Returns the values [B] of predictions [B, K, ...], averaged over the replacements."""
     mean = (found if target is None else found[..., target]).mean(axis=1)
     return mean if value == "prediction" else xp.log(mean) - xp.log1p(-mean)
 
@@ -46,9 +46,9 @@ _fields = functools.partial(
 @_fields
 @dataclasses.dataclass(frozen=True)
 class _MaskedRow:
-    """Masks [B, n] -> values [B] on the device: a pytree, so that rows of one width share a program.
+    """Maps masks [B, n] to values [B] on the device; a pytree, so that rows of one width share a program.
 
-    row [d], replacements [K, d], group int32 [d]: the feature of every column (-1: always kept).
+    `row` is [d], `replacements` [K, d], and `group` int32 [d] the feature of every column (-1: always kept).
     """
 
     identity_name: ClassVar[str] = "spex_jax.MaskedRow"
@@ -62,7 +62,7 @@ class _MaskedRow:
     on_device: bool
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values; so many rows at a time as memory is spent on."""
+        """Returns the values; computes as many rows at once as `_CELLS` allows."""
         at_once = max(1, _CELLS // self.replacements.size)
         if len(masks) <= at_once:
             return self._of(masks)
@@ -80,7 +80,7 @@ class _MaskedRow:
 @_fields
 @dataclasses.dataclass(frozen=True)
 class _WideMaskedRow(_MaskedRow):
-    """The same of float64 rows, which a program without jax_enable_x64 would round."""
+    """Does the same for float64 rows, which a program without jax_enable_x64 would round."""
 
     def __call__(self, masks: jax.Array) -> jax.Array:
         """Values."""
@@ -91,7 +91,7 @@ class _WideMaskedRow(_MaskedRow):
 
 @dataclasses.dataclass(frozen=True)
 class _MaskedTable:
-    """Masks [B, n] -> values [B] by host code; `group` as above."""
+    """Maps masks [B, n] to values [B] by host code; `group` is as in `_MaskedRow`."""
 
     predict: Callable[[Any], Any]
     table: Table
@@ -100,10 +100,10 @@ class _MaskedTable:
     value: str
 
     def outputs(self, chosen: np.ndarray) -> np.ndarray:
-        """Predictions [B, ...] of rows that hold the values chosen int [B, d]; see `Table.rows`.
+        """Returns the predictions [B, ...] for the rows `chosen`, int [B, d]; see `Table.rows`.
 
         Raises:
-          ValueError: another number of predictions, or none.
+          ValueError: there is not one prediction for each row, or they are not numbers.
         """
         found = np.asarray(self.predict(self.table.rows(chosen)))
         if found.ndim == 0 or len(found) != len(chosen):
@@ -112,13 +112,13 @@ class _MaskedTable:
             )
         if found.dtype.kind not in "biufO":
             raise ValueError(
-                f"predict_fn gave {str(found.reshape(-1)[0])!r:.40}, which is no number; give probabilities "
+                f"predict_fn gave {str(found.reshape(-1)[0])!r:.40}, which is not a number; give probabilities "
                 "(predict_proba)"
             )
         return found.astype(np.float64)
 
     def __call__(self, masks: np.ndarray) -> np.ndarray:
-        """Values; so many rows at a time as memory is spent on."""
+        """Returns the values; computes as many rows at once as `_CELLS` allows."""
         size = self.table.size
         at_once = max(1, _CELLS // (size * len(self.group)))
         values = np.empty(len(masks))
@@ -134,7 +134,7 @@ class _MaskedTable:
 
 
 def _groups(groups: Any, names: Sequence[str] | None, table: Table) -> tuple[np.ndarray, list[str] | None]:
-    """The feature of every column, and names of the features."""
+    """Returns the feature of every column, and the names of the features."""
     columns = len(table.columns)
     labels = None if table.labels is None else list(table.labels)
     if groups is None:
@@ -147,12 +147,12 @@ def _groups(groups: Any, names: Sequence[str] | None, table: Table) -> tuple[np.
             known = isinstance(column, int | np.integer) and not isinstance(column, bool) and 0 <= column < columns
             if not known or group[column] >= 0:
                 raise ValueError(
-                    f"groups must hold each column from 0 to {columns - 1}, by its number or name, once at most; "
-                    f"{member!r} is not, or twice"
+                    f"groups must hold each column from 0 to {columns - 1}, by its number or name, at most once; "
+                    f"{member!r} is unknown or occurs twice"
                 )
             group[column] = feature
     if not (group >= 0).any():
-        raise ValueError("groups must hold at least one column; with none nothing can be removed")
+        raise ValueError("groups must hold at least one column; without any, nothing can be removed")
     if names is None and labels is not None:
         features = range(int(group.max()) + 1)
         names = [", ".join(str(labels[j]) for j in np.flatnonzero(group == feature)) for feature in features]
@@ -160,8 +160,8 @@ def _groups(groups: Any, names: Sequence[str] | None, table: Table) -> tuple[np.
 
 
 def _check_rounding(numbers: np.ndarray, table: Table) -> None:
-    """Raises ValueError where float32 changes how the row float64 [d] differs from what stands for it, of numbers
-    float64 [1 + K, d]: values become one, or the rounding is no small part of their differences.
+    """Raises ValueError where rounding `numbers` float64 [1 + K, d] to float32 changes how the first row differs from
+    the others: values become equal, or the rounding is not small beside their differences.
     """
     with np.errstate(over="ignore"):
         rounded = numbers.astype(np.float32).astype(np.float64)
@@ -170,7 +170,7 @@ def _check_rounding(numbers: np.ndarray, table: Table) -> None:
         apart = np.abs(exact[0] - exact[1:])[there]
         spread, largest = apart.max(initial=0.0), np.abs(exact[np.isfinite(exact)]).max(initial=0.0)
         wrong = bool(np.isinf(found).any())
-        if spread > 1e-12 * largest:  # less is what float64 itself rounds, in a mean say
+        if spread > 1e-12 * largest:  # smaller ones are rounding in float64, as in a mean
             whole = (exact[0] == np.round(exact[0])) & (exact[1:] == np.round(exact[1:]))[there]
             merged = (apart > 0) & (found[1:][there] == found[0]) & (whole | (apart > _MERGED * spread))
             error = np.nanmax(np.abs(found - exact))
@@ -181,8 +181,8 @@ def _check_rounding(numbers: np.ndarray, table: Table) -> None:
             )
             raise ValueError(
                 f"a device function computes in float32, which rounds {table.name(j)}: {exact[0]:.17g} becomes "
-                f"{found[0]:.17g}, and beside {shown:.17g} that is not what it differs by. Subtract a common offset or "
-                "scale the column, set jax_enable_x64, or give a host function (on_device=False), which gets float64"
+                f"{found[0]:.17g}, which changes its difference from {shown:.17g}. Subtract a common offset or scale "
+                "the column, set jax_enable_x64, or give a host function (on_device=False), which gets float64"
             )
 
 
@@ -199,31 +199,31 @@ def tabular(
     names: Sequence[str] | None = None,
     on_device: bool | None = None,
 ) -> ValueFunction:
-    """Value function of a row of a table: its columns are kept or replaced, the prediction is the value.
+    """Returns a value function for a row of a table: its columns are kept or replaced, and the value is the prediction.
 
     Args:
-      predict_fn: rows -> predictions [B] or [B, classes]; host code (scikit-learn's predict_proba, say), or a pure JAX
-        function. Rows have the form, the columns and the types of the background: numbers float [B, d], a DataFrame,
-        and so on. Host code gets numbers in float64, and whole numbers as they are where they are drawn from the
-        background; a JAX function gets float32, or float64 with jax_enable_x64.
-      row: as one row of the background: [d], a DataFrame of one row, a Series or a mapping by the columns' names.
-      background: K rows that say what a column is when it is not known. Numbers [K, d]; or a mixed table: a pandas
+      predict_fn: rows -> predictions [B] or [B, classes]; host code (such as scikit-learn's predict_proba), or a pure
+        JAX function. Rows have the form, the columns and the types of the background: numbers float [B, d], a
+        DataFrame, and so on. Host code gets numbers in float64, but whole numbers unchanged where they are drawn from
+        the background; a JAX function gets float32, or float64 with jax_enable_x64.
+      row: in the form of one row of the background: [d], a DataFrame of one row, a Series or a mapping by column name.
+      background: K rows from which removed columns get their values. Numbers [K, d]; or a mixed table: a pandas
         DataFrame, a structured array, a mapping or a list of columns, or an array of objects [K, d]. Missing values
-        (NaN, None, NaT, NA) reach the model as they are.
-      removal: "mean" or "median" of the background's column, without missing values: of a mixed table's whole numbers
-        rounded to the nearest one, of dates the mean or median instant, of texts, categories and True or False the most
-        frequent value. "marginal": the prediction averaged over all rows of the background (the interventional
-        expectation), at K predictions a mask.
+        (NaN, None, NaT, NA) reach the model unchanged.
+      removal: "mean" or "median" of the background's column, without missing values. In a mixed table whole numbers
+        are rounded to the nearest one, dates take the mean or median instant, and texts, categories, True and False
+        the most frequent value. "marginal": the prediction is averaged over all rows of the background (the
+        interventional expectation), with K predictions for each mask.
       value: "prediction", or "log_odds" of a prediction that is a probability (averaged first).
-      target: column of predictions [B, classes]; None for predictions [B].
+      target: the column of predictions [B, classes]; None for predictions [B].
       groups: columns that are kept or removed together, a list of numbers or names for each feature; columns in none
         are always kept.
-      names: one for each feature; None takes the background's.
-      on_device: whether predict_fn is a pure JAX function; None: only where it is a registered pytree.
+      names: one for each feature; None takes those of the background.
+      on_device: whether predict_fn is a pure JAX function; None means only where it is a registered pytree.
 
     Raises:
-      ValueError: an unknown option, shapes, columns or kinds that do not fit, infinite numbers, numbers that the
-        device would round to others.
+      ValueError: an option is unknown; shapes, columns or kinds do not fit; a number is infinite, or would be rounded
+        to another one by the device.
     """
     for name, given, known in (("removal", removal, REMOVALS), ("value", value, VALUES)):
         if given not in known:
@@ -263,11 +263,11 @@ def tabular(
 
 
 def _check_outputs(probed: np.ndarray, target: Any, value: str, table: Table) -> None:
-    """Checks what the model says of the row and of one without its columns, [2] or [2, classes]."""
+    """Checks the predictions for the row and for the row with its columns replaced, [2] or [2, classes]."""
     if probed.ndim not in (1, 2) or (probed.ndim == 2) != (target is not None):
         raise ValueError(
             f"predict_fn gave shape {(1, *probed.shape[1:])} for one row: "
-            + ("target= must say which of its columns is watched" if probed.ndim > 1 else "leave target= out")
+            + ("target= must choose one of its columns" if probed.ndim > 1 else "leave target= out")
         )
     if target is not None:
         masks_lib.check_whole("target", target, 0, probed.shape[1] - 1)

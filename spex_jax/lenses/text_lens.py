@@ -1,4 +1,4 @@
-"""The text lens: which units of a text or a conversation act together in what a model says."""
+"""The text lens: which units of a text or a conversation act together in the answer of a model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -47,7 +47,7 @@ def _logits_of_model(model: Any, tokens: jax.Array, attention_mask: jax.Array) -
 
 
 def _is_causal(model: Any) -> bool:
-    """Whether a model gives logits [B, L, V] rather than [B, C]."""
+    """Returns whether a model gives logits [B, L, V] rather than [B, C]."""
     if isinstance(model, HiddenStates | Classifier):
         return isinstance(model, HiddenStates)
     shape = (1, min(BUCKET, max_length_of(model)))
@@ -63,7 +63,7 @@ def _is_causal(model: Any) -> bool:
 
 
 def _check_independent(model: Any, ids: np.ndarray) -> None:
-    """Raises ValueError where what a model of a user says of a text depends on the one beside it, or on chance."""
+    """Raises ValueError where the logits of a user's model for a text depend on the text beside it, or on chance."""
     if isinstance(model, HiddenStates | Classifier):
         return
     first = np.resize(ids, min(BUCKET, max_length_of(model))).astype(np.int32)
@@ -75,7 +75,7 @@ def _check_independent(model: Any, ids: np.ndarray) -> None:
 def _template(
     tokens: Tokens, n: int, *, kind: str, move: bool, start: int, width: int, alone: int | None
 ) -> tuple[Template, Packing | None]:
-    """The padded template, and how its masks share rows."""
+    """Returns the padded template, and how its masks share rows."""
     length = rounded(len(tokens.tokens), width)
     if alone is not None and kind != "packed":
         length = min(length, alone)
@@ -94,12 +94,12 @@ def _template(
 
 
 def _width(n: int) -> int:
-    """Columns of the masks, so that texts of similar length share one program."""
+    """Returns the number of columns of the masks, rounded so that texts of similar length share one program."""
     return -(-n // BUCKET) * BUCKET
 
 
 def _padded(values: Sequence[float], dtype: type) -> jax.Array:
-    """To a power of two, so that answers of similar length share one program."""
+    """Pads to a power of two, so that answers of similar length share one program."""
     size = 1 << (len(values) - 1).bit_length()
     return jnp.asarray(np.pad(np.asarray(values, dtype), (0, size - len(values))))
 
@@ -121,42 +121,43 @@ def text(
     max_new_tokens: int = 32,
     share_prefix: bool = True,
 ) -> ValueFunction:
-    """Value function of a text or a conversation: its units are kept or removed, what the model says is the value.
+    """Returns a value function for a text or a conversation: units are kept or removed, a model's answer is the value.
 
-    The answer of a language model is read in the same pass as the prompt (teacher forcing); of its logits only those
-    that are asked for are computed.
+    The answer of a language model is read in the same pass as the prompt (teacher forcing); only the logits that the
+    value needs are computed.
 
     Args:
       model: a pure JAX function, model(tokens int32 [B, L], attention_mask bool [B, L]) -> class logits [B, C], or the
         next token's logits [B, L, V] of a causal language model. One that is a registered pytree, as all of
         `spex_jax.models` are, shares its compiled program between texts. See `models.protocols` for methods that make
         it faster.
-      tokenizer: with the call of the Hugging Face fast tokenizers (input_ids, offset_mapping).
+      tokenizer: called as the fast tokenizers of Hugging Face (input_ids, offset_mapping).
       text_or_messages: a text, which for a language model begins with the tokenizer's BOS token where it has one; or
-        messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. What the template
-        writes is always kept; what it leaves out of the messages is no unit, and is in details.left_out.
-      units: "token"; "word" (a run between white space, with its punctuation; of scripts that write no spaces the
+        messages [{"role": ..., "content": ...}], which go through the tokenizer's chat template. Text that the
+        template adds is always kept; text of the messages that it leaves out is in details.left_out, and in no unit.
+      units: "token"; "word" (a run between white space, with its punctuation; for scripts without spaces the
         words of Chinese and Thai, the phrases of Japanese, grapheme clusters of others); "sentence" (see
         `sentences.sentence_borders`); "line"; "paragraph"; "turn" (a message); "document" (each text of `within`); a
         compiled regular expression; or spans [(start, end), ...] of the text, or of the one message that is not
         protected.
-      removal: what becomes of a removed unit. "mask": every token becomes the tokenizer's mask token (else its pad or
-        unk token). "attention": no other position sees it, in any layer, and nothing is read from it; the others keep
-        their positions. "delete": the text is shorter. "replace": `replacement` stands in its place.
-      target: of a classifier, the class's number or name; None is the class that the whole text gets. Of a language
-        model, an answer (a text, a token id, or a list of them); None is the model's own greedy answer.
+      removal: how a unit is removed. "mask": every token becomes the tokenizer's mask token (else its pad or unk
+        token). "attention": no other position attends to it, in any layer, and nothing is read from it; the others
+        keep their positions. "delete": the text gets shorter. "replace": `replacement` takes its place.
+      target: for a classifier, the number or name of a class; None is the class predicted for the whole text. For a
+        language model, an answer (a text, a token id, or a list of ids); None is the model's own greedy answer.
       contrast: the class or answer that "logit_diff" subtracts; for that value only.
-      value: of the target class y, "logit" z_y, "margin" z_y - logsumexp of the others, "logprob" log softmax, or
-        "logit_diff" z_y - z_contrast; of answers of several tokens see `values.value_of_answers`.
-      within: the parts of the text in which units may be, strings that occur once or spans; a retrieved context, say.
+      value: for the target class y, "logit" z_y, "margin" z_y - logsumexp of the others, "logprob" log softmax, or
+        "logit_diff" z_y - z_contrast; for answers with several tokens see `values.value_of_answers`.
+      within: the parts of the text in which units may be, as strings that occur once or spans (a retrieved context).
       protect: roles of messages that are always kept.
-      replacement: of "replace": a text, or one for each unit.
-      max_new_tokens: the most tokens of the model's own answer.
-      share_prefix: compute what stands before the first unit once for all masks (a `PrefixModel`, as `Decoder` is).
+      replacement: for "replace", a text, or one for each unit.
+      max_new_tokens: the largest number of tokens of the model's own answer.
+      share_prefix: whether the text before the first unit is computed once for all masks (by a `PrefixModel`, such as
+        `Decoder`).
 
     Raises:
-      ValueError: an unknown option, a text with no units or longer than the model's context, a target that is no class
-        or has no tokens, spans that overlap or leave the text, a unit with no tokens, a lone surrogate.
+      ValueError: an option is unknown; the text has no units, a lone surrogate, or more tokens than the context; the
+        target is not a class or has no tokens; spans overlap or leave the text; a unit has no tokens.
     """
     if removal not in REMOVALS:
         raise ValueError(f"unknown removal {removal!r}; expected one of {', '.join(REMOVALS)}")
@@ -184,7 +185,7 @@ def text(
     _check_ids(model, tokenizer, tokens.stand_in, f"removal {removal!r}")
     if causal and not in_place and not (prompt.unit < 0).any():
         raise ValueError(
-            f"with removal {removal!r} and everything removed nothing is left that the model could answer to: the "
+            f"with removal {removal!r} nothing is left for the model to answer when all units are removed, since the "
             "tokenizer has no BOS token; keep a part of the text by within=, use messages, or removal='mask'"
         )
     knows_segments = isinstance(shared, HiddenStates | Classifier)
@@ -224,8 +225,8 @@ def text(
 
 
 def _check_ids(model: Any, tokenizer: Tokenizer, ids: Sequence[int] | np.ndarray, role: str) -> None:
-    """Raises ValueError for a token that the model does not embed: tokenizers have some that only a larger model knows,
-    such as those of pictures.
+    """Raises ValueError for a token that the model does not embed: some tokenizers have tokens, such as those of
+    pictures, that only a larger model knows.
     """
     size = vocabulary_of(model)
     if size is None:
@@ -250,10 +251,10 @@ def _check_texts(given: Mapping[str, Any]) -> None:
 def _answer(
     model: Any, tokenizer: Tokenizer, prompt: Prompt, given: Any, role: str, context: int, max_new_tokens: int
 ) -> Answer:
-    """A given answer, or the model's own where None.
+    """Returns a given answer, or the model's own where it is None.
 
     Raises:
-      ValueError: see `answer_of` and `own_answer`; an answer that does not fit into the context.
+      ValueError: see `answer_of` and `own_answer`; or the answer does not fit into the context.
     """
     if given is None:
         check_whole("max_new_tokens", max_new_tokens, 1)
@@ -277,10 +278,10 @@ def _of_answers(
     share_prefix: bool,
     options: dict[str, Any],
 ) -> tuple[AblatedAnswer, Packing | None, tuple[str, str | None]]:
-    """The value function of one answer, or of two of which one is subtracted, and the texts of both."""
+    """Returns the function of one answer, or of two of which one is subtracted, its packing, and the texts of both."""
     sources: list[int] = []
     first = int(np.flatnonzero(tokens.unit >= 0)[0])
-    # One token before the first unit stays, so that something is there to be read when all units are removed.
+    # One token before the first unit stays in the template, to be read when all units are removed.
     start = max(0, first - 1) // BUCKET * BUCKET if share_prefix and isinstance(model, PrefixModel) else 0
     prefix_tokens = prefix = None
     if start:
@@ -321,7 +322,7 @@ def _of_classes(
     contrast: Any,
     options: dict[str, Any],
 ) -> tuple[AblatedClass, Packing | None, tuple[str, str | None]]:
-    """The value function of a class, or of two of which one is subtracted, and the names of both."""
+    """Returns the function of a class, or of two of which one is subtracted, its packing, and the names of both."""
     template, packing = _template(tokens, prompt.n, start=0, **options)
     fn = AblatedClass(
         model=shared,

@@ -1,4 +1,4 @@
-"""The data lens: which training examples, or groups of them, act together in what a trained network says."""
+"""The training data lens: which training examples, or groups of them, act together in a trained network's outputs."""
 
 import dataclasses
 from collections.abc import Callable
@@ -48,12 +48,12 @@ WATCHED = {"margin": _margin, "logit": _logit, "logprob": _logprob, "accuracy": 
 
 
 def are_classes(y: Any) -> bool:
-    """Whether targets are class numbers [N]."""
+    """Returns whether targets are class numbers [N]."""
     return isinstance(y, jax.Array) and y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
 
 
 def _examples(name: str, given: Any) -> tuple[Any, Any, int]:
-    """Checked (x, y) as arrays of the device, and how many examples they are."""
+    """Returns the checked (x, y) as arrays of the device, and the number of examples."""
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise ValueError(f"{name} must be a pair (x, y), got {type(given).__name__}")
     x, y = (jax.tree.map(np.asarray, np.asarray(part) if isinstance(part, list) else part) for part in given)
@@ -88,7 +88,7 @@ def _check_test_points(name: str, train: Any, test: Any) -> None:
 
 @jax.jit
 def _first_look(fn: Retraining, partner: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Logits [2, C] of the first example twice, and of it and the partner, of parameters that no layer leaves at 0."""
+    """Returns logits [2, C] of the first example twice, and of it and the partner, for parameters moved away from 0."""
     leaves, structure = jax.tree.flatten(fn.init(fn.keys[0]))
     keys = jax.random.split(jax.random.key(0), len(leaves))
     moved = [
@@ -103,8 +103,8 @@ def _first_look(fn: Retraining, partner: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _check_network(fn: Retraining, classes_matter: bool) -> None:
-    """Raises ValueError where the functions give other shapes, where labels are no classes, or where examples of a
-    batch act on one another, since then those that are not kept would too.
+    """Raises ValueError where the functions give other shapes, where labels are not classes, or where examples of a
+    batch act on one another, since examples that are not kept would then do so too.
     """
     params = jax.eval_shape(fn.init, fn.keys[0])
     for leaf in jax.tree.leaves(params):
@@ -121,12 +121,12 @@ def _check_network(fn: Retraining, classes_matter: bool) -> None:
         labels = np.concatenate([fn.y, fn.y_test])
         if labels.min() < 0 or labels.max() >= shape[1]:
             raise ValueError(
-                f"labels must be classes from 0 to {shape[1] - 1}, which apply_fn knows; got {labels.min()} to "
+                f"labels must be classes from 0 to {shape[1] - 1}, one for each logit; got {labels.min()} to "
                 f"{labels.max()}"
             )
         if shape[1] == 1:
             raise ValueError(
-                "apply_fn gives one logit, of which classes say nothing; give loss_fn= and a value of its own"
+                "apply_fn gives one logit, and classes need at least two; give loss_fn=, and value='loss' or a function"
             )
     losses, values = (
         jax.eval_shape(function, jax.ShapeDtypeStruct((len(jax.tree.leaves(y)[0]), shape[1]), jnp.float32), y)
@@ -168,40 +168,40 @@ def training_data(
     identity: str | None = None,
     pictures: tuple[Any, Any] | None = None,
 ) -> ValueFunction:
-    """Value function of a data set: each mask is one training on the groups it keeps, its values are what the trained
-    network says about all test points (datamodels: Ilyas et al. 2022, https://arxiv.org/abs/2202.00622).
+    """Returns a value function for a data set: each mask is one training on the groups it keeps, and its values are
+    those of the trained network at all test points (datamodels: Ilyas et al. 2022, https://arxiv.org/abs/2202.00622).
 
-    A training goes through what its mask keeps in batches; an example that is not kept is never read. The loss of a
-    step is the mean over the examples of its batch. Every ceil(N / batch) steps they come in a new random order. All
-    masks share initial parameters and, as far as they keep the same, the order. A mask that keeps nothing leaves the
-    initial parameters, so that its value is what the untrained network says.
+    A training goes through the kept examples in batches; an example that is not kept is never read. The loss of a step
+    is the mean over the examples of its batch. Every ceil(N / batch) steps the examples get a new random order. All
+    masks share initial parameters and, as far as they keep the same examples, the order. A mask that keeps nothing
+    leaves the initial parameters, so its value is that of the untrained network.
 
     Networks with convolutions train several times faster on a CPU where these are written as products of shifted
-    pictures (experiments/data_attribution.py does): vmapped over networks they become grouped convolutions.
+    pictures (as in experiments/data_attribution.py): vmapped over networks they become grouped convolutions.
 
     Args:
       init_fn: key -> parameters, a pytree; or Flax variables, of which "params" is trained and the other collections
-        (batch_stats, say) stay what they are.
-      apply_fn: (parameters, x [B, ...]) -> logits [B, C], a pure JAX function in which each example stands for itself
-        (no batch normalisation, no dropout).
+        (such as batch_stats) stay as they are.
+      apply_fn: (parameters, x [B, ...]) -> logits [B, C], a pure JAX function in which the examples are independent (no
+        batch normalisation, no dropout).
       train: (x, y) of N examples; x and y may be pytrees of arrays.
       test: (x, y) of T test points, of the same shapes.
       loss_fn: (logits [B, C], y [B]) -> losses [B]; None is cross entropy with class numbers.
-      groups: what is kept or left out as one: None (each example), labels [N] (whole numbers, below 0: always kept; or
-        strings), a mapping from names to examples, or what `lenses.groups` makes.
-      optimizer: of optax; None is adam(1e-3). A training starts it anew; steps without examples do not count for it.
+      groups: the units that are kept or left out: None (each example), labels [N] (whole numbers, below 0: always kept;
+        or strings), a mapping from names to examples, or `Groups` from `lenses.groups`.
+      optimizer: from optax; None is adam(1e-3). A training starts it anew; steps without examples do not count for it.
       steps: updates of each training, the same number however much it keeps: one that keeps half of the examples goes
-        through them twice before they come in a new order.
-      epochs: instead of steps, passes over what is kept: a mask that keeps half of the examples takes half the time.
-      batch: examples of a step; None is all that are kept.
-      seeds: trainings of each mask, whose values are averaged.
-      seed: of all of them.
-      value: of the true class of each test point: "margin" (z_y - logsumexp of the others), "logit", "logprob", "loss",
-        "accuracy"; where loss_fn is given "loss" is that; or a function (logits [T, C], y [T]) -> [T].
+        through them twice before they get a new order.
+      epochs: in place of steps, passes over the kept examples: a mask that keeps half of them takes half the time.
+      batch: examples in a step; None is all that are kept.
+      seeds: the number of trainings for each mask, whose values are averaged.
+      seed: the seed of all of them.
+      value: for the true class of each test point: "margin" (z_y - logsumexp of the others), "logit", "logprob",
+        "loss" (that of loss_fn where given), "accuracy"; or a function (logits [T, C], y [T]) -> [T].
       average: whether the value is the mean over test points, one number; otherwise there are T values.
-      dtype: of the forward and backward pass, jnp.bfloat16 say; parameters and the optimiser keep theirs.
-      identity: names the lens in a store; None is a hash of the data, the settings and the code of all functions. Where
-        one of these cannot be hashed a store asks for it: change it whenever the network, the data or the settings
+      dtype: for the forward and backward pass, such as jnp.bfloat16; parameters and the optimiser keep theirs.
+      identity: names the lens in a store; None is a hash of the data, the settings and the code of all functions. A
+        store needs it where one of these cannot be hashed: change it whenever the network, the data or the settings
         change.
       pictures: (pictures of the training examples, of the test points) for reports: uint8 or floats in [0, 1], of
         shape [N, H, W] or [N, H, W, 3]; needs the extra `data`.
@@ -211,7 +211,7 @@ def training_data(
       `spex_jax.explain_many` either: one explanation for each test point, from the same trainings.
 
     Raises:
-      ValueError: shapes, labels or options that do not fit, or a network whose examples act on one another.
+      ValueError: shapes, labels or options do not fit, or examples of a batch act on one another.
     """
     x, y, examples = _examples("train", train)
     x_test, y_test, points = _examples("test", test)
@@ -226,13 +226,13 @@ def training_data(
         try:
             dtype = jnp.dtype(dtype)
         except TypeError as error:
-            raise ValueError(f"dtype must be one of floats, such as jax.numpy.bfloat16, got {dtype!r}") from error
+            raise ValueError(f"dtype must be a float type, such as jax.numpy.bfloat16, got {dtype!r}") from error
         if not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"dtype must be one of floats, such as jax.numpy.bfloat16, got {dtype}")
+            raise ValueError(f"dtype must be a float type, such as jax.numpy.bfloat16, got {dtype}")
     if (steps is None) == (epochs is None):
         raise ValueError(
-            f"give either steps= (updates of each training) or epochs= (passes over what is kept), got {steps!r} and "
-            f"{epochs!r}"
+            f"give either steps= (updates of each training) or epochs= (passes over the kept examples), got {steps!r} "
+            f"and {epochs!r}"
         )
     for name, number in (("steps", steps), ("epochs", epochs), ("batch", batch), ("seeds", seeds)):
         if number is not None:
@@ -297,14 +297,14 @@ def training_data(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeedNoise:
-    """How far values depend on the seed, float64 [*outputs] each.
+    """Holds how much values depend on the seed, float64 [*outputs] each.
 
     Attributes:
-      deviation: standard deviation of a value of one mask over other seeds (of the mean over the lens's seeds).
-      share: of the variance over masks, what other seeds do not reproduce: 1 less the correlation of the values of two
-        seeds. Effects of this size may be of the seed alone.
-      masks: masks that were asked.
-      repeats: times that each was asked with other seeds.
+      deviation: standard deviation of the value of one mask over other seeds (for the mean over the lens's seeds).
+      share: the part of the variance over masks that other seeds do not reproduce: 1 minus the correlation of the
+        values of two seeds. Effects of this size may come from the seed alone.
+      masks: the number of evaluated masks.
+      repeats: how often each was evaluated, with other seeds.
     """
 
     deviation: np.ndarray
@@ -317,31 +317,31 @@ class SeedNoise:
 def measure_seed_noise(
     value_fn: ValueFunction, *, masks: int = 32, repeats: int = 4, seed: int = 0, **options: Any
 ) -> SeedNoise:
-    """Trains on the same masks with further seeds, and notes what came out in `value_fn.details` for reports.
+    """Trains on the same masks with further seeds, and keeps the noise in `value_fn.details` for reports.
 
     Args:
-      value_fn: of `training_data`.
-      masks: random masks, fewer where there are not so many.
-      repeats: times that each is asked, each time with seeds of its own. What a seed does to all masks alike is known
-        from so many numbers only.
-      seed: of the masks.
-      **options: batch_size, mesh, nonfinite and progress of `spex_jax.evaluate`. Masks without a finite value count for
-        nothing.
+      value_fn: made by `training_data`.
+      masks: the number of random masks, fewer where there are not so many.
+      repeats: how often each is evaluated, each time with seeds of its own. The effect of a seed on all masks alike is
+        known from this many numbers only.
+      seed: the seed of the masks.
+      **options: batch_size, mesh, nonfinite and progress of `spex_jax.evaluate`. Masks without a finite value are left
+        out.
 
     Raises:
-      ValueError: another value function, fewer than 2 masks or repeats; see `spex_jax.evaluate`.
+      ValueError: it is another value function, or masks or repeats are fewer than 2; see `spex_jax.evaluate`.
     """
     if not isinstance(value_fn, ValueFunction) or not isinstance(value_fn.fn, Retraining):
-        raise ValueError("seed noise is of value functions that lenses.training_data made; others have no seeds here")
+        raise ValueError("seed noise needs a value function of lenses.training_data; others have no seeds")
     if unknown := sorted(set(options) - {"batch_size", "mesh", "nonfinite", "progress"}):
-        raise ValueError(f"measure_seed_noise takes no {', '.join(unknown)}: other seeds are no values of this lens")
+        raise ValueError(f"measure_seed_noise takes no {', '.join(unknown)}: other seeds give values of another lens")
     check_whole("masks", masks, 2)
     check_whole("repeats", repeats, 2)
     fn = value_fn.fn
     count = min(masks, 2**value_fn.n) if value_fn.n < 63 else masks
-    asked, seeds = uniform(value_fn.n, count, generator(seed, Stream.SEED_NOISE)), len(fn.keys)
+    drawn, seeds = uniform(value_fn.n, count, generator(seed, Stream.SEED_NOISE)), len(fn.keys)
     values = []
-    for repeat in range(1, repeats + 1):  # the lens's own seeds are in what it is compared with
+    for repeat in range(1, repeats + 1):  # without the lens's own seeds, whose values the noise is compared with
         keys = jax.vmap(lambda key, repeat=repeat: jax.random.fold_in(key, repeat))(fn.keys)
         other = ValueFunction(
             dataclasses.replace(fn, keys=keys),
@@ -350,14 +350,14 @@ def measure_seed_noise(
             outputs=value_fn.outputs,
             device=value_fn.device,
         )
-        values.append(evaluate(other, asked, **{"progress": False, **options}))
+        values.append(evaluate(other, drawn, **{"progress": False, **options}))
     table = np.stack(values)  # [repeats, masks, *outputs]
     table = table[:, finite_rows(np.moveaxis(table, 0, 1))]
     count = table.shape[1]
     if count < 2:
-        raise ValueError("fewer than 2 masks have finite values with all seeds: there is no noise to speak of")
+        raise ValueError("fewer than 2 masks have finite values with all seeds, so that the noise cannot be measured")
     within = table.var(axis=0, ddof=1).mean(axis=0)
-    # Without what a seed adds to all masks alike, which is no effect of any of them.
+    # Without what a seed adds to all masks alike, which changes no effect.
     changing = (table - table.mean(axis=1, keepdims=True)).var(axis=0, ddof=1).mean(axis=0) * count / (count - 1)
     total = table.var(axis=1, ddof=1).mean(axis=0)
     share = np.where(total > 0, np.minimum(changing / np.where(total > 0, total, 1.0), 1.0), np.nan)

@@ -1,4 +1,4 @@
-"""What is watched of a classifier: one number of its logits."""
+"""Values of a classifier: one number computed from its logits."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ def _class_index(names: Sequence[str], given: Any, classes: int, role: str) -> i
     if isinstance(given, str):
         if given not in names:
             known = ", ".join(names) or "none, so give a number"
-            raise ValueError(f"{role} {given!r} is no class of the model; its class names are: {known}")
+            raise ValueError(f"{role} {given!r} is not a class of the model; its class names are: {known}")
         return names.index(given)
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given < classes:
         raise ValueError(f"{role} must be a class name or a number from 0 to {classes - 1}, got {given!r}")
@@ -44,7 +44,7 @@ def _class_index(names: Sequence[str], given: Any, classes: int, role: str) -> i
 
 
 class ChosenClasses(NamedTuple):
-    """Numbers of the target and contrast class (0 where there is none), and their names for reports."""
+    """Holds the numbers of the target and contrast class (0 where there is none), and their names for reports."""
 
     target: int
     contrast: int
@@ -56,18 +56,18 @@ def choose_classes(model: Any, logits: np.ndarray, value: str, target: Any, cont
     """Chooses the target and contrast class.
 
     Args:
-      model: whose `class_names`, where it has them, may be given instead of numbers.
-      logits: [C], of the whole input.
+      model: the classifier; where it has `class_names`, these may be given in place of numbers.
+      logits: [C], for the whole input.
       value: one of VALUES.
-      target: number or name; None is the class of the largest logit.
-      contrast: number, name or None.
+      target: a number or a name; None chooses the class with the largest logit.
+      contrast: a number, a name or None.
 
     Raises:
-      ValueError: no such class, the same one twice, or a model with one output and a value that needs more.
+      ValueError: a class is unknown or given twice, or the model has one output and the value needs more.
     """
     names = class_names_of(model)
     if len(logits) == 1 and value != "logit":
-        raise ValueError(f"the model has one output, of which value {value!r} says nothing; use value='logit'")
+        raise ValueError(f"the model has one output, and value {value!r} needs at least two; use value='logit'")
     chosen = int(logits.argmax()) if target is None else _class_index(names, target, len(logits), "target")
     against = 0 if contrast is None else _class_index(names, contrast, len(logits), "contrast")
     if contrast is not None and against == chosen:
@@ -77,8 +77,8 @@ def choose_classes(model: Any, logits: np.ndarray, value: str, target: Any, cont
 
 
 def watched(logits: jax.Array, value: str, target: jax.Array, contrast: jax.Array) -> jax.Array:
-    """Values float32 [...] of class logits [..., C]: of the target class y, "logit" z_y, "margin" z_y - logsumexp of
-    the others, "logprob" log softmax, or "logit_diff" z_y - z_contrast.
+    """Returns the values float32 [...] of class logits [..., C] for the target class y: "logit" z_y, "margin" z_y -
+    logsumexp of the others, "logprob" log softmax, or "logit_diff" z_y - z_contrast.
     """
     logits = logits.astype(jnp.float32)
     if value == "logit_diff":
@@ -102,14 +102,14 @@ def logit_and_margin(logits: jax.Array, target: jax.Array) -> tuple[jax.Array, j
 
 
 def value_of_answers(value: str, logit: jax.Array, margin: jax.Array, weight: jax.Array) -> jax.Array:
-    """Values [...] of answers of several tokens.
+    """Returns the values [...] of answers with several tokens.
 
     Args:
-      value: "logprob" the log-probability of the target's tokens in turn; "margin" log p - log(1 - p) of the same p
-        (ContextCite's, Cohen-Wang et al. 2024, https://arxiv.org/abs/2409.00729, section 3); "logit" the sum of the
-        tokens' logits; "logit_diff" the log-probability of the target less that of the contrast, which for one token
+      value: "logprob", the log-probability of the target's tokens in turn; "margin", log p - log(1 - p) of the same p
+        (ContextCite's, Cohen-Wang et al. 2024, https://arxiv.org/abs/2409.00729, section 3); "logit", the sum of the
+        tokens' logits; "logit_diff", the log-probability of the target minus that of the contrast, which for one token
         each is the difference of their logits.
-      logit, margin: of each token, float32 [..., K].
+      logit, margin: float32 [..., K], for each token.
       weight: float32 [K], 1 for tokens of the target, -1 for those of the contrast, 0 for padding.
     """
     if value == "logit":
@@ -117,8 +117,8 @@ def value_of_answers(value: str, logit: jax.Array, margin: jax.Array, weight: ja
     total = -(weight * jax.nn.softplus(-margin)).sum(axis=-1)
     if value != "margin":
         return total
-    # 1 - p = 1 - product(1 - q) of the tokens' chances q of being another; where all are tiny, their sum, whose
-    # logarithm has no underflow.
+    # 1 - p = 1 - product(1 - q), where q is the probability that a token is another one. Where all q are tiny this is
+    # their sum, whose logarithm does not underflow.
     tiny = jax.nn.logsumexp(jnp.where(weight > 0, -jax.nn.softplus(margin), -jnp.inf), axis=-1)
     other = jnp.where(total > -1e-6, tiny, jnp.log(-jnp.expm1(jnp.minimum(total, -1e-7))))
     return total - other

@@ -332,7 +332,7 @@ def test_models_and_tokenizers_that_lack_something(tmp_path, llama):
     plain = models.load(write_model(tmp_path / "plain", "llama3", bos=None, chat_template=None))
     with pytest.raises(ValueError, match="has no chat template"):
         lenses.text(*plain, MESSAGES, target="c")
-    with pytest.raises(ValueError, match="nothing is left that the model could answer to"):
+    with pytest.raises(ValueError, match="nothing is left for the model to answer when all units are removed"):
         lenses.text(*plain, "a b", target="c", removal="delete")
     assert lenses.text(*plain, "a b z", within="a b", target="c", removal="delete").n == 2
     assert evaluate(lenses.text(*plain, "a b", target="c"), np.ones((1, 2), bool), progress=False).shape == (1,)

@@ -316,7 +316,7 @@ def refused(kind, load, data, tokenizer):
 
 REFUSALS = {
     "same kind": "two lenses of different kinds, .* got text and text",
-    "function": "got text and function, which is no lens",
+    "function": "got text and function, which is not a lens",
     "picture": r"got another value function \(_MaskedImage\) and components",
     "joint": r"got another value function \(AskedAblated\) and training_data",
     "other parameters": "of one model, got two of one config with different parameters",

@@ -58,10 +58,13 @@ class Network(nn.Module):
 @pytest.mark.parametrize(
     ("apply_fn", "said"),
     [
-        (batch_norm, "apply_fn for an input change with the others of its batch .* batch normalisation in training"),
-        (dropout, "apply_fn gives two answers to the same input in one batch .* dropout or other noise"),
-        (lambda images: (logits(images), images), r"it gave a tuple; .* give lambda \*given: model\(\*given\)\[0\]"),
-        (lambda images: {"logits": logits(images)}, "it gave a dict; .* the keys 'logits'"),
+        (
+            batch_norm,
+            "apply_fn for an input change with the other inputs of its batch .* batch normalisation in training",
+        ),
+        (dropout, "apply_fn gives two outputs for the same input in one batch .* dropout or other noise"),
+        (lambda images: (logits(images), images), r"but gave a tuple; .* give lambda \*given: model\(\*given\)\[0\]"),
+        (lambda images: {"logits": logits(images)}, "but gave a dict; .* the keys 'logits'"),
         (one_picture, r"takes one picture and not several: give jax.vmap\(apply_fn\)"),
         (one_channels_first, r"with channels first: give lambda x: jax.vmap"),
         (channels_first, r"takes pictures with channels first: give lambda x: apply_fn"),
@@ -87,7 +90,7 @@ def test_the_remedies_work():
 def test_real_batch_norm_in_both_modes():
     variables = Network().init(jax.random.key(0), IMAGE[None])
     patches(lambda images: Network().apply(variables, images), IMAGE, grid=2)
-    with pytest.raises(ValueError, match="change with the others of its batch"):
+    with pytest.raises(ValueError, match="change with the other inputs of its batch"):
         patches(lambda images: Network(train=True).apply(variables, images, mutable=["batch_stats"])[0], IMAGE, grid=2)
 
 
@@ -96,7 +99,7 @@ def test_rounding_is_no_dependence():
     check_rows(rows, rows + 0.05, "it")
     check_rows(rows * 1e-12, rows * 1e-12, "it")
     check_rows(np.full((2, 2), np.nan), np.full((2, 2), np.nan), "it")  # what is not finite is said elsewhere
-    with pytest.raises(ValueError, match="change with the others"):
+    with pytest.raises(ValueError, match="change with the other inputs"):
         check_rows(rows, rows + 0.2, "it")
     with pytest.raises(ValueError, match="two answers"):
         check_rows(rows + np.array([[0.0], [0.2]]), rows, "it")
@@ -105,11 +108,11 @@ def test_rounding_is_no_dependence():
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("batch", "the model for an input change with the others of its batch"),
-        ("noise", "the model gives two answers to the same input"),
+        ("batch", "the model for an input change with the other inputs of its batch"),
+        ("noise", "the model gives two outputs for the same input"),
         ("one text", r"takes one text and not several: give jax.vmap\(model\)"),
-        ("object", r"it gave an object: choose the array, lambda \*given: model\(\*given\).logits"),
-        ("tuple", r"it gave a tuple; .* give lambda \*given: model\(\*given\)\[0\]"),
+        ("object", r"but gave an object; choose the array: lambda \*given: model\(\*given\).logits"),
+        ("tuple", r"but gave a tuple; .* give lambda \*given: model\(\*given\)\[0\]"),
     ],
 )
 def test_text_models_that_do_not_answer_as_they_should(kind, said):
@@ -177,7 +180,7 @@ def test_statistics_of_a_batch_norm_are_held(data):
             {"init_fn": lambda key: (init(key), {"batch_stats": jnp.zeros(3)})},
             "gives 'batch_stats', statistics of a batch norm",
         ),
-        ({"apply_fn": lambda params, x: (apply(params, x), None)}, r"it gave a tuple; .* give lambda \*given"),
+        ({"apply_fn": lambda params, x: (apply(params, x), None)}, r"but gave a tuple; .* give lambda \*given"),
         (
             {"apply_fn": lambda params, x: apply(params, x[None])[0] if x.ndim == 1 else x[:, :, None]},
             r"shape \[B, C\]",
@@ -188,7 +191,7 @@ def test_statistics_of_a_batch_norm_are_held(data):
                     apply(params, x) * (0.5 + jax.random.uniform(jax.random.key(0), (len(x), 1)))
                 )
             },
-            "apply_fn gives two answers to the same input",
+            "apply_fn gives two outputs for the same input",
         ),
     ],
 )

@@ -201,7 +201,7 @@ def test_half_characters_are_refused_before_a_tokenizer_sees_them(messages, mess
 
 def test_a_template_that_cannot_be_followed(tokenizer):
     tokenizer.chat_template = "{{ 'x' if messages[0]['content'] == 'a b' else 'y' }}"
-    with pytest.raises(ValueError, match="as soon as a character of message 0 is another"):
+    with pytest.raises(ValueError, match="whenever a character of message 0 changes"):
         read(tokenizer, [USER("a b")])
 
 

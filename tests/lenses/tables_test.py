@@ -243,11 +243,11 @@ def test_whole_numbers_past_float64(kind):
     )
     np.testing.assert_allclose(value_fn(masks_lib.all_masks(2)), [1, 1, 1, 1])
     np.testing.assert_allclose(value_fn(np.array([[True, False]])), [1])
-    with pytest.raises(ValueError, match=f"holds {big}, which is no float64 number"):
+    with pytest.raises(ValueError, match=f"holds {big}, which float64 cannot hold"):
         tabular(lambda rows: rows[:, 0], row, background)
-    with pytest.raises(ValueError, match="which is no float64 number"):
+    with pytest.raises(ValueError, match="which float64 cannot hold"):
         tabular(lambda rows: rows[:, 0], row, background, removal="marginal", on_device=True)
-    with pytest.raises(ValueError, match="which is no float64 number"):  # beside a fraction
+    with pytest.raises(ValueError, match="which float64 cannot hold"):  # beside a fraction
         tabular(lambda rows: rows[:, 0], row, [[0.5, 0.0]])
 
 
@@ -347,7 +347,7 @@ WRONG = {
     "names without names": ({"a": 1}, np.zeros((1, 1)), "needs a background with names"),
     "infinity in a frame": ({"c": np.inf}, pd.DataFrame({"c": [0.5]}), "column 'c' holds infinity"),
     "infinity in columns": ({"c": 1.0}, {"c": np.array([np.inf])}, "column 'c' holds infinity"),
-    "a masked array": ([1.0], np.ma.masked_array([[1.0]], mask=True), "masked arrays are not read"),
+    "a masked array": ([1.0], np.ma.masked_array([[1.0]], mask=True), "masked arrays are not supported"),
     "complex numbers": ([1.0], np.array([[1j]]), "must be real"),
     "lists of two lengths": ([1.0, 2.0], [[1.0], [1.0, 2.0]], "row must have shape"),
     "columns of two lengths": ([1, 2], {"a": [1], "b": [1, 2]}, "columns of one length"),
@@ -374,7 +374,7 @@ def test_rows_that_do_not_fit_the_background(case):
 
 
 def test_predictions_that_are_none():
-    with pytest.raises(ValueError, match=r"gave 'yes', which is no number; give probabilities \(predict_proba\)"):
+    with pytest.raises(ValueError, match=r"gave 'yes', which is not a number; give probabilities \(predict_proba\)"):
         tabular(lambda rows: np.array(["yes"] * len(rows)), [1.0], [[2.0]])
     with pytest.raises(ValueError, match=r"shape \(1,\) for 2 rows; expected one for each row"):
         tabular(lambda rows: [0.5], [1.0], [[2.0]])
@@ -386,7 +386,7 @@ def test_groups_by_name_and_their_names():
     table = mixed()
     value_fn = tabular(Recorder(), table.iloc[[0]], table, groups=[["age", "member"], [1, "city"]])
     assert value_fn.names == ("age, member", "income, city")
-    with pytest.raises(ValueError, match="'shoe' is not, or twice"):
+    with pytest.raises(ValueError, match="'shoe' is unknown or occurs twice"):
         tabular(Recorder(), table.iloc[[0]], table, groups=[["shoe"]])
 
 
@@ -464,7 +464,7 @@ def test_objects_without_a_most_frequent_one():
     background[:, 0] = [[1], [2]]
     row = np.empty(1, object)
     row[0] = [3]
-    with pytest.raises(ValueError, match="holds list, of which there is no most frequent one; use removal='marginal'"):
+    with pytest.raises(ValueError, match="holds values of type list, which cannot be counted; use removal='marginal'"):
         tabular(lambda rows: np.array([float(x[0]) for x in rows[:, 0]]), row, background)
     value_fn = tabular(lambda rows: np.array([float(x[0]) for x in rows[:, 0]]), row, background, removal="marginal")
     np.testing.assert_allclose(value_fn(masks_lib.all_masks(1)), [1.5, 3.0])

@@ -174,7 +174,7 @@ def test_a_model_with_one_output(tiny):
         return (tokens * attention_mask).sum(axis=1, keepdims=True) / 1000.0
 
     assert lenses.text(score, tiny[1], "a b", value="logit").details.target == "0"
-    with pytest.raises(ValueError, match="one output, of which value 'margin' says nothing"):
+    with pytest.raises(ValueError, match="one output, and value 'margin' needs at least two"):
         lenses.text(score, tiny[1], "a b", value="margin")
 
 

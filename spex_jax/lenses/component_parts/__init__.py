@@ -1,1 +1,1 @@
-"""What the components lens is made of: units, prompts, ablated forward passes."""
+"""The parts of the components lens: units, prompts, ablated forward passes."""

@@ -1,4 +1,4 @@
-"""A network with some of its parts removed, and what is measured of it: a pure function of masks, as a pytree.
+"""Values of a network with some of its parts removed: a pure function of masks, as a pytree.
 
 In the shape descriptions, B denotes masks, P prompts, L positions, K places of a prompt that are read, N layers, S
 those that hold units, V the vocabulary.
@@ -28,11 +28,11 @@ _LOGITS = 2**26  # logits that are in memory at once
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What is measured.
+    """Holds what is measured, and where.
 
     Attributes:
-      places: int32 [P, K], after which tokens the next one is predicted.
-      weight: float32 [P, K], of each place in the value of its prompt; each prompt's sum to 1.
+      places: int32 [P, K], the tokens after which the next one is predicted.
+      weight: float32 [P, K], of each place in the value of its prompt; they sum to 1 for each prompt.
       target, contrast: int32 [P, K].
       is_choice: bool [V], the tokens that the model may choose from; all where None.
       clean: float32 [P, K, V], log-probabilities of the whole network, for "kl" only.
@@ -52,12 +52,12 @@ class Reading:
     per_prompt: bool
 
     def logits(self, model: Decoder, states: jax.Array) -> jax.Array:
-        """Logits float32 [..., V] after states [..., D]; -inf for what is no choice."""
+        """Returns logits float32 [..., V] of states [..., D]; -inf for tokens that are no choice."""
         logits = model.logits(states).astype(jnp.float32)
         return logits if self.is_choice is None else jnp.where(self.is_choice, logits, -jnp.inf)
 
     def measured(self, model: Decoder, states: jax.Array) -> jax.Array:
-        """Values float32 [B], or [B, P], of states [B, P, K, D]."""
+        """Returns values float32 [B], or [B, P], of states [B, P, K, D]."""
         count, places = states.shape[0], math.prod(states.shape[1:3])
         flat = states.reshape(count * places, -1)
         at = jnp.tile(jnp.arange(places), count)
@@ -70,7 +70,7 @@ class Reading:
         return of_prompts if self.per_prompt else of_prompts.mean(axis=-1)
 
     def _score(self, model: Decoder, states: jax.Array, at: jax.Array) -> jax.Array:
-        """Of states [..., D] read at places int32 [...] of all P K."""
+        """Returns the scores of states [..., D] that are read at places int32 [...] of all P K."""
         logits = self.logits(model, states)
         target = self.target.reshape(-1)[at]
         if self.value == "accuracy":
@@ -107,23 +107,23 @@ class Reading:
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedComponents:
-    """Masks bool [B, n] -> values float32 [B], or [B, P]. Masks of floats mix a part with what stands for it, and the
+    """Maps masks bool [B, n] to values float32 [B], or [B, P]. Masks of floats mix a part with its replacement, and the
     values are differentiable in them.
 
     Attributes:
       model: a decoder.
       tokens, segments: int32 [P, L].
-      source: the runs that stand for removed parts: tokens and segments int32 [R, L]; None for zero.
-      entering: [T, P, L, D], what enters the layers `starts`.
-      instead: of `source` the parts of the layers that hold units, see `Ablation`.
-      slot: int32 [N], the place of a layer among S.
+      source: the prompts whose parts replace removed ones: tokens and segments int32 [R, L]; None for zero.
+      entering: [T, P, L, D], the states that enter the layers `starts`.
+      instead: the parts of `source` in the layers that hold units, see `Ablation`.
+      slot: int32 [N], the place of each layer among S.
       starts: int32 [T], the layers at which a run may begin.
-      first: int32 [n], the place among T of the last of them that is not behind the first part of each unit.
-      unit: by kind, which unit a part belongs to, -1 where it is always kept: int32 [N, H], [N, M] or [N].
+      first: int32 [n], for each unit the place among T of the last layer that is not behind its first part.
+      unit: by kind, the unit of each part, -1 where it is always kept: int32 [N, H], [N, M] or [N].
       at: bool [P, L], the positions at which parts are removed; all where None.
-      reading: what is measured.
+      reading: what is measured, and where.
       earliest: the first of `starts`.
-      removal: what stands for removed parts; with `source` it says what `instead` holds of them.
+      removal: what replaces removed parts; with `source` it determines what `instead` holds.
     """
 
     identity_name: ClassVar[str] = "spex_jax.AblatedComponents"
@@ -144,13 +144,13 @@ class AblatedComponents:
     removal: str
 
     def without_derived(self) -> "AblatedComponents":
-        """Without what follows from the rest."""
+        """Returns a copy without the arrays that follow from the rest."""
         reading = dataclasses.replace(self.reading, clean=None)
         return dataclasses.replace(self, entering=jnp.zeros(()), instead={}, reading=reading)
 
     def of(self, model: Decoder, layers: tuple[int, ...]) -> "AblatedComponents":
-        """The same of another model, whose own runs say what stands for removed parts of the `layers` that hold units;
-        `entering` and what `reading` holds of the whole network stay.
+        """Returns the same function for another model, whose own runs give the replacements of removed parts in the
+        `layers` that hold units; `entering` and `reading` stay as they are.
         """
         instead: Parts = {}
         if self.source is not None:
@@ -159,7 +159,7 @@ class AblatedComponents:
         return dataclasses.replace(self, model=model, instead=instead)
 
     def ablated(self, mask: jax.Array) -> AblatedDecoder:
-        """The model without the parts that a mask [n] removes."""
+        """Returns the model without the parts that a mask [n] removes."""
         share = mask.astype(jnp.float32)
         keep = {kind: jnp.where(unit < 0, 1.0, share[jnp.maximum(unit, 0)]) for kind, unit in self.unit.items()}
         rescaled = self.removal == "zero_rescaled"
@@ -167,7 +167,7 @@ class AblatedComponents:
         return AblatedDecoder(params=self.model.params, config=self.model.config, ablation=ablation)
 
     def states(self, masks: jax.Array) -> jax.Array:
-        """States [B, P, K, D] at the places that are read."""
+        """Returns the states [B, P, K, D] at the places that are read."""
         differentiable = jnp.issubdtype(masks.dtype, jnp.floating)
         # Masks of one batch begin where the first of them removes something; see `DeviceOptions.order_of`.
         slot = jnp.zeros((), jnp.int32)
@@ -175,23 +175,23 @@ class AblatedComponents:
             slot = jnp.where(masks, len(self.starts) - 1, self.first).min()
         _, place = self.model.begin(self.tokens, self.segments)
 
-        def of(mask: jax.Array) -> jax.Array:
+        def resumed(mask: jax.Array) -> jax.Array:
             entering, start = self.entering[slot], self.starts[slot]
             return self.ablated(mask).resumed(entering, start, place, self.reading.places, self.earliest)
 
-        return jax.vmap(of)(masks)
+        return jax.vmap(resumed)(masks)
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values; see the class."""
+        """Returns the values; see the class."""
         return self.reading.measured(self.model, self.states(masks))
 
     def anew(self, masks: jax.Array) -> jax.Array:
-        """The same values, with nothing of `entering`: all layers for every mask, of a model that is asked only once or
-        a few times.
+        """Returns the same values without `entering`: all layers are computed for every mask, for a model that is used
+        only a few times.
         """
 
-        def of(mask: jax.Array) -> jax.Array:
+        def states(mask: jax.Array) -> jax.Array:
             positions = jnp.arange(self.tokens.shape[1])
             return self.ablated(mask).states(self.tokens, positions, self.segments, read=self.reading.places)
 
-        return self.reading.measured(self.model, jax.vmap(of)(masks))
+        return self.reading.measured(self.model, jax.vmap(states)(masks))

@@ -1,4 +1,4 @@
-"""What of a network is kept or removed as one: names such as "L5H3" and the parts of the layers that they mean."""
+"""Units of a network: names such as "L5H3", and the parts of the layers that they stand for."""
 
 import dataclasses
 import re
@@ -26,13 +26,13 @@ Part = tuple[str, int, int | None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ComponentUnits:
-    """n units of a network.
+    """Holds n units of a network.
 
     Attributes:
       names: n names.
-      noun: what one is called.
-      columns: what each is called within its layer ("H3"), or its whole name where it has parts in several.
-      parts: of each unit.
+      noun: the word for a unit.
+      columns: the name of each unit within its layer ("H3"), or its whole name where it has parts in several.
+      parts: the parts of each unit.
       layers: sorted numbers of the layers in which units have parts.
     """
 
@@ -44,7 +44,7 @@ class ComponentUnits:
 
     @property
     def n(self) -> int:
-        """Number of units."""
+        """The number of units."""
         return len(self.names)
 
     @property
@@ -53,17 +53,17 @@ class ComponentUnits:
         return tuple(sorted({kind for parts in self.parts for kind, _, _ in parts}))
 
     def table(self, kind: str, c: DecoderConfig) -> np.ndarray:
-        """The unit of every part of a kind, -1 where it is always kept: int32 [N, H], [N, M] or [N]."""
+        """Returns the unit of every part of a kind, -1 where it is always kept: int32 [N, H], [N, M] or [N]."""
         sizes = {"heads": (c.num_heads,), "neurons": (c.hidden_dim,)}
         found = np.full((c.num_layers, *sizes.get(kind, ())), -1, np.int32)
         for unit, parts in enumerate(self.parts):
-            for of, layer, number in parts:
-                if of == kind:
+            for own_kind, layer, number in parts:
+                if own_kind == kind:
                     found[layer if number is None else (layer, number)] = unit
         return found
 
     def first(self) -> np.ndarray:
-        """The first layer in which each unit has a part, int32 [n]."""
+        """Returns the first layer in which each unit has a part, int32 [n]."""
         return np.array([min(layer for _, layer, _ in parts) for parts in self.parts], np.int32)
 
 
@@ -72,10 +72,10 @@ def _has_mlps(model: Decoder) -> bool:
 
 
 def _chosen_layers(c: DecoderConfig, layers: Any) -> list[int]:
-    """Sorted numbers of layers.
+    """Returns the sorted numbers of the chosen layers.
 
     Raises:
-      ValueError: none, one that is no number from 0 on, or that the model does not have.
+      ValueError: there is none, or one is not a whole number or not in the model.
     """
     if layers is None:
         return list(range(c.num_layers))
@@ -91,10 +91,10 @@ def _chosen_layers(c: DecoderConfig, layers: Any) -> list[int]:
 
 
 def _parts(model: Decoder, member: Any) -> list[Part]:
-    """What a member such as "L5H3" means.
+    """Returns the parts that a member such as "L5H3" stands for.
 
     Raises:
-      ValueError: of another form, or nothing that the model has.
+      ValueError: the member has another form, or the model has no such part.
     """
     c = model.config
     found = _MEMBER.fullmatch(member) if isinstance(member, str) else None
@@ -124,7 +124,7 @@ def _parts(model: Decoder, member: Any) -> list[Part]:
 
 
 def _preset(model: Decoder, units: str, layers: list[int]) -> list[str]:
-    """The names of all units of a kind."""
+    """Returns the names of all units of a kind."""
     c = model.config
     if units in ("mlps", "neurons") and not _has_mlps(model):
         raise ValueError(f"units {units!r}: the layers of this model have attention alone, and no MLP")
@@ -136,17 +136,17 @@ def _preset(model: Decoder, units: str, layers: list[int]) -> list[str]:
 
 
 def component_units(model: Any, units: Any, layers: Iterable[int] | int | None) -> ComponentUnits:
-    """Units of a network.
+    """Returns the units of a network.
 
     Args:
       model: a `Decoder`.
       units: one of COMPONENT_UNITS; or groups of members such as "L5H3", as a sequence (each a member or several) or a
         mapping from names.
-      layers: of a kind of units, which layers; all where None.
+      layers: the layers for a kind of units; all where None.
 
     Raises:
-      ValueError: no `Decoder`, an unknown kind, a member that the model does not have, layers for groups of one's own,
-        a group that is empty, a part in two groups, names that occur twice.
+      ValueError: the model is not a `Decoder` or lacks a member, the kind is unknown, layers are given for groups, a
+        group is empty, a part is in two groups, or a name occurs twice.
     """
     if not isinstance(model, Decoder):
         raise ValueError(
@@ -165,7 +165,7 @@ def component_units(model: Any, units: Any, layers: Iterable[int] | int | None) 
         noun = _NOUNS[units]
     else:
         if layers is not None:
-            raise ValueError("layers= chooses among all units of a kind; groups of one's own name their layers")
+            raise ValueError("layers= chooses among all units of a kind; your own groups name their layers")
         members, noun = _groups(units), "group"
     parts = tuple(tuple(part for member in group for part in _parts(model, member)) for _, group in members)
     _check_disjoint([name for name, _ in members], parts)
@@ -179,7 +179,7 @@ def component_units(model: Any, units: Any, layers: Iterable[int] | int | None) 
 
 
 def _groups(units: Any) -> list[tuple[str, list[Any]]]:
-    """Names and members of groups."""
+    """Returns the names and members of groups."""
     given: list[tuple[str, list[Any]]]
     if isinstance(units, Mapping):
         given = [(str(name), _members(group)) for name, group in units.items()]
@@ -189,7 +189,7 @@ def _groups(units: Any) -> list[tuple[str, list[Any]]]:
         raise ValueError(f"units must be a kind of units, a sequence or a mapping of groups, got {units!r}")
     empty = [name for name, group in given if not group]
     if not given or empty:
-        raise ValueError(f"each group of units must hold something, got {empty[0] if empty else units!r}")
+        raise ValueError(f"each group of units must hold at least one member, got {empty[0] if empty else units!r}")
     if any(not name for name, _ in given):
         raise ValueError("a group of units needs a name that is not empty")
     names = [name for name, _ in given]

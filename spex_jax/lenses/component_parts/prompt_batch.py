@@ -15,13 +15,13 @@ __all__ = ["PromptBatch", "at_places", "prompt_batch", "token_ids"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """P prompts.
+    """Holds P prompts.
 
     Attributes:
       tokens, segments: int32 [P, L], padded on the right; segments are 0, and -1 for padding.
       lengths: int64 [P].
-      columns: of each prompt, where its tokens stood in the array that was given.
-      width: of that array; of lists, the longest.
+      columns: for each prompt, the places of its tokens in the array that was given.
+      width: the width of that array; for lists, of the longest.
     """
 
     tokens: jax.Array
@@ -32,19 +32,19 @@ class PromptBatch:
 
     @property
     def count(self) -> int:
-        """P."""
+        """The number of prompts, P."""
         return len(self.lengths)
 
     def shown_lengths(self) -> str:
-        """The lengths, for messages."""
+        """Returns the lengths, for messages."""
         return ", ".join(map(str, self.lengths[:8])) + (", ..." if self.count > 8 else "")
 
     def chosen(self, positions: Any) -> np.ndarray:
-        """Bool [P, L]: the positions of each prompt, given as numbers for all prompts, negative ones from the end, or
-        as bool of the shape in which the prompts were given.
+        """Returns the positions of each prompt as bool [P, L]; they are given as numbers for all prompts, negative ones
+        from the end, or as bool in the shape in which the prompts were given.
 
         Raises:
-          ValueError: none, or one outside of a prompt.
+          ValueError: there is none, or one is outside of a prompt.
         """
         given = _array(positions, "positions")
         found = np.zeros(self.tokens.shape, np.bool_)
@@ -64,7 +64,7 @@ class PromptBatch:
 
     @staticmethod
     def _place(given: Any, lengths: np.ndarray, role: str) -> np.ndarray:
-        """Places int64 of lengths' shape; negative numbers count from the end."""
+        """Returns places int64 in the shape of `lengths`; negative numbers count from the end."""
         if isinstance(given, bool | np.bool_) or not np.issubdtype(np.asarray(given).dtype, np.integer):
             raise ValueError(f"{role} must be whole numbers, got {given!r}")
         place = np.broadcast_to(np.where(np.asarray(given) < 0, lengths + given, given), lengths.shape)
@@ -77,20 +77,20 @@ class PromptBatch:
         return place
 
     def places(self, read: Any, *, successors: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Places int32 [P, K] and their weights float32 [P, K], which sum to 1 for each prompt.
+        """Returns places int32 [P, K] and their weights float32 [P, K], which sum to 1 for each prompt.
 
         Args:
           read: a number, one for each prompt, or [P, K]; None is the last place, or all that have a next token.
           successors: whether a place needs a next token in its prompt.
 
         Raises:
-          ValueError: another shape, a place outside of its prompt, one without a next token.
+          ValueError: the shape is another, or a place is outside of its prompt or has no next token.
         """
         if read is None and not successors:
             read = -1
         if read is None:
             if self.lengths.min() < 2:
-                raise ValueError("value 'loss' needs prompts of at least 2 tokens: it is read at all that have a next")
+                raise ValueError("value 'loss' is read where a token has a next one; give prompts of at least 2 tokens")
             places = np.broadcast_to(np.arange(self.lengths.max() - 1), (self.count, self.lengths.max() - 1))
             there = places < self.lengths[:, None] - 1
             weight = there / there.sum(axis=1, keepdims=True)
@@ -110,7 +110,7 @@ class PromptBatch:
         return places.astype(np.int32), np.full(places.shape, 1 / places.shape[1], np.float32)
 
     def next_of(self, places: np.ndarray) -> np.ndarray:
-        """The tokens int32 [P, K] after places [P, K]."""
+        """Returns the tokens int32 [P, K] after places [P, K]."""
         return np.take_along_axis(np.asarray(self.tokens), places + 1, axis=1)
 
 
@@ -122,10 +122,10 @@ def _array(given: Any, role: str) -> np.ndarray:
 
 
 def token_ids(given: Any, vocabulary: int, role: str) -> np.ndarray:
-    """Checked ids, int32 of any shape.
+    """Returns checked ids, int32 of any shape.
 
     Raises:
-      ValueError: none, no whole numbers, or an id outside of the vocabulary.
+      ValueError: there are none, they are not whole numbers, or one is outside of the vocabulary.
     """
     found = _array(given, role)
     if not found.size or not np.issubdtype(found.dtype, np.integer):
@@ -138,10 +138,10 @@ def token_ids(given: Any, vocabulary: int, role: str) -> np.ndarray:
 
 
 def at_places(given: Any, shape: tuple[int, ...], vocabulary: int, role: str) -> np.ndarray:
-    """Tokens int32 [P, K] of one id, one for each prompt, or [P, K].
+    """Returns tokens int32 [P, K], given as one id, one for each prompt, or [P, K].
 
     Raises:
-      ValueError: another shape; see `token_ids`.
+      ValueError: the shape is another; see `token_ids`.
     """
     found = token_ids(given, vocabulary, role)
     if found.ndim == 1:
@@ -155,7 +155,7 @@ def at_places(given: Any, shape: tuple[int, ...], vocabulary: int, role: str) ->
 
 
 def prompt_batch(model: Decoder, tokens: Any, attention_mask: Any, role: str) -> PromptBatch:
-    """Prompts, padded to a common length.
+    """Returns prompts padded to a common length.
 
     Args:
       model: a decoder.
@@ -164,10 +164,10 @@ def prompt_batch(model: Decoder, tokens: Any, attention_mask: Any, role: str) ->
       role: what the prompts are called in messages.
 
     Raises:
-      ValueError: no prompts, an empty one, one longer than the context, ids that are none, a mask of another shape.
+      ValueError: there are no prompts; one is empty, longer than the context or not of ids; the mask has another shape.
     """
     if hasattr(tokens, "keys"):
-        raise ValueError(f"{role} must be token ids; of a tokenizer's answer give its 'input_ids'")
+        raise ValueError(f"{role} must be token ids; of a tokenizer's output give its 'input_ids'")
     if isinstance(tokens, np.ndarray) and tokens.dtype.kind == "O":  # rows of different lengths
         tokens = list(tokens)
     nested = isinstance(tokens, list | tuple) and len(tokens) > 0 and not np.isscalar(tokens[0])

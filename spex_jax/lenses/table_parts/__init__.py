@@ -1,1 +1,1 @@
-"""What the tabular lens is made of: columns, tables and data frames."""
+"""The parts of the tabular lens: columns, tables and data frames."""

@@ -1,4 +1,4 @@
-"""Columns of tables: the kinds of their values, what is exact in float64, and what stands for one that is not known."""
+"""Columns of tables: the kinds of their values, exact float64 numbers, and the values that replace removed ones."""
 
 import collections
 import dataclasses
@@ -21,7 +21,7 @@ __all__ = [
     "stand_in",
 ]
 
-_EXACT = 2**53  # whole numbers up to it are float64 numbers
+_EXACT = 2**53  # all whole numbers up to it are exact in float64
 NUMBERS = ("flag", "whole", "number")
 _KINDS = {
     "b": "flag",
@@ -37,7 +37,7 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """What a row and its background hold in one column.
+    """Holds the values of a row and its background in one column.
 
     Attributes:
       values: [1 + K], the row's first; a numpy array or a pandas Series.
@@ -49,7 +49,7 @@ class Column:
 
 
 def plural(kind: str) -> str:
-    """What values of a kind are called."""
+    """Returns the plural of a kind, for messages."""
     return {
         "number": "numbers",
         "whole": "whole numbers",
@@ -63,7 +63,7 @@ def plural(kind: str) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, NaT or pandas' NA."""
+    """Returns whether a value is None, NaN, NaT or pandas' NA."""
     if value is None or type(value).__name__ == "NAType":
         return True
     if isinstance(value, np.datetime64 | np.timedelta64):
@@ -72,10 +72,10 @@ def is_missing(value: Any) -> bool:
 
 
 def exact(values: np.ndarray, name: str) -> np.ndarray:
-    """Numbers as float64.
+    """Returns numbers as float64.
 
     Raises:
-      ValueError: one of them is none, or is rounded.
+      ValueError: one of them is not a number, or would be rounded.
     """
     found = values.astype(np.float64)
     given = values
@@ -91,7 +91,7 @@ def exact(values: np.ndarray, name: str) -> np.ndarray:
     wrong = [(a, b) for a, b in zip(given, compared, strict=True) if not (a == b or is_missing(a))]
     if wrong:
         raise ValueError(
-            f"{name} holds {wrong[0][0]}, which is no float64 number ({wrong[0][1]:.0f} is the nearest). Give it as a "
+            f"{name} holds {wrong[0][0]}, which float64 cannot hold ({wrong[0][1]:.0f} is the nearest). Give it as a "
             "text or category, subtract a common offset, or use removal='marginal' with a host function, which keeps "
             "whole numbers as they are"
         )
@@ -99,7 +99,7 @@ def exact(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def numeric(values: np.ndarray) -> np.ndarray:
-    """An array of objects as one of numbers where all of them are, and none is rounded; else itself."""
+    """Returns an array of objects as one of numbers where all are numbers and none is rounded, else unchanged."""
     if values.dtype.kind != "O" or not all(
         isinstance(value, int | float | np.number | np.bool_) and not isinstance(value, complex | np.complexfloating)
         for value in values.flat
@@ -116,8 +116,8 @@ def numeric(values: np.ndarray) -> np.ndarray:
 
 
 def kind_of(values: Any) -> str:
-    """Of the values of a numpy column."""
-    if values.dtype.kind == "V" and values.dtype.names is None:  # bfloat16 and its like
+    """Returns the kind of the values of a numpy column."""
+    if values.dtype.kind == "V" and values.dtype.names is None:  # bfloat16 and similar types
         return "number"
     if values.dtype.kind == "T":
         return "text"
@@ -130,7 +130,7 @@ def kind_of(values: Any) -> str:
 
 
 def kind_of_value(value: Any) -> str:
-    """Of one value that is not missing."""
+    """Returns the kind of one value that is not missing."""
     if isinstance(value, bool | np.bool_):
         return "flag"
     if isinstance(value, int | np.integer):
@@ -145,7 +145,7 @@ def kind_of_value(value: Any) -> str:
 
 
 def check_kinds(name: str, value: Any, kind: str) -> None:
-    """Raises ValueError where a row's value is of another kind than the background's column, or infinite."""
+    """Raises ValueError where a row's value is of another kind than the background's column."""
     if is_missing(value):
         return
     own = kind_of_value(value)
@@ -163,14 +163,14 @@ def check_kinds(name: str, value: Any, kind: str) -> None:
 
 
 def stand_in(values: Sequence[Any], kind: str, removal: str, name: str, *, typed: bool) -> Any:
-    """What stands for a value that is not known: of numbers (and dates) their mean or median, of all else the most
-    frequent value (of several the one that comes first). Missing values are left out; where all are, it is one of them.
+    """Returns the value that replaces removed ones: of numbers and dates the mean or median, of all else the most
+    frequent value (the first of several). Missing values are left out; where all are missing, it is one of them.
 
     Args:
-      values: of the background, K of them.
-      kind: of the column.
+      values: K values of the background.
+      kind: the kind of the column.
       removal: "mean" or "median".
-      name: of the column, for messages.
+      name: the name of the column, for messages.
       typed: whether a mean of whole numbers is rounded to the nearest one, so that the column keeps its type.
     """
     known = [value for value in values if not is_missing(value)]
@@ -189,7 +189,7 @@ def stand_in(values: Sequence[Any], kind: str, removal: str, name: str, *, typed
         return round(_middle(numbers_) if removal == "median" else sum(numbers_) / len(numbers_))
     if not all(isinstance(value, Hashable) for value in known):
         raise ValueError(
-            f"{name} holds {type(known[0]).__name__}, of which there is no most frequent one; use removal='marginal', "
+            f"{name} holds values of type {type(known[0]).__name__}, which cannot be counted; use removal='marginal', "
             "which draws the background's own values"
         )
     return collections.Counter(known).most_common(1)[0][0]

@@ -12,14 +12,14 @@ __all__ = ["read_frame"]
 
 
 def read_frame(row: Any, background: Any) -> Table:
-    """A row and a background DataFrame.
+    """Reads a row and a background DataFrame.
 
     Args:
       row: a DataFrame of one row, a Series, a mapping by names, or a list in the order of the columns.
       background: a DataFrame.
 
     Raises:
-      ValueError: no DataFrame, no rows, columns or kinds that do not fit.
+      ValueError: the background is not a DataFrame or has no rows, or columns or kinds do not fit.
     """
     import pandas as pd
 
@@ -70,7 +70,7 @@ def _of_objects(dtype: Any) -> bool:
 
 
 def _column(pd: Any, name: str, value: Any, column: Any, own: Any) -> Column:
-    """The background's column with the row's value in front.
+    """Returns the background's column with the row's value in front.
 
     It keeps its type where that holds the value; numbers that do not fit make it float64.
     """
@@ -79,14 +79,13 @@ def _column(pd: Any, name: str, value: Any, column: Any, own: Any) -> Column:
     if kind == "category":
         column = _with_category(pd, name, value, column, own)
     elif kind in ("flag", "whole") and isinstance(column.dtype, np.dtype) and column.dtype.kind != "O":
-        if is_missing(value):  # numpy's types have no missing ones
+        if is_missing(value):  # numpy's types have no missing values
             column = column.astype(object) if kind == "flag" else pd.Series(exact(column.to_numpy(), name))
         elif value != int(value):
             column = pd.Series(exact(column.to_numpy(), name))
     elif kind == "number" and isinstance(column.dtype, np.dtype) and column.dtype.kind == "f":
-        if not is_missing(value) and float(column.dtype.type(value)) != float(
-            value
-        ):  # float32 of the background would round it
+        # A narrower type of the background would round the value.
+        if not is_missing(value) and float(column.dtype.type(value)) != float(value):
             column = column.astype(np.float64)
     elif kind == "whole" and not is_missing(value) and value != int(value):
         exact(column.dropna().to_numpy(np.int64), name)
@@ -101,7 +100,7 @@ def _column(pd: Any, name: str, value: Any, column: Any, own: Any) -> Column:
 
 
 def _cell(pd: Any, name: str, value: Any, dtype: Any) -> Any:
-    """A Series of one value."""
+    """Returns a Series of one value."""
     if is_missing(value) and not _of_objects(dtype):
         return pd.Series([None], dtype=object).astype(dtype)
     try:
@@ -115,7 +114,7 @@ def _cell(pd: Any, name: str, value: Any, dtype: Any) -> Any:
 
 
 def _with_category(pd: Any, name: str, value: Any, column: Any, own: Any) -> Any:
-    """The column with a type that knows the row's category: its own, or that of the row where it knows all."""
+    """Returns the column with a type that has the row's category: its own, or the row's where that has all of them."""
     known = column.dtype.categories
     hashable = isinstance(value, Hashable)
     if is_missing(value) or (hashable and value in known):
@@ -129,7 +128,7 @@ def _with_category(pd: Any, name: str, value: Any, column: Any, own: Any) -> Any
 
 
 def _date(pd: Any, name: str, value: Any, column: Any) -> Any:
-    """The row's instant in the time zone of the column."""
+    """Returns the row's instant in the time zone of the column."""
     if _of_objects(column.dtype):
         return value
     stamp = pd.Timestamp(value)

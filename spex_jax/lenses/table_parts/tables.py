@@ -1,7 +1,7 @@
 """Rows of a table and the background that they are compared with: columns that keep their kinds.
 
 A table is an array [K, d] of numbers or of anything else, a structured array, a mapping or a list of columns, or a
-DataFrame of pandas (`frames`). What a model is asked has the form of the background.
+DataFrame of pandas (`frames`). The tables that a model gets have the form of the background.
 """
 
 import collections
@@ -30,14 +30,14 @@ __all__ = ["Table", "read_table", "row_values"]
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A row and what may stand for its columns.
+    """Holds a row and the values that may replace those of its columns.
 
     Attributes:
       columns: d of them.
-      labels: of the columns, None where they have none.
+      labels: the names of the columns; None where they have none.
       build: columns [B] -> a table of B rows, as a model takes it.
       pair: a column and a value -> a column [2] of that type, the row's value and the other.
-      typed: whether columns of whole numbers, dates, ... are of those alone; else all of them are numbers.
+      typed: whether each column keeps a type of its own; otherwise all of them are numbers.
     """
 
     columns: tuple[Column, ...]
@@ -48,15 +48,15 @@ class Table:
 
     @property
     def size(self) -> int:
-        """Rows beside the first."""
+        """The number of rows beside the first."""
         return len(self.columns[0].values) - 1
 
     def rows(self, chosen: np.ndarray) -> Any:
-        """The table whose column j holds the values of the numbers chosen[:, j], int [B, d]."""
+        """Returns a table whose column j holds the values at the indices chosen[:, j], int [B, d]."""
         return self.build([column.values.take(chosen[:, j]) for j, column in enumerate(self.columns)])
 
     def replaced(self, removal: str) -> "Table":
-        """With one row beside the first, that of the "mean" or "median" of the columns; see `stand_in`."""
+        """Returns the table with one row beside the first, the "mean" or "median" of the columns; see `stand_in`."""
         columns = []
         for j, column in enumerate(self.columns):
             value = stand_in(list(column.values[1:]), column.kind, removal, self.name(j), typed=self.typed)
@@ -68,14 +68,14 @@ class Table:
         return dataclasses.replace(self, columns=tuple(columns))
 
     def name(self, column: int) -> str:
-        """For messages."""
+        """Returns the name of a column for messages."""
         return f"column {column}" if self.labels is None else f"column {self.labels[column]!r}"
 
     def numbers(self) -> np.ndarray:
-        """Float64 [1 + K, d].
+        """Returns the values as float64 [1 + K, d].
 
         Raises:
-          ValueError: a column of another kind, or a whole number that no float64 equals.
+          ValueError: a column is of another kind, or holds a whole number that float64 would round.
         """
         found = []
         for j, column in enumerate(self.columns):
@@ -92,10 +92,10 @@ class Table:
 
 
 def read_table(row: Any, background: Any) -> Table:
-    """Row and background of any of the forms.
+    """Reads a row and a background of any of the forms.
 
     Raises:
-      ValueError: shapes, columns or kinds that do not fit; infinite numbers.
+      ValueError: shapes, columns or kinds do not fit, or a number is infinite.
     """
     if type(background).__module__.split(".")[0] == "pandas":
         from spex_jax.lenses.table_parts.frames import read_frame
@@ -105,7 +105,7 @@ def read_table(row: Any, background: Any) -> Table:
         raise ValueError(f"background is a {type(background).__name__}; give background.to_pandas(), or an array")
     if isinstance(background, np.ma.MaskedArray) or isinstance(row, np.ma.MaskedArray):
         raise ValueError(
-            "masked arrays are not read; fill what is missing with NaN: array.astype(float).filled(np.nan)"
+            "masked arrays are not supported; fill missing values with NaN: array.astype(float).filled(np.nan)"
         )
     if isinstance(background, Mapping):
         labels = tuple(background)
@@ -119,14 +119,14 @@ def read_table(row: Any, background: Any) -> Table:
 
 
 def _is_columns(background: Any) -> bool:
-    """Whether a list holds columns and not rows: arrays that differ in their types, as rows of a table do not."""
+    """Returns whether a list holds columns and not rows: arrays of different types, which rows of a table never are."""
     if not isinstance(background, list | tuple) or not all(isinstance(part, np.ndarray) for part in background):
         return False
     return len({part.dtype.kind for part in background}) > 1
 
 
 def _array(given: Any) -> np.ndarray:
-    """As numpy keeps it, but for lists: their numbers do not become texts, and are not rounded."""
+    """Returns a numpy array; the numbers of lists do not become texts and are not rounded."""
     if isinstance(given, np.ndarray):
         return numeric(given)
     if isinstance(given, list | tuple):
@@ -136,7 +136,7 @@ def _array(given: Any) -> np.ndarray:
 
 
 def _plain(part: np.ndarray) -> Any:
-    """A part of a list: numbers of bfloat16 and its like as float64, an array without axes as its one value."""
+    """Returns a part of a list: bfloat16 and similar types as float64, an array without axes as its one value."""
     return (part.astype(np.float64) if part.dtype.kind == "V" and part.dtype.names is None else part)[()]
 
 
@@ -196,10 +196,11 @@ def _structured(row: Any, background: np.ndarray) -> Table:
 
 
 def row_values(row: Any, labels: tuple[Any, ...] | None, count: int) -> list[Any]:
-    """The values of a row in the order of the columns; a row with names is ordered by them.
+    """Returns the values of a row in the order of the columns; a row with names is ordered by them.
 
     Raises:
-      ValueError: names that the background does not have, or lacks; another number of values; several rows.
+      ValueError: names differ from those of the background or occur twice, the number of values differs, or there are
+        several rows.
     """
     if labels is not None and len(set(labels)) < len(labels):
         twice = next(label for label, times in collections.Counter(labels).items() if times > 1)
@@ -234,13 +235,13 @@ def row_values(row: Any, labels: tuple[Any, ...] | None, count: int) -> list[Any
         values = [values[names.index(label)] for label in labels]
     if len(values) != count:
         raise ValueError(
-            f"row must be one row of {count} values, as the background's {count} columns; got {len(values)}"
+            f"row must be one row of {count} values, one for each column of the background; got {len(values)}"
         )
     return values
 
 
 def _of_columns(row: Any, background: list[np.ndarray], labels: Any, build: Callable[[list[Any]], Any]) -> Table:
-    """Columns of numpy, each with the row's value in front."""
+    """Returns a table of numpy columns, each with the row's value in front."""
     lengths = {column.shape for column in background}
     if len(lengths) != 1 or len(background[0].shape) != 1 or not len(background[0]):
         raise ValueError(
@@ -269,7 +270,7 @@ def _pair(values: np.ndarray, value: Any) -> np.ndarray:
 
 
 def _with(value: Any, column: np.ndarray, kind: str, name: str) -> np.ndarray:
-    """A column with a value in front; it keeps its type where that holds the value, else numbers become float64."""
+    """Returns a column with a value in front. It keeps its type where that holds the value; else it becomes float64."""
     if column.dtype.kind == "O":
         stacked = np.empty(len(column) + 1, object)
         stacked[0], stacked[1:] = value, column

@@ -1,1 +1,1 @@
-"""What the text lens is made of: units, prompts, removal, ablated texts."""
+"""The parts of the text lens: units, prompts, removal, ablated texts."""

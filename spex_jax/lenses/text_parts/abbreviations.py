@@ -1,4 +1,4 @@
-"""Abbreviations, and words beside them that say whether a sentence ends there; all in small letters."""
+"""Abbreviations, and words beside them that show whether a sentence ends there; all in lower case."""
 
 __all__ = ["BEFORE_LETTER", "BEFORE_NUMBER", "CLOCK", "DAYS", "MAY_END", "NEVER", "STARTERS", "TITLES"]
 
@@ -15,14 +15,14 @@ NEVER = _listed(
     srta srtas sres sras uds dott др ул гн डॉ डा प्रो श्री रु कु सं
     """
 )
-# No sentence ends with these where they begin with a capital; some are words else.
+# No sentence ends with these where they begin with a capital; otherwise some are words.
 TITLES = _listed(
     """
     pvt det supt ald dra av mx gen col capt cmdr lt maj sgt cpl adm sen rep gov pres rev hon sts mt ft fa hr hrn
     fr frl dipl ing mgr doña ud ee sig sigg avv
     """
 )
-# With these none where a number follows.
+# No sentence ends with these where a number follows.
 BEFORE_NUMBER = _listed(
     """
     abschn mind no nos nr nrn fig eq sec sect ch chap vol art arts ref app tab abb kap abs bd bsp p pp pg par para
@@ -30,14 +30,14 @@ BEFORE_NUMBER = _listed(
     jun jul aug sep sept oct nov dec okt dez
     """
 )
-# With these one may, and does where what follows usually begins one.
+# A sentence may end with these, and does where the next word usually begins one.
 MAY_END = _listed(
     """
     st inc ltd corp co llc bros jr sr esq ph.d m.d d.phil ave blvd rd sq dept univ assn est gmbh ag mio mrd fla
     calif mass mich
     """
 )
-# With these none before a day, a number or a zone of time.
+# No sentence ends with these before a day, a number or a time zone.
 CLOCK = _listed(
     """
     a.m p.m
@@ -49,7 +49,7 @@ DAYS = _listed(
     pst pdt gmt utc cet
     """
 )
-# Words that begin a sentence far more often than they follow an initial, a firm or a country within one.
+# Words that begin a sentence far more often than they follow an initial, a company or a country within one.
 STARTERS = _listed(
     """
     a after all also although an and another any are as at because before both but by can did do does each even
@@ -63,7 +63,7 @@ STARTERS = _listed(
     ils elles le les une mais quand dans
     """
 )
-# A single letter after these is a name of its own, not the initial of a person.
+# A single letter after these is a label, not the initial of a person.
 BEFORE_LETTER = _listed(
     """
     option options answer answers choice plan vitamin grade type part class group appendix section level hepatitis

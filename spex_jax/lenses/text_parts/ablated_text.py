@@ -1,4 +1,4 @@
-"""Ablated texts and what a model says of them: pure functions of masks, as pytrees."""
+"""Values that a model gives to ablated texts: pure functions of masks, as pytrees."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ _LOGITS = 2**26  # logits that are in memory at once
 
 
 def _with_slots(template: Template, batch: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
-    """Masks bool [B, S, width] and used bool [B, S] of the engine's batches."""
+    """Returns masks bool [B, S, width] and used bool [B, S] of a batch of the engine."""
     if template.kind == "packed":
         masks, used = batch
         return masks, used
@@ -31,10 +31,10 @@ def _with_slots(template: Template, batch: tuple[jax.Array, ...]) -> tuple[jax.A
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedClass:
-    """Masks -> values of a class: all texts of one padded shape share a program.
+    """Maps masks to values of a class; all texts of one padded shape share a program.
 
-    Masks are bool [B, width] and values float32 [B]; with a packed template masks are bool [B, S, width], there is a
-    second argument used bool [B, S], and values are [B, S]. target and contrast are int32 [].
+    Masks are bool [B, width] and values float32 [B]. With a packed template masks are bool [B, S, width], there is a
+    second argument used bool [B, S], and values are [B, S]. `target` and `contrast` are int32 [].
     """
 
     identity_name: ClassVar[str] = "spex_jax.AblatedClass"
@@ -46,11 +46,11 @@ class AblatedClass:
     value: str
 
     def of(self, model: Any) -> "AblatedClass":
-        """The same of another model."""
+        """Returns the same function for another model."""
         return dataclasses.replace(self, model=model)
 
     def logits(self, *batch: jax.Array) -> jax.Array:
-        """Class logits [B, S, C]."""
+        """Returns class logits [B, S, C]."""
         masks, used = _with_slots(self.template, batch)
         rows = self.template.rows(masks, used)
         if isinstance(self.model, Classifier):
@@ -58,7 +58,7 @@ class AblatedClass:
         return self.model(rows.tokens, rows.segments >= 0)[:, None]
 
     def __call__(self, *batch: jax.Array) -> jax.Array:
-        """Values; see the class."""
+        """Returns the values; see the class."""
         values = watched(self.logits(*batch), self.value, self.target, self.contrast)
         return values if self.template.kind == "packed" else values[:, 0]
 
@@ -70,14 +70,14 @@ class AblatedClass:
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedAnswer:
-    """Masks -> values of an answer, as `AblatedClass`.
+    """Maps masks to values of an answer, in the shapes of `AblatedClass`.
 
     Attributes:
       model: one with `HiddenStates`, or any function tokens, attention_mask -> logits [B, L, V].
-      prefix_tokens, prefix: what comes before the template, int32 [P], and its keys and values; None where nothing
-        does.
+      prefix_tokens, prefix: the tokens before the template, int32 [P], and their keys and values; None where there
+        are none.
       sources: int32 [K], the place in the template after which each token of the answers is expected, -1 for the
-        prompt's last.
+        last token of the prompt.
       tokens, weight: int32 [K] and float32 [K], see `value_of_answers`.
     """
 
@@ -93,18 +93,18 @@ class AblatedAnswer:
     value: str
 
     def without_derived(self) -> "AblatedAnswer":
-        """Without the keys and values, which follow from the rest."""
+        """Returns a copy without the keys and values, which follow from the rest."""
         return dataclasses.replace(self, prefix=None)
 
     def of(self, model: Any) -> "AblatedAnswer":
-        """The same of another model, which computes keys and values of its own."""
+        """Returns the same function for another model, with keys and values of its own."""
         prefix = None
         if self.prefix_tokens is not None:
             prefix = model.prefix(self.prefix_tokens, jnp.arange(len(self.prefix_tokens)))
         return dataclasses.replace(self, model=model, prefix=prefix)
 
     def __call__(self, *batch: jax.Array) -> jax.Array:
-        """Values; see `AblatedClass`."""
+        """Returns the values; see `AblatedClass`."""
         masks, used = _with_slots(self.template, batch)
         if isinstance(self.model, HiddenStates):
             values = self.measured(self.states(masks, used))
@@ -118,8 +118,8 @@ class AblatedAnswer:
         return values if self.template.kind == "packed" else values[:, 0]
 
     def states(self, masks: jax.Array, used: jax.Array) -> jax.Array:
-        """States [B, S, K, D] of a model with `HiddenStates`, after which the tokens of the answers are expected, of
-        masks bool [B, S, width] of which `used` bool [B, S] are there; S is 1 unless the template is packed.
+        """Returns the states [B, S, K, D] of a model with `HiddenStates` that predict the tokens of the answers, for
+        masks bool [B, S, width], of which those `used` bool [B, S] count; S is 1 unless the template is packed.
         """
         rows = self.template.rows(masks, used)
         places = rows.read(self.sources, self.template.branch)
@@ -134,7 +134,7 @@ class AblatedAnswer:
         return states.reshape(*places.shape, -1)
 
     def measured(self, states: jax.Array) -> jax.Array:
-        """Values float32 [B, S] of states [B, S, K, D]; so many logits at a time as memory is spent on."""
+        """Returns values float32 [B, S] of states [B, S, K, D]; computes as many logits at once as `_LOGITS` allows."""
         flat = states.reshape(-1, states.shape[-1])
         expected = jnp.broadcast_to(self.tokens, states.shape[:-1]).reshape(-1)
 

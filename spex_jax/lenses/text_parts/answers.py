@@ -1,4 +1,4 @@
-"""What a language model is asked for after a prompt: given answers, or the model's own."""
+"""Answers of a language model after a prompt: given ones, or the model's own."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,27 +17,27 @@ __all__ = ["Answer", "answer_of", "own_answer"]
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """Tokens that follow a prompt, and their text."""
+    """Holds the tokens that follow a prompt, and their text."""
 
     ids: tuple[int, ...]
     text: str
 
 
 def answer_of(tokenizer: Tokenizer, prompt: Prompt, given: Any, vocab_size: int, role: str) -> Answer:
-    """A given answer.
+    """Returns a given answer.
 
-    A text is tokenised behind the prompt, as a tokenizer would see both, unless its first letters melt into the
-    prompt's last token; then it is tokenised alone.
+    A text is tokenised together with the prompt before it, unless its first letters merge into the last token of the
+    prompt; then it is tokenised alone.
 
     Args:
-      tokenizer: of the model.
-      prompt: before it.
-      given: a text, a token id or a list of them.
-      vocab_size: ids are below it.
+      tokenizer: the tokenizer of the model.
+      prompt: the prompt before the answer.
+      given: a text, a token id or a list of ids.
+      vocab_size: ids must be below it.
       role: "target" or "contrast", for messages.
 
     Raises:
-      ValueError: an answer without tokens, with an unknown token, or of another type.
+      ValueError: the answer has no tokens, an unknown token, or another type.
     """
     if isinstance(given, str):
         if not given:
@@ -67,10 +67,10 @@ def answer_of(tokenizer: Tokenizer, prompt: Prompt, given: Any, vocab_size: int,
 
 
 def own_answer(model: Any, tokenizer: Tokenizer, prompt: Prompt, most: int, context: int) -> Answer:
-    """The model's own greedy answer; any special token ends it.
+    """Returns the model's own greedy answer; any special token ends it.
 
     Raises:
-      ValueError: it is empty, or there is no room for it.
+      ValueError: the answer is empty, or there is no room for it.
     """
     stops = special_tokens_of(tokenizer).every
     if isinstance(model, Decoder):
@@ -83,7 +83,7 @@ def own_answer(model: Any, tokenizer: Tokenizer, prompt: Prompt, most: int, cont
 
 
 def _continued(model: Callable[..., jax.Array], prompt: np.ndarray, most: int, stops: frozenset[int]) -> list[int]:
-    """Greedy answer of any function tokens, attention_mask -> logits [B, L, V]: a forward for every token."""
+    """Returns the greedy answer of a function tokens, attention_mask -> logits [B, L, V], one token for each call."""
     tokens = jnp.asarray(np.pad(prompt, (0, most))[None])
     ids: list[int] = []
 

@@ -1,8 +1,8 @@
-"""Conversations as their chat template writes them, and where every character of the messages went.
+"""Conversations as their chat template renders them, and where every character of the messages goes.
 
-The template is run again with marks: characters that occur nowhere else stand for those of the contents. Where a mark
-comes out is where its character went, whatever the template trims, moves, repeats or leaves out; nothing is searched
-for. A rendering counts only if all around the marks is as it was.
+The template is rendered again with marks: characters that occur nowhere else take the place of those of the contents. A
+mark comes out where its character goes, whatever the template trims, moves, repeats or leaves out; no text is searched
+for. A rendering counts only if everything around the marks is unchanged.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from spex_jax.models.protocols import ChatTokenizer, Tokenizer
 __all__ = ["Conversation", "Passage", "check_messages", "render"]
 
 _FIRST_MARK, _MARKS = 0xF0000, 0xFFFE  # the first supplementary private use area, without its noncharacters
-_RENDERINGS = 300  # of the search for characters that a template looks at
+_RENDERINGS = 300  # at most, to find the characters that a template depends on
 _CONTROL = re.compile(r"<[^<>]*>|\[[^\[\]]*\]|\{[^{}]*\}")
 _SHOWN = 60
 
@@ -27,12 +27,12 @@ Contents = Sequence[str]
 
 @dataclasses.dataclass(frozen=True)
 class Passage:
-    """A part of a message that stands in one piece in the prompt.
+    """Holds a part of a message that is in the prompt in one piece.
 
     Attributes:
-      message: its number.
+      message: the number of the message.
       first: the number of its first character in the message.
-      places: of each of its characters, and of its end, in the prompt; ascending.
+      places: the places in the prompt of each of its characters, and of its end; ascending.
     """
 
     message: int
@@ -41,7 +41,7 @@ class Passage:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Where it stands in the prompt."""
+        """The span of the passage in the prompt."""
         return self.places[0], self.places[-1]
 
     @property
@@ -52,12 +52,12 @@ class Passage:
 
 @dataclasses.dataclass(frozen=True)
 class Conversation:
-    """A rendered conversation.
+    """Holds a rendered conversation.
 
     Attributes:
       text: the prompt.
-      passages: what of the messages stands in it, in its order.
-      left_out: what of them the template leaves out, white space aside: number of the message, text.
+      passages: the parts of the messages that are in it, in its order.
+      left_out: the parts that the template leaves out, white space aside: number of the message, text.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Conversation:
 
 
 def check_messages(messages: Sequence[Any]) -> None:
-    """Raises ValueError where messages are not [{"role", "content"}] with contents that are strings of characters."""
+    """Raises ValueError where messages are not [{"role", "content"}] with valid strings as contents."""
     if not messages:
         raise ValueError("the conversation has no messages; give at least one")
     for number, message in enumerate(messages):
@@ -86,8 +86,8 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> Conve
 
     Raises:
       ImportError: jinja2 is missing.
-      ValueError: there is no chat template, it refuses the messages, or it does with other contents something else
-        wherever they are changed, so that nothing can be followed.
+      ValueError: there is no chat template, it refuses the messages, or it renders them differently whenever their
+        characters change, so that these cannot be followed.
     """
     if not isinstance(tokenizer, ChatTokenizer) or not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template; give a text instead of messages")
@@ -98,7 +98,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> Conve
             return tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
         except ImportError as error:
             raise ImportError("chat templates need jinja2; pip install 'spex-jax[hf]'") from error
-        except Exception as error:  # what a template raises is its own
+        except Exception as error:  # templates may raise anything
             raise ValueError(f"the chat template refuses these messages: {error}") from error
 
     contents = [message["content"] for message in messages]
@@ -109,7 +109,7 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> Conve
 
 
 class _Marking:
-    """Renderings of a conversation in which marks stand for characters of its messages."""
+    """Renders a conversation with marks in the place of characters of its messages."""
 
     def __init__(self, rendered: Callable[[Contents], str], contents: Contents):
         self._rendered, self.contents = rendered, contents
@@ -120,10 +120,10 @@ class _Marking:
         self._left = _RENDERINGS
 
     def places(self, marked: Sequence[tuple[int, int]], *, longer: str = "") -> tuple[dict[int, list[int]], int] | None:
-        """Where the marks of characters (message, number) come out, by their position in `marked`; the prompt's length.
+        """Returns where the marks of characters (message, number) are, by position in `marked`; the prompt's length.
 
         None where anything else in the prompt changes. With `longer`, "first" or "last", the white space at that end
-        of each message is a character longer, and the prompt may be so too.
+        of each message is one character longer, and the prompt may get longer too.
         """
         letters = [list(content) for content in self.contents]
         for mark, (message, number) in zip(self._marks, marked, strict=False):
@@ -134,13 +134,13 @@ class _Marking:
                 content.insert(0 if longer == "first" else len(content), content[edge])
         try:
             found = self._rendered(["".join(content) for content in letters])
-        except ValueError:  # a template that refuses contents with marks looks at them
+        except ValueError:  # a template that refuses marked contents depends on them
             return None
-        of = {mark: position for position, mark in enumerate(self._marks[: len(marked)])}
+        numbers = {mark: position for position, mark in enumerate(self._marks[: len(marked)])}
         places: dict[int, list[int]] = {}
         for place, character in enumerate(found):
-            if character in of:
-                places.setdefault(of[character], []).append(place)
+            if character in numbers:
+                places.setdefault(numbers[character], []).append(place)
         if not longer:
             inside = {place for there in places.values() for place in there}
             if len(found) != len(self.text) or any(
@@ -150,14 +150,14 @@ class _Marking:
         return places, len(found)
 
     def find(self) -> list[tuple[int, int]]:
-        """The characters that may be marked together.
+        """Returns characters that may be marked together.
 
         Raises:
-          ValueError: a message has none although it has letters.
+          ValueError: a message has none of them although it has letters.
         """
         everything = [[*self._candidates(message)] for message in range(len(self.contents))]
         if sum(len(choices[0]) for choices in everything if choices) > len(self._marks):
-            # Not every character of a tag would have a mark, and one without may be what the template looks for.
+            # Some characters of tags would have no mark, and the template may look for just these.
             everything = [choices[1:] or choices for choices in everything]
         first = self._thinned([mark for choices in everything for mark in (choices or [[]])[0]])
         if self.places(first) is not None:
@@ -167,9 +167,8 @@ class _Marking:
             chosen = next((choice for choice in choices if self.places(self._thinned(choice)) is not None), None)
             if chosen is None and choices:
                 chosen = self._search(choices[0])
-            if (
-                _CONTROL.sub("", self.contents[message]).strip() and not chosen
-            ):  # not only tags, which a template may take for its own
+            # A message of nothing but tags may have none: a template may take them for its own.
+            if _CONTROL.sub("", self.contents[message]).strip() and not chosen:
                 raise ValueError(self._reason(message))
             found += chosen or []
         found = self._thinned(found)
@@ -178,7 +177,7 @@ class _Marking:
         return found
 
     def _candidates(self, message: int) -> list[list[tuple[int, int]]]:
-        """Sets of characters to be marked, the largest first: all, those outside of tags, the letters of them."""
+        """Returns sets of characters to be marked, the largest first: all, those outside of tags, their letters."""
         content = self.contents[message]
         written = [number for number, letter in enumerate(content) if not letter.isspace()]
         tagged = {number for match in _CONTROL.finditer(content) for number in range(*match.span())}
@@ -188,7 +187,7 @@ class _Marking:
         return [marks for marks in sets if marks]
 
     def _thinned(self, marked: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """No more than there are marks, but for those at both ends of messages and of what is not marked in them."""
+        """Returns at most as many as there are marks, with those at the ends of messages and of unmarked parts."""
         if len(marked) <= len(self._marks):
             return marked
         ends = {0, len(marked) - 1}
@@ -200,7 +199,7 @@ class _Marking:
         return [marked[i] for i in kept[: len(self._marks)]]
 
     def _search(self, marks: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those of a message's characters that the template does not look at, by halving."""
+        """Returns the characters of a message that the template does not depend on, found by halving."""
         if not marks or self._left <= 0:
             return []
         self._left -= 1
@@ -214,13 +213,13 @@ class _Marking:
     def _reason(self, message: int | None) -> str:
         which = "these messages" if message is None else f"message {message}"
         return (
-            f"the chat template writes something else as soon as a character of {which} is another, so that its words "
-            "cannot be followed into the prompt; render the conversation yourself and give the text with within="
+            f"the chat template renders another text whenever a character of {which} changes, so that the words cannot "
+            "be found in the prompt; render the conversation yourself and give the text with within="
         )
 
 
 def _passages(marking: _Marking, marked: list[tuple[int, int]]) -> list[Passage]:
-    """What of the messages stands in the prompt, in its order."""
+    """Returns the parts of the messages that are in the prompt, in its order."""
     text, contents = marking.text, marking.contents
     there, _ = marking.places(marked) or ({}, 0)
     found = sorted((place, *marked[position]) for position, places in there.items() for place in places)
@@ -251,7 +250,7 @@ def _passages(marking: _Marking, marked: list[tuple[int, int]]) -> list[Passage]
 
 
 def _between(given: str, text: str, start: int, stop: int) -> list[int] | None:
-    """Places of characters that are not marked, between two that are; None where the template writes there."""
+    """Returns the places of unmarked characters between two marked ones; None where the template writes there."""
     found = text[start:stop]
     if given == found:
         return list(range(start, stop))
@@ -263,7 +262,7 @@ def _between(given: str, text: str, start: int, stop: int) -> list[int] | None:
 def _white_space(
     marking: _Marking, marked: list[tuple[int, int]], there: dict[int, list[int]]
 ) -> dict[str, list[bool]]:
-    """Whether the white space at the first and the last end of each message stands in the prompt."""
+    """Returns whether the white space at the "first" and at the "last" end of each message is in the prompt."""
     kept = {}
     ends = sorted(place for places in there.values() for place in places)
     by_message: dict[int, list[int]] = {}
@@ -283,16 +282,16 @@ def _white_space(
             edge = positions[0 if end == "first" else -1]
             place = bisect.bisect_left(ends, there[edge][0])
             if end == "first":
-                gaps = [of[place] - (of[place - 1] if place else -1) for of in (ends, later)]
+                gaps = [found[place] - (found[place - 1] if place else -1) for found in (ends, later)]
             else:
                 borders = ([*ends, len(marking.text)], [*later, length])
-                gaps = [of[place + 1] - of[place] for of in borders]
+                gaps = [found[place + 1] - found[place] for found in borders]
             kept[end][message] = edges[message].isspace() and gaps[1] > gaps[0]
     return kept
 
 
 def _left_out(contents: Contents, passages: Sequence[Passage]) -> list[tuple[int, str]]:
-    """What of the messages stands nowhere in the prompt."""
+    """Returns the parts of the messages that are nowhere in the prompt."""
     parts = []
     for message, content in enumerate(contents):
         start = 0

@@ -1,4 +1,4 @@
-"""Masks become rows of tokens, on the device.
+"""Lays out masks as rows of tokens, on the device.
 
 In the shape descriptions, B denotes rows, S texts of a row, L tokens of the template, R places of a row.
 """
@@ -27,20 +27,20 @@ _PROMPT = 0  # branch of the prompt; answers are branches 1 and 2
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Template:
-    """All tokens that a row may hold, and when they are there.
+    """Holds all tokens that a row may have, and when they are present.
 
     Attributes:
       tokens: int32 [L].
-      stand_in: int32 [L], what a token becomes when it is removed ("in_place").
-      unit: int32 [L], -1 where always kept.
-      when: bool [L], whether a token is there when its unit is kept, or when it is removed (given replacements).
+      stand_in: int32 [L], the token that replaces a removed one ("in_place").
+      unit: int32 [L], the unit of each token; -1 where it is always kept.
+      when: bool [L], True for tokens that are present when their unit is kept, False for those of replacements.
       branch: int32 [L], 0 for the prompt, 1 and 2 for answers, -1 for padding.
-      position: int32 [L], of the whole text; of an answer's tokens the distance from the end of the prompt.
-      start: int32 [], positions before the template: a prefix that is computed apart.
+      position: int32 [L], in the whole text; for tokens of an answer the distance from the end of the prompt.
+      start: int32 [], the number of positions before the template: a prefix that is computed separately.
       kind: "in_place": removed tokens become their stand-ins; "hidden": they stay where they are, in no segment;
-        "packed": what is there moves together, several texts to a row.
+        "packed": present tokens are moved together, several texts to a row.
       capacity: R.
-      move: whether positions close up ("packed").
+      move: whether positions close up too ("packed").
     """
 
     identity_name: ClassVar[str] = "spex_jax.Template"
@@ -57,12 +57,12 @@ class Template:
     move: bool
 
     def present(self, masks: jax.Array, used: jax.Array) -> jax.Array:
-        """Which tokens each text has, bool [B, S, L], of masks bool [B, S, width]."""
+        """Returns which tokens each text has, bool [B, S, L], for masks bool [B, S, width]."""
         kept = masks[..., jnp.maximum(self.unit, 0)] == self.when
         return ((self.unit < 0) | kept) & (self.branch >= 0) & used[..., None]
 
     def rows(self, masks: jax.Array, used: jax.Array) -> "Rows":
-        """Lays out masks bool [B, S, width], of which `used` bool [B, S] are there."""
+        """Lays out masks bool [B, S, width], of which those `used` bool [B, S] count."""
         present = self.present(masks, used)
         if self.kind == "packed":
             return self._packed(present)
@@ -80,7 +80,7 @@ class Template:
         )
 
     def _whole(self) -> jax.Array:
-        """Positions int32 [L] with nothing removed."""
+        """Returns the positions int32 [L] with nothing removed."""
         end = jnp.where(self.branch == _PROMPT, self.position + 1, 0).max()
         return jnp.where(self.branch > _PROMPT, end + self.position, self.position)
 
@@ -111,13 +111,13 @@ class Template:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Rows as models want them.
+    """Holds rows in the form that models take.
 
     Attributes:
       tokens, segments, branches: int32 [B, R].
       positions: int32 [B, R], or [R] where all rows have the same.
-      places: int32 [B, S, L], where in its row each token of the template is.
-      present: bool [B, S, L], whether it is.
+      places: int32 [B, S, L], the place of each token of the template in its row.
+      present: bool [B, S, L], whether it is there.
     """
 
     tokens: jax.Array
@@ -128,17 +128,17 @@ class Rows:
     present: jax.Array
 
     def read(self, sources: jax.Array, branch: jax.Array) -> jax.Array:
-        """Places int32 [B, S, K] of tokens of the template, -1 for the last one of the prompt that is there."""
+        """Returns the places int32 [B, S, K] of the tokens `sources`; -1 is the prompt's last token that is present."""
         order = jnp.arange(self.present.shape[-1])
         last = jnp.where(self.present & (branch == _PROMPT), order, 0).max(axis=-1, keepdims=True)  # [B, S, 1]
         chosen = jnp.where(sources < 0, last, sources)
-        # A slot that is not used has its tokens nowhere: any place of the row will do.
+        # A slot that is not used has no tokens: any place of the row will do.
         return jnp.minimum(jnp.take_along_axis(self.places, chosen, axis=-1), self.tokens.shape[1] - 1)
 
 
 def bucket_of(length: int, width: int) -> int:
-    """Lengths are padded to multiples of this: so coarse that texts share programs, and finer for short texts of wide
-    models, for which computing padding soon costs more than compiling.
+    """Returns the number to whose multiples lengths are padded: coarse, so that texts share programs, but finer for
+    short texts of wide models, for which computing padding soon costs more than compiling.
     """
     if length > 16 * BUCKET:
         return 4 * BUCKET
@@ -146,7 +146,7 @@ def bucket_of(length: int, width: int) -> int:
 
 
 def rounded(length: int, width: int) -> int:
-    """A length up to which to pad, for a model of this width."""
+    """Returns the padded length for a model of this width."""
     bucket = bucket_of(length, width)
     return -(-length // bucket) * bucket
 
@@ -165,7 +165,7 @@ def template_of(
     move: bool,
     length: int,
 ) -> Template:
-    """A template padded to `length`."""
+    """Returns a template padded to `length`."""
 
     def padded(values: np.ndarray, fill: int, dtype: type = np.int32) -> jax.Array:
         return jnp.asarray(np.pad(values, (0, length - len(values)), constant_values=fill).astype(dtype))
@@ -185,15 +185,15 @@ def template_of(
 
 
 def pack(unit: np.ndarray, when: np.ndarray, n: int, *, width: int, alone: int | None = None) -> Packing:
-    """How long the rows are, and how many texts they hold, so that uniform masks cost least.
+    """Chooses the length of the rows and the number of texts in each, so that uniform masks cost least.
 
     The cost of a row of R places is taken as R (1 + R / 6 width): products with weights, and attention within the row.
 
     Args:
       unit, when: int [L] and bool [L] of the template's tokens.
-      n: units.
-      width: of the model.
-      alone: of a model that takes one text a row, the most tokens that it takes.
+      n: the number of units.
+      width: the width of the model.
+      alone: for a model that takes one text per row, the largest number of tokens that it takes.
     """
     kept = np.bincount(unit[(unit >= 0) & when], minlength=n)
     removed = np.bincount(unit[(unit >= 0) & ~when], minlength=n)

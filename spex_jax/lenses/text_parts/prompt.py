@@ -1,4 +1,4 @@
-"""Texts and conversations as tokens: which of them may be removed, and what they are called."""
+"""Texts and conversations as tokens: which of them may be removed, and the names of the units."""
 
 import dataclasses
 import re
@@ -17,18 +17,18 @@ __all__ = ["Prompt", "encode", "read_prompt"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A text as its model reads it.
+    """Holds a text as its model reads it.
 
     Attributes:
       text: as rendered by the chat template, or as given.
       ids: int32 [L].
-      offsets: span of every token in the text, (0, 0) for added ones.
-      unit: int32 [L], the unit that a token belongs to, -1 for tokens that are always kept.
-      spans, names: of the units.
-      noun: what a unit is called.
+      offsets: the span of every token in the text, (0, 0) for added ones.
+      unit: int32 [L], the unit of each token, -1 for tokens that are always kept.
+      spans, names: one for each unit.
+      noun: the word for a unit.
       chat: whether a template rendered it.
-      begun: whether its first token was added, where the tokenizer itself adds none.
-      left_out: what the chat template leaves out of the messages, with the message that it is of.
+      begun: whether a first token was added that the tokenizer itself does not add.
+      left_out: the parts of the messages that the chat template leaves out, each with its message.
     """
 
     text: str
@@ -49,7 +49,7 @@ class Prompt:
 
 
 def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> tuple[list[int], list[Span]]:
-    """Ids and spans of a text's tokens; `special` adds the tokenizer's own ones.
+    """Returns the ids and spans of a text's tokens; `special` adds the tokenizer's special tokens.
 
     Raises:
       ValueError: the tokenizer gives no offsets.
@@ -66,7 +66,7 @@ def encode(tokenizer: Tokenizer, text: str, *, special: bool) -> tuple[list[int]
 
 
 def _in_message(units: Any, content: str, passages: Sequence[Passage]) -> list[Span]:
-    """Where spans of the only message that is not protected are in the prompt."""
+    """Returns the spans in the prompt of spans in the only message that is not protected."""
     found = []
     for left, right in check_spans(units, len(content), "units="):
         piece = content[left:right]
@@ -78,13 +78,13 @@ def _in_message(units: Any, content: str, passages: Sequence[Passage]) -> list[S
         else:
             raise ValueError(
                 f"the span {(left, right)} of units= is {piece!r:.60}, which the chat template leaves out or cuts; "
-                "give spans of what is in the prompt"
+                "give spans of text that is in the prompt"
             )
     return found
 
 
 def _within(text: str, given: Any, ranges: list[Span]) -> list[Span]:
-    """The parts of `ranges` in which units may be: strings that occur once, or spans."""
+    """Returns the parts of `ranges` in which units may be, given as strings that occur once or as spans."""
     parts = [given] if isinstance(given, str) else list(given)
     if not parts:
         raise ValueError("within= is empty; give the text, or the texts, whose units may be removed")
@@ -124,10 +124,10 @@ def read_prompt(
       units: see `lenses.text`.
       within: the parts of the text in which units may be; everything where None.
       protect: roles of messages that are always kept.
-      begin: the token that a text must begin with; it is added where the tokenizer does not (None: nothing is).
+      begin: the token that a text must begin with, which is added where the tokenizer does not add it; or None.
 
     Raises:
-      ValueError: no text, no units, units without tokens, or options that do not fit.
+      ValueError: there is no text, no unit or a unit without tokens, or options do not fit.
     """
     chat = not isinstance(text_or_messages, str)
     labels: list[str] = []
@@ -165,7 +165,7 @@ def read_prompt(
         if len(opened) != 1 or within is not None:
             raise ValueError(
                 "spans count the characters of a text, or of the only message that is not protected; here "
-                f"{len(opened)} are not: give a regex or within= instead, or protect= roles"
+                f"{len(opened)} are not protected: give a regex or within= instead, or protect roles by protect="
             )
         spans = check_spans(_in_message(units, opened[0], passages), len(text), "units=")
     elif given:

@@ -1,4 +1,4 @@
-"""What becomes of the tokens of a prompt when units are removed."""
+"""The tokens of a prompt, and those that replace removed units."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ REMOVALS = ("mask", "attention", "delete", "replace")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """The template before it is padded: numpy arrays [L], see `layout.Template`."""
+    """Holds the template before it is padded: numpy arrays [L], see `layout.Template`."""
 
     tokens: np.ndarray
     stand_in: np.ndarray
@@ -28,20 +28,20 @@ class Tokens:
 
     @property
     def arrays(self) -> Mapping[str, np.ndarray]:
-        """By name."""
+        """The arrays by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __getitem__(self, chosen: slice) -> "Tokens":
-        """Some of them."""
+        """Returns a slice of the tokens."""
         return Tokens(**{name: array[chosen] for name, array in self.arrays.items()})
 
     def then(self, other: "Tokens") -> "Tokens":
-        """These and others after them."""
+        """Returns these tokens and others after them."""
         return Tokens(**{name: np.concatenate([array, other.arrays[name]]) for name, array in self.arrays.items()})
 
 
 def always(ids: Sequence[int] | np.ndarray, branch: int) -> Tokens:
-    """Tokens that are always there, of branch 0 (the prompt) or of an answer."""
+    """Returns tokens that are always present, of branch 0 (the prompt) or of an answer."""
     tokens = np.asarray(ids, np.int32)
     size = len(tokens)
     return Tokens(
@@ -55,7 +55,7 @@ def always(ids: Sequence[int] | np.ndarray, branch: int) -> Tokens:
 
 
 def removable(tokenizer: Tokenizer, prompt: Prompt, removal: str, replacement: Any) -> tuple[Tokens, bool]:
-    """The prompt's tokens and what stands for removed ones; whether removal leaves the length as it is."""
+    """Returns the prompt's tokens with the replacements of removed ones, and whether removal keeps the length."""
     tokens = dataclasses.replace(always(prompt.ids, 0), unit=prompt.unit)
     if removal == "mask":
         stand_in = np.where(prompt.unit >= 0, _mask_token(tokenizer), prompt.ids).astype(np.int32)
@@ -91,7 +91,7 @@ def _mask_token(tokenizer: Tokenizer) -> int:
 
 
 def _replacements(tokenizer: Tokenizer, prompt: Prompt, given: Any) -> list[list[int]]:
-    """Tokens of what stands for each unit, tokenised in its place."""
+    """Returns the tokens of each unit's replacement, tokenised in its place."""
     texts = [given] * prompt.n if isinstance(given, str) else list(given or ())
     if len(texts) != prompt.n or not all(isinstance(part, str) for part in texts):
         raise ValueError(

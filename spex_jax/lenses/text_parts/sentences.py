@@ -1,4 +1,4 @@
-"""Sentences of a text: those of UAX 29, and what it leaves to its users (abbreviations, citations, markup, lists)."""
+"""Sentences of a text: those of UAX 29, with rules for abbreviations, citations, markup and lists, which it lacks."""
 
 import re
 import unicodedata
@@ -28,7 +28,7 @@ _THAI_SPACE = re.compile(
     r"(?<=[\u0e01-\u0e2e\u0e30-\u0e45\u0e47-\u0e4e\u0e81-\u0edf])\s+(?=[\u0e01-\u0e2e\u0e40-\u0e44\u0e81-\u0ec4])"
 )
 
-# What is none of a sentence's own punctuation, and is hidden from the rules of UAX 29 by characters of the same number.
+# Text whose punctuation does not belong to a sentence; as many other characters hide it from the rules of UAX 29.
 _ADDRESS = re.compile(
     r"(?:https?://|www\.)[!-~]*[A-Za-z0-9/=_#&-]|[\w.+-]+@[\w-]+(?:\.[\w-]+)+|[\w-]+(?:\.[\w-]+)+/[!-~]*[A-Za-z0-9/=_#&-]",
     re.ASCII,
@@ -43,7 +43,7 @@ _CITATION = re.compile(
 _DATE = re.compile(r"\b\d{4}\. ?\d{1,2}\. ?\d{1,2}\.(?=\s+\S)")
 _ELLIPSIS = re.compile(r"\u2026(?=[\"\u201d\u2019)\u00bb]*(?:\s|$))")
 
-# Ends that UAX 29 does not see: stops that stand free, and those before a list's next mark, a number, a small letter.
+# Ends that UAX 29 misses: free stops, and stops before the next mark of a list, a number or a lower-case letter.
 _FREE_STOP = re.compile(r"(?<=\s)\.[\"'\u201d\u2019)]*\s+(?=\S)")
 _NEXT_ITEM = re.compile(
     r"[.!?;]\s+(?=\(?(?:[a-z]|\d{1,2}|[ivx]{1,4})\)\s|[ivx]{2,4}\.\s|[\u00bf\u00a1]|[-\u2013\u2014]\s+[^\W\d_a-z])"
@@ -77,7 +77,7 @@ _ORDINAL = re.compile(
 _MONTH = re.compile(
     r"(?:Januar|J\u00e4nner|Februar|M\u00e4rz|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember|Jahrhundert)"
 )
-# What goes on after a quotation within the same sentence, where no letter case says so.
+# Words that continue a sentence after a quotation, in scripts where no letter case shows it.
 _REPORTED = re.compile(
     r"(?:\u3068|\u3063\u3066|\u3068\u306e|\ub77c|\uc774\ub77c|\ud558\uace0|\uace0\s)"
     r"|[\u4e00-\u9fff]{0,6}?(?:\u8bf4|\u8aaa|\u95ee|\u554f|\u9053|\u558a|\u53eb|\u7b54|\u7b11)"
@@ -86,13 +86,12 @@ _REPORTED = re.compile(
 
 
 def ends_before(tag: str) -> bool:
-    """Whether a tag belongs to what stands before it, as those that close and line breaks do."""
+    """Returns whether a tag belongs to the text before it, as closing tags and line breaks do."""
     return tag.startswith("</") or _VOID.match(tag) is not None
 
 
 def _hidden(text: str) -> str:
-    """The text with what must not be read as punctuation of a sentence covered, character for character."""
-
+    """Returns the text with all that is not punctuation of a sentence covered, character for character."""
     text = text.replace("&nbsp;", " " * 6)
     text = _CITATION.sub(lambda match: ")" * len(match.group()), text)
     text = _ONE_TAG.sub(lambda match: (")" if ends_before(match.group()) else "(") * len(match.group()), text)
@@ -102,10 +101,10 @@ def _hidden(text: str) -> str:
 
 
 def _standard(text: str) -> list[int]:
-    """Where UAX 29 ends a sentence."""
+    """Returns where UAX 29 ends sentences."""
     ends, cursor = [], 0
     for piece in unicode_segmentation_rs.unicode_sentences(text):
-        # Pieces without a letter or a digit are left out, so that the next one begins at the first of them or after it.
+        # Pieces without a letter or a digit are left out, so that the next one may begin after the cursor.
         start = text.index(piece, cursor)
         ends += [start, start + len(piece)]
         cursor = start + len(piece)
@@ -113,7 +112,7 @@ def _standard(text: str) -> list[int]:
 
 
 def _hard_borders(text: str) -> set[int]:
-    """Ends of lines, blocks of markup, marks of lists, and spaces of scripts that write none within a sentence."""
+    """Returns the ends of lines and blocks of markup, list marks, and spaces of scripts with none within a sentence."""
     borders = {match.end() for pattern in (_LINE_END, _BULLET, _THAI_SPACE) for match in pattern.finditer(text)}
     for run in _TAGS.finditer(text):
         tags = list(_ONE_TAG.finditer(text, *run.span()))
@@ -128,20 +127,20 @@ def _hard_borders(text: str) -> set[int]:
 
 
 def _moved(text: str, hidden: str, border: int) -> int:
-    """A border without opening marks before it, or an emoji or a closing mark that stands free after it."""
+    """Returns a border moved before opening marks, or after an emoji or a closing mark that stands alone."""
     free = _FREE_MARK.match(text, border)
     if free and text[:border].strip():
         return free.end()
     place = border
     while place and (hidden[place - 1] == "(" or unicodedata.category(text[place - 1]) in ("Ps", "Pi")):
         place -= 1
-    # A mark that opens in one language closes in another: there white space follows it.
+    # A mark that opens in one language closes in another, where white space follows it.
     closes = place < border and hidden[border - 1] in "\u201c\u2018\u00ab" and hidden[border : border + 1].isspace()
     return border if closes else place
 
 
 def _ends(hidden: str, start: int, border: int, caseless: bool) -> bool:
-    """Whether the sentence that starts at `start` ends at `border`, where the standard or a rule above thinks so."""
+    """Returns whether the sentence from `start` ends at `border`, which the standard or a rule above proposes."""
     before, after = hidden[start:border].rstrip(), hidden[border:].lstrip()
     core = before.rstrip(_CLOSING)
     if not core or not after:
@@ -151,7 +150,7 @@ def _ends(hidden: str, start: int, border: int, caseless: bool) -> bool:
     if closed:
         continued = following[:1].islower() and not caseless
         return not continued and not _REPORTED.match(hidden, border - spaced)
-    if core[-1] in "!?":  # else a sign in code or an address
+    if core[-1] in "!?":  # otherwise it is a sign in code or an address
         return spaced or following[:1].isupper() or _is_caseless(following[:1])
     if core[-1] not in ".\uff0e" or core.endswith(".."):
         return True
@@ -163,12 +162,12 @@ def _ends(hidden: str, start: int, border: int, caseless: bool) -> bool:
 
 
 def _is_caseless(letters: str) -> bool:
-    """Whether there are letters, and all of a script without capitals."""
+    """Returns whether there are letters, all of them of a script without capitals."""
     return any(map(str.isalpha, letters)) and letters.lower() == letters.upper()
 
 
 def _is_abbreviation(core: str, following: str) -> bool:
-    """Whether the full stop at the end of `core` belongs to an abbreviation, a number or a name that goes on."""
+    """Returns whether the full stop at the end of `core` is that of an abbreviation, a number or an unfinished name."""
     token = _ELISION.sub("", _TOKEN.findall(core)[-1].removesuffix("."))
     low, digit = token.lower(), following[:1].isdigit()
     match = _WORD.match(following)
@@ -198,11 +197,11 @@ def _is_abbreviation(core: str, following: str) -> bool:
 
 
 def sentence_borders(text: str) -> list[int]:
-    """Where the sentences of a text end, without 0 and its length, ascending.
+    """Returns where the sentences of a text end, ascending, without 0 and the length of the text.
 
-    They are the sentence boundaries of UAX 29, less those after abbreviations, initials, German ordinal numbers, marks
-    of lists and within reported speech, and further ones after citations, between blocks of HTML, between the items of
-    a list, at the spaces of Thai and Lao, and before small letters in a text that has no capitals.
+    They are the sentence boundaries of UAX 29 without those after abbreviations, initials, German ordinal numbers and
+    list marks, and within reported speech, and with further ones after citations, between blocks of HTML, between the
+    items of a list, at the spaces of Thai and Lao, and before lower-case letters in a text that has no capitals.
     """
     hidden, hard = _hidden(text), _hard_borders(text)
     caseless = not any(letter.isupper() for letter in re.sub(r"\bI\b", "", hidden))

@@ -1,4 +1,4 @@
-"""Cutting a text into the units that are kept or removed, as character spans."""
+"""Cuts a text into the units that are kept or removed, as character spans."""
 
 import bisect
 import itertools
@@ -25,7 +25,7 @@ def _only_punctuation(piece: str) -> bool:
 
 
 def _opens(piece: str) -> bool:
-    """Whether punctuation belongs to what comes after it."""
+    """Returns whether punctuation belongs to the text after it."""
     tag = _TAG.match(piece)
     if tag:
         return not ends_before(tag.group())
@@ -33,8 +33,8 @@ def _opens(piece: str) -> bool:
 
 
 def _joined(text: str, pieces: Iterable[Span]) -> list[Span]:
-    """Pieces without the white space around them; those of punctuation alone belong to the one before, or else after:
-    after too where they open what touches them.
+    """Returns pieces without the white space around them. Those of punctuation alone join the piece before them, or
+    the one after them where there is none before, or where they open text that they touch.
     """
     spans: list[Span] = []
     leading: int | None = None
@@ -68,7 +68,7 @@ def _sentences(text: str) -> list[Span]:
 
 
 def _pieces(text: str, separator: str) -> list[Span]:
-    """What stands between separators, without the white space around it; what is empty is left out."""
+    """Returns the pieces between separators that are not empty, without the white space around them."""
     spans, start = [], 0
     for match in [*re.finditer(separator, text), None]:
         end = len(text) if match is None else match.start()
@@ -88,10 +88,10 @@ _FINDERS = {
 
 
 def check_spans(spans: Any, length: int, what: str) -> list[Span]:
-    """Sorted spans (start, end) in a text of `length` characters.
+    """Returns spans (start, end) in a text of `length` characters, sorted.
 
     Raises:
-      ValueError: a span is no pair of whole numbers, is empty, leaves the text or overlaps another.
+      ValueError: a span is not a pair of whole numbers, is empty, leaves the text or overlaps another.
     """
     found: list[Span] = []
     for span in spans:
@@ -111,7 +111,7 @@ def check_spans(spans: Any, length: int, what: str) -> list[Span]:
 
 
 def find_units(text: str, units: Any, offsets: Sequence[Span], ranges: Sequence[Span]) -> list[Span]:
-    """Spans of the units of a text, in order.
+    """Returns the spans of the units of a text, in order.
 
     Args:
       text: the text.
@@ -122,7 +122,7 @@ def find_units(text: str, units: Any, offsets: Sequence[Span], ranges: Sequence[
       ranges: where units may be; none crosses their borders.
 
     Raises:
-      ValueError: unknown units.
+      ValueError: the units are unknown.
     """
     if units == "token":
         inside = [(start, end) for start, end in offsets if end > start]
@@ -139,7 +139,7 @@ def find_units(text: str, units: Any, offsets: Sequence[Span], ranges: Sequence[
 
 
 def assign_tokens(offsets: Sequence[Span], spans: Sequence[Span]) -> np.ndarray:
-    """The unit of each token, int [L]: the one that it overlaps most, -1 where it overlaps none (special tokens).
+    """Returns the unit of each token, int [L]: the one it overlaps most, -1 where it overlaps none (special tokens).
 
     `spans` are sorted and do not overlap.
     """

@@ -15,7 +15,7 @@ _RUN = re.compile(rf"(?:{TAG}|\S)+", re.IGNORECASE)
 _HAN = "\u2e80-\u2fdf\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f"
 _THAI = "\u0e01-\u0e4e"
-# These write no space between words either; a word of them is a grapheme cluster: there is no light dictionary.
+# These write no space between words either; each grapheme cluster is a word, as there is no light dictionary.
 _OTHERS = "\u0e81-\u0edf\u1000-\u109f\u1780-\u17d3\u1950-\u19df\u1a20-\u1aad\ua9e0-\ua9fe\uaa60-\uaadf"
 _UNSPACED = re.compile(f"[{_HAN}{_KANA}{_THAI}{_OTHERS}]")
 _HAS_KANA, _HAS_HAN, _HAS_THAI = (re.compile(f"[{script}]") for script in (_KANA, _HAN, _THAI))
@@ -40,12 +40,12 @@ def _parser(name: str) -> _Parser:
 
 
 def _language(line: str) -> str | None:
-    """The parser of a line in a script without spaces, or None."""
+    """Returns the parser of a line in a script without spaces, or None."""
     if _HAS_KANA.search(line):
         return "japanese"
     if _HAS_HAN.search(line):
         letters = "".join(_HAS_HAN.findall(line))
-        simplified, traditional = (len(letters.encode(of, "ignore")) for of in ("gb2312", "big5"))
+        simplified, traditional = (len(letters.encode(code, "ignore")) for code in ("gb2312", "big5"))
         return "traditional_chinese" if traditional > simplified else "simplified_chinese"
     return None
 
@@ -59,7 +59,7 @@ def _ends_of(parts: list[str], start: int) -> set[int]:
 
 
 def _in_run(run: str, language: str | None) -> set[int]:
-    """Where a run of characters without white space is cut."""
+    """Returns where a run of characters without white space is cut."""
     cuts = {match.start() for rule in (_AFTER_MARK, _IN_OTHERS) for match in rule.finditer(run)}
     if language is not None and (_HAS_HAN.search(run) or _HAS_KANA.search(run)):
         found = _ends_of(_parser(language)(run), 0)
@@ -81,10 +81,10 @@ def _in_run(run: str, language: str | None) -> set[int]:
 
 
 def word_borders(text: str) -> list[tuple[int, int]]:
-    """Runs of a text between white space, cut where they hold several words: spans, ascending.
+    """Returns the spans of runs between white space, cut where they hold several words, ascending.
 
     UAX 29 leaves the words of scripts without spaces to dictionaries. Those of Chinese and Thai and the phrases of
-    Japanese (a word with its particles) are what the models in BudouX find, at boundaries that UAX 29 allows.
+    Japanese (a word with its particles) are found by the models in BudouX, at boundaries that UAX 29 allows.
     """
     spans = []
     for line in _LINE.finditer(text):

@@ -1,1 +1,1 @@
-"""What the training data lens is made of: groups of examples and their retraining."""
+"""The parts of the training data lens: groups of examples and their retraining."""

@@ -1,4 +1,4 @@
-"""Groups of training examples: what keeps the number of units in the hundreds when a data set has millions.
+"""Groups of training examples, which keep the number of units in the hundreds when a data set has millions.
 
 A group is kept or left out of a training as a whole. `by_class`, `by_source`, `by_cluster` and `in_blocks` make them;
 `refine` divides those that matter, so that a data set of any size is searched from the top.
@@ -16,12 +16,12 @@ from spex_jax.core.masks import check_whole
 
 __all__ = ["Groups", "by_class", "by_cluster", "by_source", "in_blocks", "refine"]
 
-_SHOWN = 5  # examples that a message names
+_SHOWN = 5  # examples that a message names, at most
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Groups:
-    """A division of N examples into n groups.
+    """Holds a division of N examples into n groups.
 
     Attributes:
       labels: int32 [N], the group of each example; -1 where it is always kept.
@@ -37,16 +37,16 @@ class Groups:
 
     @property
     def sizes(self) -> np.ndarray:
-        """Examples of each group, int64 [n]."""
+        """The number of examples of each group, int64 [n]."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self))
 
     def members(self, group: int) -> np.ndarray:
-        """Numbers of the examples of a group, int64, ascending."""
+        """Returns the numbers of the examples of a group, int64, ascending."""
         return np.flatnonzero(self.labels == group)
 
 
 def as_groups(given: Any, examples: int) -> Groups:
-    """Groups of whatever form.
+    """Returns `Groups` for groups of any form.
 
     Args:
       given: None (every example is a unit), `Groups`, one label for each example (numbers below 0: always kept; or
@@ -54,7 +54,7 @@ def as_groups(given: Any, examples: int) -> Groups:
       examples: N.
 
     Raises:
-      ValueError: another number of examples, groups that overlap, miss examples or are empty.
+      ValueError: the number of examples differs, or groups overlap, miss examples or are empty.
     """
     if given is None:
         return Groups(np.arange(examples, dtype=np.int32), tuple(map(str, range(examples))))
@@ -69,10 +69,10 @@ def as_groups(given: Any, examples: int) -> Groups:
 
 
 def check_groups(given: Any) -> Groups:
-    """Groups made by hand, checked.
+    """Returns groups made by hand, checked.
 
     Raises:
-      ValueError: no `Groups`, labels that are no whole numbers from -1 to n - 1, a group without examples.
+      ValueError: they are not `Groups`, labels are not whole numbers from -1 to n - 1, or a group has no examples.
     """
     if not isinstance(given, Groups):
         raise ValueError(f"expected Groups, as lenses.groups makes them, got {type(given).__name__}")
@@ -95,17 +95,16 @@ def _of_mapping(given: Mapping[Any, Any], examples: int) -> Groups:
     for number, (name, members) in enumerate(given.items()):
         members = np.asarray(members)
         if members.ndim != 1 or not len(members) or not np.issubdtype(members.dtype, np.integer):
-            raise ValueError(f"group {name!r} must be a list of numbers of examples that is not empty, got {members!r}")
+            raise ValueError(f"group {name!r} must be a non-empty list of example numbers, got {members!r}")
         if members.min() < 0 or members.max() >= examples:
             raise ValueError(
                 f"group {name!r} has examples from {members.min()} to {members.max()}; there are 0 to {examples - 1}"
             )
         twice = members[labels[members] >= 0]
         if len(twice) or len(np.unique(members)) < len(members):
-            shown = ", ".join(map(str, twice[:_SHOWN])) or "one of its examples twice"
-            raise ValueError(
-                f"groups must not overlap: group {name!r} holds {shown}, in an earlier group too; leave each in one"
-            )
+            shown = ", ".join(map(str, twice[:_SHOWN]))
+            shown = f"{shown}, in an earlier group too" if shown else "one of its examples twice"
+            raise ValueError(f"groups must not overlap: group {name!r} holds {shown}; give each example once")
         labels[members] = number
     missed = np.flatnonzero(labels < 0)
     if len(missed):
@@ -120,13 +119,13 @@ def _of_mapping(given: Mapping[Any, Any], examples: int) -> Groups:
 
 
 def by_source(sources: Any) -> Groups:
-    """Groups by one label for each example, such as a file, a site or a user.
+    """Makes groups from one label for each example, such as a file, a site or a user.
 
     Args:
       sources: [N] whole numbers (below 0: always kept) or strings; groups are in the order of the sorted labels.
 
     Raises:
-      ValueError: no labels, or labels of another kind.
+      ValueError: there are no labels, or they are of another kind.
     """
     try:
         array = np.asarray(sources)
@@ -141,7 +140,7 @@ def by_source(sources: Any) -> Groups:
         raise ValueError(f"labels must be [N] whole numbers or strings, got {array.dtype} {array.shape}")
     free = np.ones(len(array), np.bool_) if array.dtype.kind in "USb" else array >= 0
     if not free.any():
-        raise ValueError("all labels are below 0, so that every example is always kept: there is no unit")
+        raise ValueError("all labels are below 0, so that every example is always kept and there is no unit")
     found, numbers = np.unique(array[free], return_inverse=True)
     labels = np.full(len(array), -1, np.int32)
     labels[free] = numbers
@@ -149,14 +148,14 @@ def by_source(sources: Any) -> Groups:
 
 
 def by_class(y: Any, names: Sequence[str] | None = None) -> Groups:
-    """One group for each class that occurs.
+    """Makes one group for each class that occurs.
 
     Args:
       y: [N] class numbers.
-      names: of all classes; None takes the numbers.
+      names: the names of all classes; None takes the numbers.
 
     Raises:
-      ValueError: no whole numbers, or a class without a name.
+      ValueError: the classes are not whole numbers, or one has no name.
     """
     classes = np.asarray(y)
     if classes.ndim != 1 or not len(classes):
@@ -170,15 +169,15 @@ def by_class(y: Any, names: Sequence[str] | None = None) -> Groups:
 
 
 def in_blocks(examples: int, count: int, *, seed: int = 0) -> Groups:
-    """Random blocks whose sizes differ by one at most.
+    """Makes random blocks whose sizes differ by one at most.
 
     Args:
       examples: N.
-      count: blocks.
-      seed: of the division.
+      count: the number of blocks.
+      seed: the seed of the division.
 
     Raises:
-      ValueError: fewer than one block, or more than examples.
+      ValueError: there is less than one block, or there are more blocks than examples.
     """
     check_whole("examples", examples, 1)
     check_whole("count", count, 1, examples)
@@ -188,19 +187,19 @@ def in_blocks(examples: int, count: int, *, seed: int = 0) -> Groups:
 
 
 def by_cluster(features: Any, count: int, *, within: Any = None, seed: int = 0) -> Groups:
-    """Clusters of similar examples by k-means (scipy's, started by k-means++).
+    """Clusters similar examples by k-means (scipy's, started by k-means++).
 
     Args:
       features: float [N, ...]: what makes examples similar, an embedding or the inputs themselves.
-      count: clusters; with `within` those of each class.
+      count: the number of clusters; with `within`, of each class.
       within: [N] labels, such as classes, that clusters must not cross; None for none.
-      seed: of the start.
+      seed: the seed of the start.
 
     Returns:
-      At most so many groups: clusters that end without examples are left out.
+      At most as many groups: clusters that end up empty are left out.
 
     Raises:
-      ValueError: features that are not finite, or more clusters than examples.
+      ValueError: features are not finite, or there are more clusters than examples.
     """
     points = _points(features)
     classes = Groups(np.zeros(len(points), np.int32), ("",)) if within is None else as_groups(within, len(points))
@@ -221,7 +220,7 @@ def by_cluster(features: Any, count: int, *, within: Any = None, seed: int = 0) 
 
 
 def _points(features: Any) -> np.ndarray:
-    """Features as float64 [N, d]."""
+    """Returns features as float64 [N, d]."""
     points = np.asarray(features)
     if points.ndim < 1 or not len(points) or points.dtype.kind not in "fiub" or not np.isfinite(points).all():
         raise ValueError(f"features must be finite numbers [N, ...], got {points.dtype} {points.shape}")
@@ -229,9 +228,9 @@ def _points(features: Any) -> np.ndarray:
 
 
 def _parts(points: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """Numbers of the points of each cluster that is not empty, the largest first."""
+    """Returns the numbers of the points of each cluster that is not empty, the largest first."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # an empty cluster, points that are all the same
+        warnings.simplefilter("ignore")  # of an empty cluster, or points that are all the same
         _, found = vq.kmeans2(points, count, minit="++", rng=np.random.default_rng(seed))
     parts = [np.flatnonzero(found == cluster) for cluster in range(count)]
     return sorted((part for part in parts if len(part)), key=lambda part: (-len(part), part[0]))
@@ -246,21 +245,21 @@ def refine(
     interactions) that matter, explain again. A level has t (parts - 1) units more than the one before with
     others="whole", and t * parts in all with "kept", whatever N is; log(N / K) / log(parts) levels reach single
     examples: with K = 100, t = 8 and parts = 8, ten thousand million examples take 9 levels of 64 units and some 3,000
-    trainings each. What it cannot see is a group whose own effect and pairs are small because its parts cancel.
+    trainings each. It misses a group whose own effect and pairs are small because its parts cancel.
 
     Args:
-      groups: what was explained.
-      which: numbers of the groups to divide.
-      parts: of each of them, or as many as it has examples.
+      groups: the groups that were explained.
+      which: the numbers of the groups to divide.
+      parts: the number of parts of each of them, or as many as it has examples.
       features: float [N, ...] for parts by k-means; None divides at random.
       others: "whole": the other groups stay units as they are; "kept": they are always kept.
-      seed: of the division.
+      seed: the seed of the division.
 
     Returns:
       The new groups: the others first, then the parts, named "name / 0", "name / 1".
 
     Raises:
-      ValueError: no or unknown groups, an unknown option, features of another length.
+      ValueError: groups are missing or unknown, an option is unknown, or features have another length.
     """
     groups, numbers = check_groups(groups), np.asarray(which)
     chosen = numbers.tolist() if numbers.ndim == 1 and numbers.dtype.kind in "iu" else []

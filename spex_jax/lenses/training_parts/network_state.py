@@ -15,20 +15,20 @@ _STATISTICS = re.compile(r"batch_stats|(running|moving)_(mean|var|variance|avera
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Parameters:
-    """key -> the collection "params" of Flax variables."""
+    """Maps a key to the collection "params" of Flax variables."""
 
     identity_name: ClassVar[str] = "spex_jax.Parameters"
 
     init: Callable[[jax.Array], Any]
 
     def __call__(self, key: jax.Array) -> Any:
-        """The parameters."""
+        """Returns the parameters."""
         return self.init(key)["params"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _WithCollections:
-    """(parameters, x) -> logits, with collections that stay as they are."""
+    """Maps (parameters, x) to logits, with collections that stay as they are."""
 
     identity_name: ClassVar[str] = "spex_jax.WithCollections"
 
@@ -36,25 +36,25 @@ class _WithCollections:
     held: dict[str, Any]
 
     def __call__(self, params: Any, x: Any) -> jax.Array:
-        """Logits [B, C]."""
+        """Returns logits [B, C]."""
         return self.apply({"params": params, **self.held}, x)
 
 
 def trained_parts(
     init_fn: Callable[[jax.Array], Any], apply_fn: Callable[[Any, Any], jax.Array], key: jax.Array
 ) -> tuple[Callable[[jax.Array], Any], Callable[[Any, Any], jax.Array]]:
-    """Returns the functions of a network of which nothing but parameters is trained.
+    """Returns the functions of a network such that only parameters are trained.
 
-    Of Flax variables {"params": ..., "batch_stats": ...} these are "params"; the other collections stay what `init_fn`
+    Of Flax variables {"params": ..., "batch_stats": ...} these are "params"; the other collections stay as `init_fn`
     makes them.
 
     Args:
       init_fn: key -> parameters, or Flax variables.
       apply_fn: (what init_fn gives, x) -> logits.
-      key: with which the collections that are held are made.
+      key: the key with which the other collections are made.
 
     Raises:
-      ValueError: collections beside "params" that are not known, or statistics among the parameters.
+      ValueError: there are unknown collections beside "params", or statistics among the parameters.
     """
     variables = jax.eval_shape(init_fn, key)
     if isinstance(variables, Mapping) and "params" in variables:

@@ -13,11 +13,11 @@ __all__ = ["group_pictures", "to_uri"]
 
 _OF_A_GROUP = 5
 _SIDE = 96  # larger pictures are made smaller
-_BYTES = 8 * 2**20  # of all pictures of a lens; beyond, groups show fewer
+_BYTES = 8 * 2**20  # for all pictures of a lens; beyond this, groups show fewer
 
 
 def to_uri(picture: np.ndarray) -> str:
-    """A picture uint8 [H, W] or [H, W, 3] as the text of a PNG image that a page can hold."""
+    """Returns a picture uint8 [H, W] or [H, W, 3] as the data URI of a PNG image."""
     try:
         from PIL import Image
     except ImportError as error:
@@ -50,7 +50,7 @@ def group_pictures(pictures: Any, groups: Groups, points: int) -> Pictures:
     """Makes small pictures of the first examples of each group, and of each test point.
 
     Raises:
-      ValueError: no pair of pictures, shapes or dtypes that do not fit, or Pillow is not installed.
+      ValueError: `pictures` is not a pair, shapes or dtypes do not fit, or Pillow is not installed.
     """
     if not isinstance(pictures, tuple | list) or len(pictures) != 2:
         raise ValueError("pictures must be a pair: of the training examples, and of the test points")

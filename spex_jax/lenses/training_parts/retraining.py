@@ -14,15 +14,15 @@ import numpy as np
 
 __all__ = ["Retraining", "in_dtype", "seed_keys"]
 
-_CHUNKS = 8  # parts of a batch of all examples, of which those without kept examples are not computed
-_CHUNK = 64  # examples of such a part, at least
+_CHUNKS = 8  # parts of a batch of all examples; those without kept examples are skipped
+_CHUNK = 64  # examples in such a part, at least
 
 Tree = Any
 _State = tuple[Tree, Tree]  # parameters and state of the optimiser
 
 
 def in_dtype(tree: Tree, dtype: Any) -> Tree:
-    """A pytree with its floats in another dtype; None leaves them."""
+    """Returns a pytree with its floats in another dtype; None leaves them."""
     if dtype is None:
         return tree
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
@@ -35,23 +35,23 @@ def in_dtype(tree: Tree, dtype: Any) -> Tree:
 )
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Retraining:
-    """Masks bool [M, n] -> values [M, T] (or [M], their mean): each mask is a training on the groups that it keeps.
+    """Maps masks bool [M, n] to values [M, T] (or [M], their mean): each mask is a training on the groups it keeps.
 
     Attributes:
       x, y: training examples, pytrees of arrays [N, ...].
       x_test, y_test: test points [T, ...].
       group: int32 [N], the group of each example, -1 where it is always kept.
-      keys: keys [R], one for each seed: of the initial parameters and of the order of the examples.
+      keys: keys [R], one for each seed, for the initial parameters and the order of the examples.
       init: key -> parameters.
-      apply: (parameters, x [B, ...]) -> logits [B, C], each row of its own example alone.
+      apply: (parameters, x [B, ...]) -> logits [B, C], in which the examples are independent.
       loss: (logits, y) -> [B].
       watch: (logits float32 [T, C], y [T]) -> values [T].
       optimizer: an `optax.GradientTransformation`.
-      steps: updates of every training; None where `epochs` says how often each sees what it keeps.
-      epochs: see above.
-      batch: examples of a step; None is all that are kept.
+      steps: updates of every training; None where `epochs` is given.
+      epochs: passes over the kept examples; None where `steps` is given.
+      batch: examples in a step; None is all that are kept.
       mean: whether the value is the mean over test points.
-      dtype: of the forward and backward pass; None is that of the parameters, which keep theirs in any case.
+      dtype: for the forward and backward pass; None is that of the parameters, which keep theirs in any case.
     """
 
     identity_name: ClassVar[str] = "spex_jax.Retraining"
@@ -80,39 +80,39 @@ class Retraining:
 
     @property
     def batches(self) -> int:
-        """Steps that see every example once where all are kept."""
+        """The number of steps that see every example once where all are kept."""
         return 1 if self.batch is None else -(-self.examples // self.batch)
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """Values float32 [M, T], or [M]: the mean over seeds."""
+        """Returns values float32 [M, T], or [M], each the mean over seeds."""
         params = self.trained(masks)
         values = jax.vmap(lambda one: self.values(one, self.x_test, self.y_test))(params)
         values = values.reshape(len(masks), len(self.keys), -1).mean(axis=1)
         return values.mean(axis=1) if self.mean else values
 
     def logits(self, params: Tree, x: Tree) -> jax.Array:
-        """Logits float32 [B, C] of one network."""
+        """Returns logits float32 [B, C] of one network."""
         return self.apply(in_dtype(params, self.dtype), in_dtype(x, self.dtype)).astype(jnp.float32)
 
     def values(self, params: Tree, x: Tree, y: Tree) -> jax.Array:
-        """What is watched of one network at examples, float32 [B]."""
+        """Returns the values float32 [B] of one network at examples."""
         return self.watch(self.logits(params, x), y)
 
     def losses(self, params: Tree, x: Tree, y: Tree) -> jax.Array:
-        """Losses float32 [B] of one network."""
+        """Returns the losses float32 [B] of one network."""
         return self.loss(self.logits(params, x), y).astype(jnp.float32)
 
     def kept(self, masks: jax.Array) -> jax.Array:
-        """Which examples the masks keep, bool [M, N]."""
+        """Returns which examples the masks keep, bool [M, N]."""
         return (self.group < 0) | masks[:, jnp.maximum(self.group, 0)]
 
     def trained(self, masks: jax.Array) -> Tree:
-        """Parameters with leaves [K, ...] after training: those of all seeds of a mask stand together.
+        """Returns the parameters with leaves [K, ...] after training, all seeds of a mask next to each other.
 
-        A training goes through what its mask keeps batch after batch, so that no work is done for what is not kept.
-        Every `batches` steps the order is drawn anew. With `epochs` that is once for each pass, whose last batch is
-        smaller, where it has to be; with `steps` a pass that ends before begins again with the same order. A mask that
-        keeps nothing leaves the initial parameters.
+        A training goes through the kept examples batch after batch, so that no work is done for the others. Every
+        `batches` steps the order is drawn anew. With `epochs` that is once for each pass, whose last batch is smaller
+        where it has to be; with `steps` a pass that ends earlier begins again with the same order. A mask that keeps
+        nothing leaves the initial parameters.
         """
         seeds, count = len(self.keys), len(masks) * len(self.keys)
         kept = jnp.repeat(self.kept(masks), seeds, axis=0)  # [K, N]
@@ -140,7 +140,7 @@ class Retraining:
         return jax.lax.scan(one_pass, start, jnp.arange(passes))[0][0]
 
     def _order(self, kept: jax.Array, keys: jax.Array, number: jax.Array) -> jax.Array:
-        """Numbers of the examples int32 [K, N] in the order of a pass, those that are kept first."""
+        """Returns the numbers of the examples int32 [K, N] in the order of a pass, the kept ones first."""
         if self.batch is None:
             shuffled = jnp.broadcast_to(jnp.arange(self.examples), (len(keys), self.examples))
         else:
@@ -152,9 +152,9 @@ class Retraining:
         return jnp.take_along_axis(shuffled, jnp.argsort(~there, axis=1, stable=True), axis=1)
 
     def _batch(self, sizes: jax.Array, step: jax.Array, place: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Places in the order int32 [K, B] of the batch at `place` of a pass, and which of them count, bool [K, B].
+        """Returns the places int32 [K, B] in the order of the batch at `place` of a pass; which count, bool [K, B].
 
-        What does not count stands for the last example that is kept, so that nothing of the others is ever read.
+        Places that do not count are that of the last kept example, so that no other example is ever read.
         """
         size = self.examples if self.batch is None else min(self.batch, self.examples)
         within, last = jnp.arange(size), jnp.maximum(sizes - 1, 0)[:, None]
@@ -165,8 +165,8 @@ class Retraining:
         return positions, (within < sizes[:, None]) & (step < (self.steps or 0))
 
     def _step(self, state: _State, *, rows: jax.Array, weight: jax.Array) -> _State:
-        """One update of K networks: the mean loss over the examples rows int32 [K, B] that count. A network without any
-        stays as it is, its optimiser too.
+        """Updates K networks once by the mean loss of the examples `rows` int32 [K, B] that count. One without any
+        stays as it is, and so does its optimiser.
         """
         params, memory = state
         if self.batch is None and self.examples > _CHUNK:
@@ -184,7 +184,7 @@ class Retraining:
         return jax.vmap(update)(params, memory, gradients, count)
 
     def _gradients(self, params: Tree, rows: jax.Array, weight: jax.Array) -> Tree:
-        """Gradients of the summed losses of the examples that count, leaves [K, ...]."""
+        """Returns gradients of the summed losses of the examples that count, leaves [K, ...]."""
 
         def total(params: Tree, rows: jax.Array, weight: jax.Array) -> jax.Array:
             x, y = jax.tree.map(lambda leaf: leaf[rows], (self.x, self.y))
@@ -193,11 +193,11 @@ class Retraining:
         return jax.vmap(jax.grad(total))(params, rows, weight)
 
     def _in_chunks(self, params: Tree, rows: jax.Array, weight: jax.Array) -> Tree:
-        """The same, of a batch of all examples: those that are kept stand first, and the rest is skipped."""
+        """Returns the same for a batch of all examples: the kept ones are first, and parts without any are skipped."""
         size = max(_CHUNK, -(-self.examples // _CHUNKS))
         parts = -(-self.examples // size)
         padding = ((0, 0), (0, parts * size - self.examples))
-        # The last row is that of an example that is kept: no other may be read, whatever its weight.
+        # Padding repeats the last place, which is a kept example: no other may be read, whatever its weight.
         rows = jnp.pad(rows, padding, mode="edge").reshape(len(rows), parts, size)
         weight = jnp.pad(weight, padding).reshape(len(weight), parts, size)
 
@@ -212,5 +212,5 @@ class Retraining:
 
 
 def seed_keys(seed: int, count: int) -> jax.Array:
-    """Keys [count], one for each training of a mask."""
+    """Returns keys [count], one for each training of a mask."""
     return jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(np.arange(count))
