@@ -238,7 +238,7 @@ def text_config(config: Config) -> Config:
 
 
 def refuse_quantised(config: Config) -> None:
-    """Raises ValueError where config.json says that the weights are quantised, naming the method."""
+    """Raises ValueError that names the method where config.json describes quantised weights."""
     for part in (config, text_config(config)):
         for key in _QUANTISATIONS:
             given = part.get(key)
