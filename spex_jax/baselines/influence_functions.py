@@ -182,9 +182,8 @@ def influence(
         effects = effects - np.asarray(along, np.float64) / (fn.examples * len(fn.keys))
     if unsolved > _UNSOLVED:
         warnings.warn(
-            f"conjugate gradients left {100 * unsolved:.0f}% of a gradient unsolved. If the Hessian has negative "
-            f"eigenvalues (the training has not converged), damping must exceed them, got {damping}; otherwise give "
-            "more iterations",
+            f"conjugate gradients left {100 * unsolved:.0f}% of a gradient. If the Hessian has negative eigenvalues "
+            f"(the training has not converged), damping must exceed them, got {damping}; else give more iterations",
             stacklevel=3,
         )
     return _spectra(fn, effects, params, value_fn.n)

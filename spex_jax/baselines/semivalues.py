@@ -96,9 +96,8 @@ def faith_banzhaf(masks: Any, values: Any, *, order: int = 2, weights: Any = Non
 
 
 def kernel_shap(masks: Any, values: Any, *, weights: Any = None) -> Spectrum:
-    """Estimates Shapley values by the regression of KernelSHAP (Lundberg and Lee 2017,
-    https://arxiv.org/abs/1705.07874, theorem 2); for trainings this is Data Shapley (Ghorbani and Zou 2019,
-    https://arxiv.org/abs/1904.02868).
+    """Fits the regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2), which
+    gives Shapley values; for trainings Data Shapley (Ghorbani and Zou 2019, https://arxiv.org/abs/1904.02868).
 
     Hardly any uniform masks are small or large, where the kernel has its weight: with many units the estimate is
     consistent but noisy. It sums to f(all) - f(none) where both were evaluated; what fewer masks than units leave open

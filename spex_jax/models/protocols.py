@@ -2,8 +2,7 @@
 
 A model is a function tokens int32 [B, L], attention_mask bool [B, L] -> logits. A model that also has the methods of
 these protocols is evaluated with them, which takes less time. In the shape descriptions, B denotes rows, L positions
-and S texts of a row, C classes, K places read in a row, D the width of the model, P positions of a prefix, V the
-vocabulary.
+and S texts of a row, C classes, K places read, D the width of the model, P positions of a prefix, V the vocabulary.
 """
 
 import dataclasses
