@@ -1,10 +1,10 @@
-"""What people compare with: methods that give each unit one number, faithful interactions of low order, and a greedy
+"""Baselines to compare with: methods that give each unit one number, faithful interactions of low order, and a greedy
 search for a circuit.
 
-Most read a table of ablations that was asked; `explain` has these as methods. The others ask the model through the
+Most fit a table of evaluated ablations; `explain` has these as methods. The others evaluate the model through the
 engine (`acdc`, `attribution_patching`, `integrated_gradients`, `leave_one_out`), or read the gradients of networks
-(`influence`, `trak`). Those that give numbers return the `Spectrum` of their surrogate, so that they can be compared,
-optimised and reported as any other.
+(`influence`, `trak`). Those that give numbers return the `Spectrum` of their surrogate, so that it can be compared,
+optimised and reported like any other.
 """
 
 from spex_jax.baselines.additive import additive_spectrum

@@ -10,10 +10,10 @@ __all__ = ["additive_spectrum"]
 
 
 def additive_spectrum(effects: Any, full: float) -> Spectrum:
-    """The spectrum of f(x) = full - sum of the effects of the units that x removes.
+    """Returns the spectrum of f(x) = full - sum of the effects of the units that x removes.
 
     Args:
-      effects: float [n].
+      effects: float [n], one for each unit.
       full: the value with everything kept.
 
     Raises:

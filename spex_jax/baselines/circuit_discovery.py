@@ -1,4 +1,4 @@
-"""Greedy search for a circuit: parts go one after another, as long as little is lost."""
+"""Greedy search for a circuit: removes parts one after another, as long as the value gets little worse."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ _LOW_IS_GOOD = ("loss", "kl")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Circuits:
-    """What was kept at each threshold.
+    """The circuit at each threshold.
 
     Attributes:
       thresholds: float64 [T].
       masks: bool [T, n], True for units of the circuit.
-      values: float64 [T].
-      asked: ablations in all.
+      values: float64 [T], of the circuits.
+      asked: the number of ablations that were evaluated.
     """
 
     thresholds: np.ndarray
@@ -40,20 +40,20 @@ def acdc(
     progress: bool = False,
     **options: Any,
 ) -> Circuits:
-    """Automatic circuit discovery over units (Conmy et al. 2023, https://arxiv.org/abs/2304.14997, algorithm 1, with
-    nodes in place of edges): from the last unit to the first, each is removed for good unless the value gets worse by
-    the threshold or more. All thresholds go through the units together.
+    """Finds circuits by automatic circuit discovery (Conmy et al. 2023, https://arxiv.org/abs/2304.14997, algorithm 1,
+    with nodes in place of edges): from the last unit to the first, each is removed for good unless that makes the value
+    worse by the threshold or more. All thresholds go through the units together.
 
     Args:
-      value_fn: a `ValueFunction`; the paper's is value "kl".
-      thresholds: how much worse the value may get in one step; one or several. At 0 and below a unit goes only where
-        the value gets better by it.
-      order: numbers of all units, first to be tried first; None is from the last to the first.
-      low_is_good: whether low values are good; None: where the lens says that the value is "loss" or "kl".
-      progress, **options: of `spex_jax.evaluate`.
+      value_fn: a `ValueFunction`; the paper uses the value "kl".
+      thresholds: how much worse the value may get in one step; one or several. At 0 and below a unit is removed only
+        where that makes the value better.
+      order: all units in the order in which they are tried; None goes from the last to the first.
+      low_is_good: whether low values are good; None means that they are for the values "loss" and "kl" of a lens.
+      progress, **options: see `spex_jax.evaluate`.
 
     Raises:
-      ValueError: no `ValueFunction` of one value, thresholds that are no numbers, an order that is no permutation; see
+      ValueError: no `ValueFunction` of one value, thresholds that are not numbers, an order that is no permutation; see
         `spex_jax.evaluate`.
     """
     if not isinstance(value_fn, ValueFunction):
@@ -72,13 +72,13 @@ def acdc(
     masks = np.ones((len(limits), n), np.bool_)
     with Engine(value_fn, **options) as engine:
         first = engine.evaluate(masks[:1], progress=progress)
-        values, asked = np.repeat(first.values, len(limits)), first.evaluated
+        values, evaluated = np.repeat(first.values, len(limits)), first.evaluated
         size = engine.batch_size(len(limits))  # one program, however many of the thresholds still agree
         for unit in units:
             without = masks.copy()
             without[:, unit] = False
-            answers = engine.evaluate(without, progress=progress, size=size)
-            asked += answers.evaluated
-            removed = sign * (answers.values - values) < limits
-            masks[removed], values = without[removed], np.where(removed, answers.values, values)
-    return Circuits(thresholds=limits, masks=masks, values=values, asked=asked)
+            trial = engine.evaluate(without, progress=progress, size=size)
+            evaluated += trial.evaluated
+            removed = sign * (trial.values - values) < limits
+            masks[removed], values = without[removed], np.where(removed, trial.values, values)
+    return Circuits(thresholds=limits, masks=masks, values=values, asked=evaluated)

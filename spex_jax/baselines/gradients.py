@@ -1,4 +1,4 @@
-"""First-order estimates of what removing a unit does, from gradients in the mask."""
+"""First-order estimates of the effect of removing a unit, from gradients with respect to the mask."""
 
 import dataclasses
 from typing import Any
@@ -19,7 +19,7 @@ __all__ = ["attribution_patching", "integrated_gradients"]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _Gradient:
-    """Masks bool [B, n] -> [B, n + 1]: the mean gradient at shares float32 [T] of each mask, and the value at it."""
+    """Maps masks bool [B, n] to [B, n + 1]: the mean gradient at shares float32 [T] of each mask, and its value."""
 
     fn: Any
     shares: jax.Array
@@ -40,7 +40,7 @@ def _effects(value_fn: ValueFunction, shares: np.ndarray, options: dict[str, Any
     if not isinstance(value_fn, ValueFunction) or not value_fn.device.relaxed or value_fn.outputs != ():
         raise ValueError(
             "gradients need a value function of one value that takes masks of floats, with "
-            "device=DeviceOptions(relaxed=True), as lenses.components makes them; leave_one_out asks masks alone"
+            "device=DeviceOptions(relaxed=True), as lenses.components makes them; leave_one_out needs no gradients"
         )
     value = value_fn.details.value
     if value == "kl" and shares.min() == 1:
@@ -58,12 +58,12 @@ def _effects(value_fn: ValueFunction, shares: np.ndarray, options: dict[str, Any
 
 
 def attribution_patching(value_fn: ValueFunction, **options: Any) -> Spectrum:
-    """The gradient at the whole network times what removing changes: a linear estimate of every leave-one-out effect in
-    one forward and one backward pass (Nanda 2023; Syed et al. 2023, https://arxiv.org/abs/2310.10348).
+    """Estimates every leave-one-out effect linearly by the gradient at the whole network times what removing changes,
+    in one forward and one backward pass (Nanda 2023; Syed et al. 2023, https://arxiv.org/abs/2310.10348).
 
     Args:
-      value_fn: with `device.relaxed`, as `lenses.components` makes them.
-      **options: of `spex_jax.evaluate`.
+      value_fn: a value function with `device.relaxed`, as `lenses.components` makes them.
+      **options: see `spex_jax.evaluate`.
 
     Raises:
       ValueError: a value function that cannot be differentiated.
@@ -72,13 +72,13 @@ def attribution_patching(value_fn: ValueFunction, **options: Any) -> Spectrum:
 
 
 def integrated_gradients(value_fn: ValueFunction, *, steps: int = 32, **options: Any) -> Spectrum:
-    """Gradients in the mask along the straight way from everything removed to everything kept (Sundararajan et al.
-    2017, https://arxiv.org/abs/1703.01365): effects that sum to f(all) - f(none) up to the error of `steps` midpoints.
+    """Integrates gradients along the straight path of masks from everything removed to everything kept (Sundararajan et
+    al. 2017, https://arxiv.org/abs/1703.01365); effects sum to f(all) - f(none) up to the error of `steps` midpoints.
 
     Args:
-      value_fn: with `device.relaxed`, as `lenses.components` makes them.
-      steps: forward and backward passes.
-      **options: of `spex_jax.evaluate`.
+      value_fn: a value function with `device.relaxed`, as `lenses.components` makes them.
+      steps: the number of forward and backward passes.
+      **options: see `spex_jax.evaluate`.
 
     Raises:
       ValueError: a value function that cannot be differentiated, no steps.

@@ -1,7 +1,7 @@
-"""What leaving examples out would do, from the gradients of networks that were trained on all of them.
+"""Estimates the effects of leaving examples out from the gradients of networks that were trained on all of them.
 
-Both take a value function of `lenses.training_data` and retrain nothing but those networks. P is the number of
-parameters, N of training examples, T of test points.
+Both methods take a value function of `lenses.training_data` and train only those networks. P denotes the number of
+parameters, N of training examples, T of test points, R of networks.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ from spex_jax.utils.seeds import FURTHER_TRAININGS
 __all__ = ["SOLVERS", "influence", "trak"]
 
 SOLVERS = ("cg", "exact")
-_RIDGE = 1e-4  # of the projected features, as a share of their mean square: float32 needs it
-_UNSOLVED = 0.05  # of a gradient
-_MOST_EXACT = 20_000  # parameters whose Hessian, 1.6 GB, is still written down
+_RIDGE = 1e-4  # for the projected features, as a share of their mean square; float32 needs it
+_UNSOLVED = 0.05  # the share of a gradient above which a warning is given
+_MOST_EXACT = 20_000  # parameters, whose Hessian takes 1.6 GB
 
 
 def _trainings(value_fn: ValueFunction, caller: str) -> Retraining:
-    """The trainings of a value function of the lens; raises ValueError for any other."""
+    """Returns the trainings of a value function of the lens; raises ValueError for any other."""
     if not isinstance(value_fn, ValueFunction) or not isinstance(value_fn.fn, Retraining):
         raise ValueError(f"{caller} needs a value function of lenses.training_data, whose network it differentiates")
     return value_fn.fn
 
 
 def _networks(value_fn: ValueFunction, caller: str, count: int = 0) -> tuple[Retraining, Any]:
-    """The trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
+    """Returns the trainings, and the parameters [R, ...] of those on all examples, with further seeds up to `count`."""
     fn = _trainings(value_fn, caller)
     further = [jax.random.fold_in(fn.keys[0], FURTHER_TRAININGS + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
@@ -58,25 +58,25 @@ def _trained(fn: Retraining, masks: jax.Array) -> Any:
 
 @compiled
 def _values(fn: Retraining, params: Any) -> jax.Array:
-    """Of networks [R, ...] at the test points, [R, T]."""
+    """Returns the values of networks [R, ...] at the test points, [R, T]."""
     with precision_of_models():
         return jax.vmap(lambda one: fn.values(one, fn.x_test, fn.y_test))(params)
 
 
 def _spectra(fn: Retraining, effects: np.ndarray, params: Any, n: int) -> Spectrum | list[Spectrum]:
-    """Additive spectra of effects float64 [T, N] of single examples: those of a group add up."""
+    """Returns the additive spectra of effects float64 [T, N] of single examples; effects within a group add up."""
     full = np.asarray(_values(fn, params), np.float64).mean(axis=0)
     if fn.mean:
         effects, full = effects.mean(axis=0, keepdims=True), full.mean(keepdims=True)
     labels = np.asarray(fn.group)
     free = labels >= 0
-    of_groups = np.stack([np.bincount(labels[free], row[free], minlength=n) for row in effects])
-    found = [additive_spectrum(row, float(value)) for row, value in zip(of_groups, full, strict=True)]
+    grouped = np.stack([np.bincount(labels[free], row[free], minlength=n) for row in effects])
+    found = [additive_spectrum(row, float(value)) for row, value in zip(grouped, full, strict=True)]
     return found[0] if fn.mean else found
 
 
 def _functions(fn: Retraining, params: Any) -> tuple[jax.Array, Callable[..., jax.Array], Callable[..., jax.Array]]:
-    """The parameters as a vector [P], and the losses [N] and values [T] of one."""
+    """Returns the parameters as a vector [P], and the functions of it that compute losses [N] and values [T]."""
     flat, unravel = ravel_pytree(params)
 
     def losses(vector: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ def _functions(fn: Retraining, params: Any) -> tuple[jax.Array, Callable[..., ja
 
 @compiled
 def _gradients_of_values(fn: Retraining, params: Any) -> jax.Array:
-    """Float32 [T, P]."""
+    """Returns the gradients of the values at the test points, float32 [T, P]."""
     flat, _, values = _functions(fn, params)
     with precision_of_models():
         return jax.jacrev(values)(flat)
@@ -98,7 +98,7 @@ def _gradients_of_values(fn: Retraining, params: Any) -> jax.Array:
 
 @compiled
 def _hessian(fn: Retraining, params: Any) -> jax.Array:
-    """Of the mean loss, float32 [P, P]."""
+    """Returns the Hessian of the mean loss, float32 [P, P]."""
     flat, losses, _ = _functions(fn, params)
     gradient = jax.grad(lambda vector: losses(vector).mean())
     with precision_of_models():
@@ -109,7 +109,7 @@ def _hessian(fn: Retraining, params: Any) -> jax.Array:
 def _by_conjugate_gradients(
     fn: Retraining, params: Any, given: jax.Array, damping: jax.Array, iterations: int
 ) -> tuple[jax.Array, jax.Array]:
-    """(H + damping)^-1 of each row of [T, P], and what is left of it as a part of the row, [T]."""
+    """Returns (H + damping)^-1 times each row of [T, P], and the residual as a share of the row, [T]."""
     flat, losses, _ = _functions(fn, params)
     gradient = jax.grad(lambda vector: losses(vector).mean())
 
@@ -126,7 +126,7 @@ def _by_conjugate_gradients(
 
 @compiled
 def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Array:
-    """How the losses change along each of the directions [T, P], float32 [T, N]."""
+    """Returns the slopes of the losses along each of the directions [T, P], float32 [T, N]."""
     flat, losses, _ = _functions(fn, params)
     with precision_of_models():
         return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
@@ -136,21 +136,21 @@ def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Arr
 def influence(
     value_fn: ValueFunction, *, damping: float = 0.01, solver: str = "cg", iterations: int = 100
 ) -> Spectrum | list[Spectrum]:
-    """Influence functions (Koh and Liang 2017, https://arxiv.org/abs/1703.04730, section 2): the effect of an example
-    on a value is -grad(value) (H + damping)^-1 grad(loss) / N at the network trained on all, with H the Hessian of the
-    mean loss; the mean over the lens's seeds.
+    """Estimates effects by influence functions (Koh and Liang 2017, https://arxiv.org/abs/1703.04730, section 2): that
+    of an example on a value is -grad(value) (H + damping)^-1 grad(loss) / N at the network trained on all examples,
+    with H the Hessian of the mean loss. The effects are means over the lens's seeds.
 
     Args:
-      value_fn: of `lenses.training_data`.
-      damping: added to the diagonal of the Hessian, which has negative eigenvalues where the training has not ended;
-        where the conjugate gradients fail for that a warning says so.
+      value_fn: a value function of `lenses.training_data`.
+      damping: added to the diagonal of the Hessian, which has negative eigenvalues where the training has not
+        converged; a warning tells where the conjugate gradients fail because of that.
       solver: "cg" (conjugate gradients with products with the Hessian) or "exact" (the Hessian itself).
-      iterations: of the conjugate gradients, at most.
+      iterations: the largest number of conjugate gradient iterations.
 
     Returns:
-      The additive spectrum of groups, whose examples' effects add up (examples that are always kept are part of the
-      training and have none): one for each test point, or one where the lens averages them. Values that are constant
-      but for jumps, such as "accuracy", have no gradient and no effects.
+      The additive spectrum of the groups for each test point, or one where the lens averages them. The effects of a
+      group's examples add up; examples that are always kept are part of the training and have none. Values that are
+      constant between jumps, such as "accuracy", have no gradient and no effects.
 
     Raises:
       ValueError: another value function, an unknown solver, options out of range, too many parameters for "exact".
@@ -182,8 +182,8 @@ def influence(
         effects = effects - np.asarray(along, np.float64) / (fn.examples * len(fn.keys))
     if unsolved > _UNSOLVED:
         warnings.warn(
-            f"conjugate gradients left {100 * unsolved:.0f}% of a gradient: where the Hessian has negative eigenvalues "
-            f"(the training has not ended), damping must exceed them, it is {damping}; or give more iterations",
+            f"conjugate gradients left {100 * unsolved:.0f}% of a gradient. If the Hessian has negative eigenvalues "
+            f"(the training has not converged), damping must exceed them, got {damping}; else give more iterations",
             stacklevel=3,
         )
     return _spectra(fn, effects, params, value_fn.n)
@@ -191,7 +191,7 @@ def influence(
 
 @compiled(static_argnames=("size",))
 def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
-    """Of one network: phi(test) (Phi^T Phi)^-1 Phi^T float32 [T, N], and 1 - p of the examples' classes [N]."""
+    """Returns phi(test) (Phi^T Phi)^-1 Phi^T float32 [T, N] of one network, and 1 - p of the examples' classes [N]."""
     flat, unravel = ravel_pytree(params)
     projection = jax.random.normal(key, (len(flat), size), jnp.float32) / np.float32(np.sqrt(size))
 
@@ -216,20 +216,20 @@ def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax
 
 @own_settings()
 def trak(value_fn: ValueFunction, *, size: int = 256, models: int = 4, seed: int = 0) -> Spectrum | list[Spectrum]:
-    """Random projections of the gradients of the margin, as in TRAK (Park et al. 2023,
+    """Estimates effects from random projections of the margin's gradients, as TRAK does (Park et al. 2023,
     https://arxiv.org/abs/2303.14186, equation 13): phi(test) (Phi^T Phi)^-1 Phi^T times 1 - p, each averaged over
-    networks; its last step, a soft threshold, is left out.
+    networks. The last step of TRAK, a soft threshold, is left out.
 
-    Its networks are trained on all examples: those of the lens's seeds, and of further ones up to `models`.
+    The networks are trained on all examples, with the lens's seeds and further ones up to `models`.
 
     Args:
-      value_fn: of `lenses.training_data`, of a classifier.
-      size: numbers that are kept of a gradient; well below the number of examples.
-      models: networks, where the lens has fewer seeds.
-      seed: of the projections.
+      value_fn: a value function of `lenses.training_data`, of a classifier.
+      size: the width of a projected gradient; well below the number of examples.
+      models: the number of networks, where the lens has fewer seeds.
+      seed: the seed of the projections.
 
     Returns:
-      As `influence`. Effects are of the margin whatever the lens watches, and known up to a factor.
+      As `influence`. The effects are on the margin whatever the lens watches, and known up to a factor.
 
     Raises:
       ValueError: another value function, labels that are no classes, options out of range.
@@ -240,7 +240,7 @@ def trak(value_fn: ValueFunction, *, size: int = 256, models: int = 4, seed: int
     fn = _trainings(value_fn, "trak")
     logits = jax.eval_shape(lambda fn: fn.logits(fn.init(fn.keys[0]), fn.x), fn).shape[1]
     if not are_classes(fn.y) or logits < 2 or not all(y.min() >= 0 and y.max() < logits for y in (fn.y, fn.y_test)):
-        raise ValueError(f"trak needs a classifier, whose y are class numbers from 0 to {logits - 1}, at least two")
+        raise ValueError(f"trak needs a classifier of two or more classes, with y as class numbers 0 to {logits - 1}")
     fn, params = _networks(value_fn, "trak", models)
     count = max(len(fn.keys), models)
     networks = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
@@ -251,7 +251,7 @@ def trak(value_fn: ValueFunction, *, size: int = 256, models: int = 4, seed: int
     )
     if not np.isfinite(kernel).all():
         raise ValueError(
-            "the margins of the trained network have no gradient (it is saturated): trak says nothing of it"
+            "the margins of the trained network have no gradient (it is saturated), so that trak cannot be used"
         )
     own = jax.tree.map(lambda leaf: leaf[: len(fn.keys)], params)  # whose mean is the lens's value
     return _spectra(fn, kernel * weight, own, value_fn.n)

@@ -1,4 +1,4 @@
-"""Sparse linear functions of the masks, by scikit-learn."""
+"""Sparse linear functions of the masks, fitted by scikit-learn."""
 
 import dataclasses
 import importlib.util
@@ -24,14 +24,14 @@ def check_sklearn(caller: str) -> None:
 
 
 def datamodels(masks: Any, values: Any, *, folds: int = 5, seed: int = 0) -> Spectrum:
-    """LASSO from masks to values, its penalty by cross-validation (Ilyas et al. 2022, https://arxiv.org/abs/2202.00622,
-    section 2).
+    """Fits LASSO from masks to values with a cross-validated penalty (Ilyas et al. 2022,
+    https://arxiv.org/abs/2202.00622, section 2).
 
     Args:
       masks: bool [M, n].
       values: [M].
-      folds: of the cross-validation.
-      seed: of the folds.
+      folds: the number of folds of the cross-validation.
+      seed: the seed of the folds.
 
     Raises:
       ValueError: no table of ablations, fewer rows than folds, or scikit-learn is not installed.
@@ -56,7 +56,7 @@ def datamodels(masks: Any, values: Any, *, folds: int = 5, seed: int = 0) -> Spe
 
 
 def lasso(masks: Any, values: Any, *, alpha: float = 0.01) -> Spectrum:
-    """LASSO on standardised masks with a fixed penalty, the setting of ContextCite (Cohen-Wang et al. 2024,
+    """Fits LASSO on standardised masks with a fixed penalty, the setting of ContextCite (Cohen-Wang et al. 2024,
     https://arxiv.org/abs/2409.00729).
 
     ContextCite divides the log-probability of an answer by its number of tokens first: for a sum over T tokens its

@@ -1,4 +1,4 @@
-"""LIME: a linear function of the masks, those near the full one first."""
+"""LIME: a linear function of the masks, in which masks near the full one weigh more."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -16,17 +16,17 @@ __all__ = ["LIME", "lime"]
 
 
 def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 1.0) -> Spectrum:
-    """The weighted ridge regression of LIME (Ribeiro et al. 2016, https://arxiv.org/abs/1602.04938, section 3.4) as its
-    package does it for texts, with all units kept.
+    """Fits the weighted ridge regression of LIME (Ribeiro et al. 2016, https://arxiv.org/abs/1602.04938, section 3.4)
+    as its package does for texts, without a selection of units.
 
-    A mask of s of n units has the weight exp(-d^2 / (2 kernel_width^2)) with d = 100 (1 - sqrt(s / n)), 100 times its
-    cosine distance to the full one. The intercept is not shrunk.
+    A mask that keeps s of n units has the weight exp(-d^2 / (2 kernel_width^2)) with d = 100 (1 - sqrt(s / n)), 100
+    times its cosine distance to the full mask. The intercept is not shrunk.
 
     Args:
       masks: bool [M, n].
       values: [M].
-      kernel_width: in hundredths of the distance.
-      alpha: of the ridge.
+      kernel_width: the width of the kernel, in hundredths of the distance.
+      alpha: the penalty of the ridge.
 
     Raises:
       ValueError: no table of ablations, or a width or alpha that is no positive number.
@@ -46,7 +46,7 @@ def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 
     mean = weight @ (values - middle) / weight.sum()
     target = values - middle - mean
     n = masks.shape[1]
-    if len(masks) < n:  # the same ridge, with an equation for each mask in place of each unit
+    if len(masks) < n:  # the same ridge, with one equation per mask in place of one per unit
         root = np.sqrt(weight)
         rows = design * root[:, None]
         effects = np.linalg.solve(rows @ rows.T + alpha * np.eye(len(rows)), root * target) @ rows
@@ -60,11 +60,11 @@ def lime(masks: Any, values: Any, *, kernel_width: float = 25.0, alpha: float = 
 class LIME(ShrunkRegression):
     """The method "lime" of `explain`; see `lime`.
 
-    LIME's own draw takes the number of removed words uniformly, without complements and with repetitions.
+    The package of LIME draws the number of removed words uniformly, without complements and with repetitions.
 
     Attributes:
-      kernel_width: in hundredths of the distance.
-      alpha: of the ridge.
+      kernel_width: the width of the kernel, in hundredths of the distance.
+      alpha: the penalty of the ridge.
       sampling: how masks are drawn (see `sampling.draw`); None is "size".
     """
 

@@ -1,4 +1,4 @@
-"""Shapley values by the permutations in which units arrive."""
+"""Shapley values from permutations of the units."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -15,16 +15,16 @@ __all__ = ["PermutationShapley", "draw_permutations", "permutation_shapley"]
 
 
 def draw_permutations(n: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random permutations, each followed by its reverse (antithetic sampling: Mitchell et al. 2022,
-    https://arxiv.org/abs/2104.12199), as many as `count` masks have room for and at most `count`, and the masks that
-    they need. Equal masks are asked once.
+    """Draws random permutations, each followed by its reverse (antithetic sampling: Mitchell et al. 2022,
+    https://arxiv.org/abs/2104.12199), as many as `count` masks have room for and at most `count`, and returns them with
+    the masks that they need. Equal masks are evaluated once.
 
     A larger count gives the same permutations and further ones.
 
     Args:
-      n: number of units.
-      count: of masks, at least n + 1.
-      seed: of the draw.
+      n: the number of units.
+      count: the largest number of masks, at least n + 1.
+      seed: the seed of the draw.
 
     Returns:
       masks: bool [M, n], distinct, M <= count; the full and the empty one first.
@@ -49,7 +49,7 @@ def draw_permutations(n: int, count: int, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def permutation_shapley(masks: Any, values: Any, permutations: Any) -> Spectrum:
-    """Shapley values as the mean of what each unit adds to those before it (Castro et al. 2009,
+    """Estimates Shapley values as the mean of what each unit adds to those before it (Castro et al. 2009,
     https://doi.org/10.1016/j.cor.2008.04.004); they sum to f(all) - f(none).
 
     Args:
@@ -81,7 +81,7 @@ def permutation_shapley(masks: Any, values: Any, permutations: Any) -> Spectrum:
 
 
 def look_up(masks: np.ndarray, values: np.ndarray, wanted: np.ndarray, caller: str) -> np.ndarray:
-    """The values float64 [W] of the masks bool [W, n] in a table bool [M, n], float64 [M]; the mean of equal rows.
+    """Returns the values float64 [W] of masks bool [W, n] in a table bool [M, n], float64 [M]; averages equal rows.
 
     Raises:
       ValueError: a mask that the table lacks.
@@ -92,14 +92,14 @@ def look_up(masks: np.ndarray, values: np.ndarray, wanted: np.ndarray, caller: s
         removed = np.flatnonzero(~wanted[np.argmax(lacking)])
         raise ValueError(
             f"{caller} needs {lacking.sum()} masks that the table lacks; the first removes {len(removed)} of "
-            f"{masks.shape[1]} units ({', '.join(map(str, removed[:20])) or 'none'}): ask it too"
+            f"{masks.shape[1]} units ({', '.join(map(str, removed[:20])) or 'none'}): evaluate it too"
         )
     means = np.bincount(own, values, len(first)) / np.maximum(np.bincount(own, minlength=len(first)), 1)
     return means[found]
 
 
 def _prefixes(orders: np.ndarray) -> np.ndarray:
-    """The masks of the first 0 to n units of permutations int [P, n], bool [P, n + 1, n]."""
+    """Returns the masks of the first 0 to n units of permutations int [P, n], bool [P, n + 1, n]."""
     n = orders.shape[1]
     return np.argsort(orders, axis=1)[:, None, :] < np.arange(n + 1)[:, None]
 

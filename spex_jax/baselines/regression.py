@@ -1,4 +1,4 @@
-"""Least squares on all sets of units up to an order, in their characters: what the faithful indices are fitted by."""
+"""Least squares on the characters of all sets of units up to an order, by which the faithful indices are fitted."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,13 +18,13 @@ __all__ = [
 ]
 
 _MOST = 20_000  # coefficients, whose normal equations take 3.2 GB
-_ELEMENTS = 2**24  # of the design that are made at a time, 128 MB
-_SINGULAR = 1e-12  # reciprocal condition of normal equations below which they are not believed
+_ELEMENTS = 2**24  # of the design that are in memory at a time, 128 MB
+_SINGULAR = 1e-12  # reciprocal condition of normal equations below which they are not trusted
 _REFINEMENTS = 2
 
 
 def coefficients_up_to(n: int, order: int) -> int:
-    """How many coefficients least squares on all sets of at most `order` of n units has, that of () included.
+    """Returns the number of coefficients of least squares on all sets of at most `order` of n units, () included.
 
     Raises:
       ValueError: more than a least squares problem may have.
@@ -39,7 +39,7 @@ def coefficients_up_to(n: int, order: int) -> int:
 
 
 def support_up_to(n: int, order: int) -> np.ndarray:
-    """All sets of at most `order` units by size, () first, bool [K, n].
+    """Returns all sets of at most `order` units by size, () first, bool [K, n].
 
     Raises:
       ValueError: more than a least squares problem may have.
@@ -53,12 +53,12 @@ def check_rows(masks: np.ndarray, support: np.ndarray) -> None:
     if len(masks) < len(support):
         raise ValueError(
             f"{len(support)} coefficients, one for each set of up to {support.sum(axis=1).max()} of {masks.shape[1]} "
-            f"units, need at least as many ablations, got {len(masks)}: ask more masks, or use a lower order"
+            f"units, need at least as many ablations, got {len(masks)}: evaluate more masks, or use a lower order"
         )
 
 
 def check_weights(weights: Any, masks: np.ndarray) -> np.ndarray:
-    """Weights of the rows as float64 [M].
+    """Returns the weights of the rows as float64 [M].
 
     Raises:
       ValueError: another shape, or weights that are negative or not finite.
@@ -81,19 +81,19 @@ def least_squares(
     *,
     closed: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The z that minimises sum_m weights[m] (target[m] - design(masks)[m] @ z)^2; of several the shortest.
+    """Returns the z that minimises sum_m weights[m] (target[m] - design(masks)[m] @ z)^2; of several the shortest.
 
-    By normal equations, refined, which take M K^2 operations and 8 K^2 bytes; the design is made in parts. Where masks
-    leave something open, or nearly so, by a singular value decomposition of the whole design, which is slow for many
-    thousand coefficients.
+    Solves the normal equations with iterative refinement, in M K^2 operations and 8 K^2 bytes, and makes the design in
+    parts. Where the masks do not determine z, or only barely, uses a singular value decomposition of the whole design,
+    which is slow for many thousand coefficients.
 
     Args:
       design: masks bool [m, n] -> float64 [m, K].
-      count: K.
+      count: K, the number of coefficients.
       masks: bool [M, n].
       target: float64 [M].
       weights: float64 [M].
-      closed: float64 [K], a direction that every row of the design is orthogonal to, as is the answer.
+      closed: float64 [K], a direction to which every row of the design is orthogonal, and so is the answer.
 
     Returns:
       float64 [K].
@@ -128,7 +128,7 @@ def least_squares(
 
 
 def table(masks: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
-    """A table of ablations, checked: masks bool [M, n], values float64 [M].
+    """Returns a table of ablations, checked: masks bool [M, n], values float64 [M].
 
     Raises:
       ValueError: no such table, or a unit that is always kept or always removed.
@@ -139,6 +139,6 @@ def table(masks: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
     if not varies.all():
         raise ValueError(
             f"every unit must be kept by some masks and removed by others; unit {int(np.argmin(varies))} is not: "
-            "ask more masks"
+            "evaluate more masks"
         )
     return masks, values

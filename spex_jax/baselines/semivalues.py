@@ -1,9 +1,9 @@
 """Banzhaf and Shapley values, and the interactions of low order that are faithful to a function, from a table of
 ablations.
 
-All but one are regressions on the characters of all sets up to an order: the spectrum of the surrogate is what is
-fitted. Rows that are equal count as often as they stand in the table; which of several answers is given where masks
-leave some open is said at each.
+All but one are regressions on the characters of all sets up to an order, which fit the spectrum of a surrogate. Equal
+rows count as often as they stand in the table. Where masks leave coefficients open, the docstring of each tells which
+of the solutions is returned.
 """
 
 import dataclasses
@@ -44,18 +44,18 @@ Estimator = Literal["regression", "reuse"]
 
 
 def banzhaf(masks: Any, values: Any, *, estimator: Estimator = "regression") -> Spectrum:
-    """Banzhaf values (Data Banzhaf: Wang and Jia 2023, https://arxiv.org/abs/2205.15466).
+    """Estimates Banzhaf values (Data Banzhaf: Wang and Jia 2023, https://arxiv.org/abs/2205.15466).
 
     Args:
       masks: bool [M, n], uniform.
       values: [M].
       estimator: "regression" (least squares of first order: `faith_banzhaf` of order 1), or "reuse" (maximum sample
-        reuse, section 4 of the paper: of each unit the mean value with it less the mean without), which needs no more
-        than two masks and is noisier.
+        reuse, section 4 of the paper: for each unit the mean value with it minus the mean without), which needs no
+        more than two masks and is noisier.
 
     Raises:
-      ValueError: no table of ablations, a unit that is always kept or always removed, an unknown estimator, or a
-        regression of fewer masks than n + 1.
+      ValueError: no table of ablations, a unit that is always kept or always removed, an unknown estimator, or fewer
+        than n + 1 masks for the regression.
     """
     Banzhaf(estimator=estimator).check_choices()
     if estimator == "regression":
@@ -68,21 +68,21 @@ def banzhaf(masks: Any, values: Any, *, estimator: Estimator = "regression") -> 
 
 
 def faith_banzhaf(masks: Any, values: Any, *, order: int = 2, weights: Any = None) -> Spectrum:
-    """Least squares on all sets of up to `order` units: of all masks the Faithful Banzhaf interactions (Tsai et al.
-    2023, https://arxiv.org/abs/2203.00870; Hammer and Holzman 1992).
+    """Fits least squares on all sets of up to `order` units; on all masks this gives the Faithful Banzhaf interactions
+    (Tsai et al. 2023, https://arxiv.org/abs/2203.00870; Hammer and Holzman 1992).
 
-    K = sum of C(n, s), s <= order, coefficients take M K^2 operations and 8 K^2 bytes: 128 units of order 2 have 8,257.
-    From little more than K masks the answer repeats their noise many times over. Where masks leave coefficients open
-    they are the smallest that fit.
+    K = sum of C(n, s), s <= order, coefficients take M K^2 operations and 8 K^2 bytes: 128 units have 8,257 at order 2.
+    With little more than K masks the answer amplifies their noise many times. Where masks leave coefficients open they
+    are the smallest that fit.
 
     Args:
       masks: bool [M, n], uniform.
       values: [M].
-      order: of the largest set; more than n is n.
-      weights: [M], of the rows; None weighs all alike.
+      order: the size of the largest set; more than n means n.
+      weights: [M], one for each row; None weighs all alike.
 
     Returns:
-      The spectrum of the surrogate, all its K terms; its `interactions("FBII", order)` are the estimates.
+      The spectrum of the surrogate with all K terms; its `interactions("FBII", order)` are the estimates.
 
     Raises:
       ValueError: no table of ablations, a unit that is always kept or always removed, fewer masks than coefficients, or
@@ -96,17 +96,17 @@ def faith_banzhaf(masks: Any, values: Any, *, order: int = 2, weights: Any = Non
 
 
 def kernel_shap(masks: Any, values: Any, *, weights: Any = None) -> Spectrum:
-    """Shapley values by the regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem
-    2); of trainings Data Shapley (Ghorbani and Zou 2019, https://arxiv.org/abs/1904.02868).
+    """Fits the regression of KernelSHAP (Lundberg and Lee 2017, https://arxiv.org/abs/1705.07874, theorem 2), which
+    gives Shapley values; for trainings Data Shapley (Ghorbani and Zou 2019, https://arxiv.org/abs/1904.02868).
 
-    Of uniform masks hardly any are small or large, where the kernel has its weight: with many units it is consistent
-    and noisy. It sums to f(all) - f(none) where both were asked; what fewer masks than units leave open is shared
-    equally.
+    Hardly any uniform masks are small or large, where the kernel has its weight: with many units the estimate is
+    consistent but noisy. It sums to f(all) - f(none) where both were evaluated; what fewer masks than units leave open
+    is shared equally.
 
     Args:
-      masks: bool [M, n], of each size uniform.
+      masks: bool [M, n], uniform within each coalition size.
       values: [M].
-      weights: [M], of the rows; None is the kernel of all masks of a size over how many rows have the size.
+      weights: [M], one for each row; None is the kernel of all masks of a size over the number of rows of that size.
 
     Raises:
       ValueError: no table of ablations, or a unit that is always kept or always removed.
@@ -115,23 +115,23 @@ def kernel_shap(masks: Any, values: Any, *, weights: Any = None) -> Spectrum:
 
 
 def faith_shapley(masks: Any, values: Any, *, order: int = 2, weights: Any = None) -> Spectrum:
-    """The regression of KernelSHAP on all sets of up to `order` units: of all masks the Faithful Shapley interactions
-    (Faith-Shap: Tsai et al. 2023, https://arxiv.org/abs/2203.00870).
+    """Fits the regression of KernelSHAP on all sets of up to `order` units; on all masks this gives the Faithful
+    Shapley interactions (Faith-Shap: Tsai et al. 2023, https://arxiv.org/abs/2203.00870).
 
-    The surrogate equals f at the full and the empty mask where both were asked; without them it has no constraint. The
+    The surrogate equals f at the full and the empty mask where both were evaluated; otherwise it has no constraint. The
     cost is that of `faith_banzhaf`. Where masks leave coefficients open they are those that deviate least from equal
-    single effects and nothing else. A mask and its complement say one thing of the odd coefficients and one of the even
-    ones: pairs determine all where they are as many as the larger of the two groups.
+    single effects and no interactions. A mask and its complement give one equation for the odd coefficients and one for
+    the even ones: as many pairs as the larger of the two groups has coefficients determine all.
 
     Args:
-      masks: bool [M, n], of each size uniform.
+      masks: bool [M, n], uniform within each coalition size.
       values: [M].
-      order: of the largest set; more than n is n.
-      weights: [M], of the rows that are neither full nor empty; None is the kernel of all masks of a size over how many
-        rows have the size.
+      order: the size of the largest set; more than n means n.
+      weights: [M], one for each row, not used for full and empty ones; None is the kernel of all masks of a size over
+        the number of rows of that size.
 
     Returns:
-      The spectrum of the surrogate, all its K terms; its `interactions("FSII", order)` are the estimates.
+      The spectrum of the surrogate with all K terms; its `interactions("FSII", order)` are the estimates.
 
     Raises:
       ValueError: no table of ablations, a unit that is always kept or always removed, fewer masks than coefficients, or
@@ -144,12 +144,12 @@ def faith_shapley(masks: Any, values: Any, *, order: int = 2, weights: Any = Non
 
 
 def _middle(values: np.ndarray) -> float:
-    """Halfway between the extremes: constant values less it are exactly 0."""
+    """Returns the middle between the extremes; constant values minus it are exactly 0."""
     return float(values.min() / 2 + values.max() / 2)
 
 
 def _free(masks: np.ndarray, values: np.ndarray, support: np.ndarray, weights: np.ndarray) -> Spectrum:
-    """Weighted least squares on the characters of all sets of `support`, () the first."""
+    """Fits weighted least squares on the characters of all sets of `support`, of which () is the first."""
     middle = _middle(values)
     coefficients = least_squares(
         lambda part: subset_characters(part, support).astype(np.float64),
@@ -175,9 +175,9 @@ def _shapley(masks: np.ndarray, values: np.ndarray, *, order: int, weights: Any)
     if not (drawn[0] and drawn[n]):
         return _free(masks[inner], values[inner], support, weights)
     none, every = values[size == 0].mean(), values[size == n].mean()
-    # The surrogate is f at both ends where its even coefficients sum to `even` and its odd ones to `odd`. It is `even`
-    # at () and equal shares of `odd` at the single units, and a deviation from that: its odd part sums to 0, and () has
-    # what makes its even part do so.
+    # The surrogate equals f at both ends where its even coefficients sum to `even` and its odd ones to `odd`. It starts
+    # from `even` at () and equal shares of `odd` at the single units. The fitted deviation from these sums to 0 in its
+    # odd part, and the coefficient of () makes its even part do so.
     even, odd = none / 2 + every / 2, none / 2 - every / 2
     sets = support[1:]
     is_odd = sets.sum(axis=1) % 2 == 1
@@ -223,7 +223,7 @@ class FaithBanzhaf(Regression):
     """The method "faith_banzhaf" of `explain`; see `faith_banzhaf`.
 
     Attributes:
-      order: of the largest set.
+      order: the size of the largest set.
     """
 
     name: ClassVar[str] = "faith_banzhaf"
@@ -249,8 +249,8 @@ def _least_shapley(n: int, order: int, sampling: Sampling) -> int:
     order = min(order, n)
     fewest = coefficients_up_to(n, order)
     if sampling in PAIRED:
-        # A pair of complements is one equation for the odd coefficients and one for the even ones, both of which the
-        # pair of the ends constrains.
+        # A pair of complements gives one equation for the odd coefficients and one for the even ones; the pair of the
+        # full and the empty mask constrains both.
         groups = [sum(math.comb(n, size) for size in range(first, order + 1, 2)) for first in (0, 1)]
         fewest = 2 * max(groups)
     return min(fewest, 2 ** min(n, 63))
@@ -261,7 +261,7 @@ class FaithShapley(Regression):
     """The method "faith_shapley" of `explain`; see `faith_shapley`.
 
     Attributes:
-      order: of the largest set.
+      order: the size of the largest set.
       sampling: how masks are drawn (see `sampling.draw`); None is "kernel_shap".
     """
 

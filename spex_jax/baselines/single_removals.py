@@ -1,4 +1,4 @@
-"""Leave-one-out: every unit removed alone."""
+"""Leave-one-out: the effect of removing each unit alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -19,16 +19,16 @@ __all__ = ["LeaveOneOut", "leave_one_out", "left_out", "one_left_out"]
 
 
 def one_left_out(n: int) -> np.ndarray:
-    """The full mask and every mask that removes one unit, bool [n + 1, n]."""
+    """Returns the full mask and every mask that removes one unit, bool [n + 1, n]."""
     return np.concatenate([np.ones((1, n), np.bool_), ~np.eye(n, dtype=np.bool_)])
 
 
 def left_out(masks: Any, values: Any) -> Spectrum:
-    """`leave_one_out` of a table of ablations.
+    """Computes `leave_one_out` from a table of ablations.
 
     Args:
-      masks: bool [M, n], the full one and all that remove one unit among them; others say nothing here. The values of
-        equal rows are averaged.
+      masks: bool [M, n], with the full one and all that remove one unit among them; others are not used. The values
+        of equal rows are averaged.
       values: [M].
 
     Raises:
@@ -43,18 +43,18 @@ def left_out(masks: Any, values: Any) -> Spectrum:
 def leave_one_out(
     value_fn: ValueFunction | Callable[[np.ndarray], Any], n: int | None = None, **options: Any
 ) -> Spectrum | list[Spectrum]:
-    """Effects f(all) - f(all but i), in n + 1 ablations; of a network's parts this is activation patching (Vig et al.
-    2020, https://arxiv.org/abs/2004.12265).
+    """Returns the effects f(all) - f(all but i), in n + 1 ablations; for a network's parts this is activation patching
+    (Vig et al. 2020, https://arxiv.org/abs/2004.12265).
 
-    It sees no part that another stands in for, and counts an effect that needs several parts once for each of them.
+    It misses a part that another stands in for, and counts an effect that needs several parts once for each of them.
 
     Args:
       value_fn: a `ValueFunction`, or a callable with n given.
-      n: number of units of a callable.
-      **options: of `spex_jax.evaluate`.
+      n: the number of units of a callable.
+      **options: see `spex_jax.evaluate`.
 
     Returns:
-      One spectrum; where values are several numbers [T], a list of one for each.
+      One spectrum; where values are several numbers [T], a list with one for each.
 
     Raises:
       ValueError: see `spex_jax.evaluate`; no n, or a wrong one.
@@ -71,7 +71,7 @@ def leave_one_out(
 class LeaveOneOut(OwnMasks):
     """The method "leave_one_out" of `explain`; see `leave_one_out`.
 
-    Its masks are the full one and every one that removes one unit, however large the budget; its fit sees no others.
+    Its masks are the full one and every one that removes one unit, however large the budget; its fit uses no others.
     The empty mask comes last, for the report.
     """
 

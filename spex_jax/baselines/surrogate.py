@@ -1,4 +1,4 @@
-"""What baselines have in common as methods of `explain`: their answer is that of a surrogate."""
+"""Base classes of baselines as methods of `explain`; their answers are those of a surrogate."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -10,7 +10,7 @@ from spex_jax.methods import Method
 
 __all__ = ["OwnMasks", "Regression", "ShrunkRegression"]
 
-_FEWEST_ROWS = 12  # for what is shrunk, and could be fitted to any number
+_FEWEST_ROWS = 12  # for shrunk regressions, which could be fitted to any number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class OwnMasks(Method):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Regression(Method):
-    """A regression on masks of one of the samplings."""
+    """A regression on masks from one of the samplings."""
 
     exact: ClassVar[bool] = False
 
@@ -41,7 +41,7 @@ class Regression(Method):
         sampling.check(self.drawn())
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
-        """Returns masks of the sampling."""
+        """Returns masks from the sampling."""
         return sampling.draw(self.drawn(), n, count, seed), None
 
 

@@ -1,4 +1,4 @@
-"""Models: the one that ships with the package, and those of Hugging Face directories."""
+"""Models: the classifier that ships with the package, and models loaded from Hugging Face directories."""
 
 from spex_jax.models.checkpoints.loading import load
 from spex_jax.models.decoder import Decoder, DecoderConfig, generate

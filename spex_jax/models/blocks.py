@@ -1,4 +1,4 @@
-"""What encoders and decoders are made of: products with weights, norms, activations, rotary positions, attention.
+"""Building blocks of encoders and decoders: products with weights, norms, activations, rotary positions, attention.
 
 In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, H query heads, G heads of
 keys and values (grouped-query attention: H is a multiple of G), A the width of a head.
@@ -27,28 +27,28 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def precision_of(x: jax.Array) -> jax.lax.Precision | None:
-    """The precision of products: on GPU and TPU the default rounds float32 factors to tf32 or bf16, which would be
-    noise in every value.
+    """Returns the precision of products with x: on GPU and TPU the default rounds float32 factors to tf32 or bf16,
+    which would add noise to every value.
     """
     return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 def linear(params: Params, x: jax.Array) -> jax.Array:
-    """x [..., D] times weight [out, D] (as PyTorch keeps it), plus bias [out] where there is one -> [..., out]."""
+    """Multiplies x [..., D] by weight [out, D] (as PyTorch keeps it) and adds bias [out] if any -> [..., out]."""
     weight = params["weight"]
     y = jnp.einsum("...d,od->...o", x, weight, precision=precision_of(x))
     return y + params["bias"] if "bias" in params else y
 
 
 def rms_norm(params: Params, x: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
-    """x [..., D] over its root mean square (Zhang and Sennrich 2019), times weight + offset; computed in float32."""
+    """Divides x [..., D] by its RMS (Zhang and Sennrich 2019), times weight + offset; computed in float32."""
     wide = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
     return (wide * scale * (params["weight"].astype(jnp.float32) + offset)).astype(x.dtype)
 
 
 def layer_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
-    """Layer norm (Ba et al. 2016) of x [..., D] with weight and bias; computed in float32."""
+    """Applies layer norm (Ba et al. 2016) with weight and bias to x [..., D]; computed in float32."""
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
@@ -60,11 +60,11 @@ class Rope:
     """Rotary positions (Su et al. 2021, https://arxiv.org/abs/2104.09864), with the scalings of Llama 3.1 and Gemma 3.
 
     Attributes:
-      theta: base of the wavelengths.
-      factor: positions are divided by it; with `low_frequency` only at long wavelengths.
-      low_frequency, high_frequency, original_length: of Llama 3.1 (Grattafiori et al. 2024,
+      theta: the base of the wavelengths.
+      factor: the divisor of positions; with `low_frequency` only at long wavelengths.
+      low_frequency, high_frequency, original_length: as in Llama 3.1 (Grattafiori et al. 2024,
         https://arxiv.org/abs/2407.21783): wavelengths over original_length / low_frequency are scaled, those under
-        original_length / high_frequency are not, those between are interpolated.
+        original_length / high_frequency are not, and those between are interpolated.
     """
 
     identity_name: ClassVar[str] = "spex_jax.Rope"
@@ -76,7 +76,7 @@ class Rope:
     original_length: int | None = None
 
     def frequencies(self, width: int) -> np.ndarray:
-        """Radians a position of each pair of dimensions, float64 [width / 2]."""
+        """Returns the radians per position of each pair of dimensions, float64 [width / 2]."""
         plain = self.theta ** (-np.arange(0, width, 2) / width)
         if self.low_frequency is None or self.high_frequency is None or self.original_length is None:
             return plain / self.factor
@@ -102,7 +102,7 @@ def attend(
     softcap: float | None = None,
     shared: tuple[jax.Array, jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Multi-head attention; scores and their softmax in float32.
+    """Computes multi-head attention, with scores and their softmax in float32.
 
     Keys that all rows share stay without a row axis: their scores are one product with the queries of all rows. One
     softmax runs over both parts, with their common maximum and sum (the merge by log-sum-exp of flash decoding, Dao et
@@ -112,9 +112,9 @@ def attend(
       q: [B, L, H, A].
       k, v: [B, K, G, A].
       visible: bool [B, L, K], which keys each query sees.
-      scale: of the scores.
+      scale: the factor of the scores.
       softcap: scores s become softcap * tanh(s / softcap) (Gemma 2).
-      shared: keys and values [P, G, A] of a common prefix and which of them each query sees, bool [B, L, P].
+      shared: keys and values [P, G, A] of a common prefix, and which of them each query sees, bool [B, L, P].
 
     Returns:
       [B, L, H, A].
@@ -133,7 +133,7 @@ def attend(
         weights = jnp.exp(scores - largest)
         return weights.sum(axis=-1, keepdims=True), jnp.matmul(weights.astype(v.dtype), values, **wide)
 
-    # Small arrays are transposed and repeated, so that the scores come out of their product as they are needed.
+    # Transposing and repeating these small arrays gives scores in the layout that is needed.
     k, v = (_repeated(jnp.moveaxis(x, 1, 2), q.shape) for x in (k, v))  # [B, G, H / G, K, A]
     scores = masked(jnp.einsum("bghld,bghkd->bghlk", q, k, **wide), visible[:, None, None])
     largest = scores.max(axis=-1, keepdims=True)
@@ -141,17 +141,17 @@ def attend(
         total, mixed = weighted(scores, largest, v)
     else:
         keys, values = (_repeated(x.swapaxes(0, 1), q.shape[1:]) for x in shared[:2])  # [G, H / G, P, A]
-        asking = jnp.moveaxis(q, 0, 2)  # [G, H / G, B, L, A]
-        before = masked(jnp.einsum("ghbld,ghpd->ghblp", asking, keys, **wide), shared[2])
+        queries = jnp.moveaxis(q, 0, 2)  # [G, H / G, B, L, A]
+        before = masked(jnp.einsum("ghbld,ghpd->ghblp", queries, keys, **wide), shared[2])
         largest = jnp.maximum(largest, jnp.moveaxis(before.max(axis=-1, keepdims=True), 2, 0))
         total, mixed = weighted(scores, largest, v)
         parts = weighted(before, jnp.moveaxis(largest, 0, 2), values[:, :, None])
         total, mixed = (own + jnp.moveaxis(part, 2, 0) for own, part in zip((total, mixed), parts, strict=True))
-    # Divided by their sum only after the product with the values, which is smaller than the scores.
+    # The division by the sum comes after the product with the values, which is smaller than the scores.
     mixed = jnp.moveaxis((mixed / total).astype(v.dtype), 3, 1)  # [B, L, G, H / G, A]
     return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])
 
 
 def _repeated(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Keys or values [..., G, K, A] for every query head of their group, [..., G, H / G, K, A]."""
+    """Repeats keys or values [..., G, K, A] for every query head of their group -> [..., G, H / G, K, A]."""
     return jnp.broadcast_to(x[..., None, :, :], (*shape[:-2], *x.shape[-2:]))

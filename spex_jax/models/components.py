@@ -1,7 +1,7 @@
-"""A decoder as layers of parts: what its parts do in one run, and runs in which parts are scaled or replaced.
+"""Decoders as layers of parts: recording the parts in one run, and running with parts scaled or replaced.
 
-In the shape descriptions, P denotes prompts, L positions, D the width of the model, N layers, S the layers that hold
-parts to be ablated, K places that are read.
+In the shape descriptions, P denotes prompts, L positions, D the width of the model, N layers, S the layers whose parts
+are ablated, K places that are read, H heads, A the width of a head, M hidden units of an MLP.
 """
 
 import dataclasses
@@ -22,16 +22,16 @@ Parts = dict[str, jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """How much of the parts of every layer is kept, of one mask.
+    """How much of each part of every layer one mask keeps.
 
     Attributes:
       keep: by kind (see `Decoder.block`), of a float type: "heads" [N, H], "neurons" [N, M], "attention" and "mlp" [N];
-        1 keeps a part, 0 removes it, between them the two are mixed.
-      instead: by kind, what stands for a removed part; nothing (zero) where the kind is missing. [S, P or 1, L or 1, H,
-        A] of heads, [S, P or 1, L or 1, M or D] of the others.
-      slot: int32 [N], the place of a layer among S.
-      at: bool [P, L], the positions at which parts are ablated; all where None.
-      rescaled: whether what is kept of a layer's heads or neurons is multiplied by the share of them that is kept.
+        1 keeps a part, 0 removes it, and values between mix the two.
+      instead: by kind, the replacement of a removed part; zero where the kind is missing. [S, P or 1, L or 1, H, A] for
+        heads, [S, P or 1, L or 1, M or D] for the others.
+      slot: int32 [N], the index of each layer among the S.
+      at: bool [P, L], the positions at which parts are ablated; None means all.
+      rescaled: whether the kept heads or neurons of a layer are multiplied by the share of them that is kept.
     """
 
     identity_name: ClassVar[str] = "spex_jax.Ablation"
@@ -43,10 +43,10 @@ class Ablation:
     rescaled: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def edit(self, index: Any, read: jax.Array | None = None) -> Edit:
-        """For layer `index` of `Decoder.block`; `read` int32 [P, K] as there."""
+        """Returns the `edit` for `Decoder.block` of layer `index`, with `read` int32 [P, K] as there."""
 
         def places(x: jax.Array) -> jax.Array:
-            """Of [P or 1, L or 1, ...] those that are read."""
+            """Returns the places of x [P or 1, L or 1, ...] that are read."""
             if read is None or x.shape[1] == 1:
                 return x
             return jnp.broadcast_to(x, (len(read), *x.shape[1:]))[jnp.arange(len(read))[:, None], read]
@@ -72,10 +72,10 @@ class Ablation:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AblatedDecoder(Decoder):
-    """A decoder some of whose parts are ablated in whatever it is asked: states, keys and values of a prefix, logits.
+    """A decoder with some parts ablated in everything it computes: states, keys and values of a prefix, logits.
 
-    An `ablation` that stands for single positions (`at`, or what stands `instead` at each of them) is of prompts of
-    that shape alone.
+    An `ablation` for single positions (with `at`, or with an `instead` for each of them) fits prompts of that shape
+    only.
     """
 
     identity_name: ClassVar[str] = "spex_jax.AblatedDecoder"
@@ -92,24 +92,24 @@ class AblatedDecoder(Decoder):
         read: jax.Array | None = None,
         edit: Edit = lambda kind, value: value,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """As `Decoder.block`; `edit` gets the parts as the ablation leaves them."""
+        """Applies a layer as `Decoder.block` does; `edit` gets the parts as the ablation leaves them."""
         own = self.ablation.edit(index, read)
         return super().block(
             index, x, place, prefix=prefix, read=read, edit=lambda kind, value: edit(kind, own(kind, value))
         )
 
     def resumed(self, states: jax.Array, start: jax.Array, place: Place, read: jax.Array, first: int) -> jax.Array:
-        """States after the last norm of a run that goes on from a recorded one.
+        """Returns the states after the last norm of a run that continues a recorded one.
 
         Under `jax.vmap` over ablations, with one `start` for all, layer `start` attends once for all of them: its heads
         do not depend on what is removed.
 
         Args:
-          states: [P, L, D], which enter layer `start`.
+          states: [P, L, D], the input of layer `start`.
           start: int32 [], at least `first`; nothing is ablated in the layers before.
-          place: of the states, see `Decoder.begin`.
-          read: int32 [P, K].
-          first: the first layer of all that `start` can be.
+          place: the `Place` of the states, see `Decoder.begin`.
+          read: int32 [P, K], the places whose states are returned.
+          first: the lowest layer that `start` can be.
 
         Returns:
           [P, K, D].
@@ -137,18 +137,18 @@ def record(
     kinds: tuple[str, ...],
     mean: str | None = None,
 ) -> Parts:
-    """What the parts of S layers do, in one run up to the last of them.
+    """Records the parts of S layers in one run up to the last of them.
 
     Args:
       model: a decoder.
       tokens, segments: int32 [P, L], as `Decoder.states` takes them.
-      layers: sorted numbers.
-      kinds: of parts that are recorded (see `Decoder.block`), or "states", what enters the layers.
-      mean: "tokens", the mean over all real tokens [S, 1, 1, ...]; "prompts", over the prompts at each position
-        [S, 1, L, ...]; None all of them.
+      layers: the sorted numbers of the layers.
+      kinds: the kinds of parts to record (see `Decoder.block`), or "states", the inputs of the layers.
+      mean: "tokens" takes the mean over all real tokens [S, 1, 1, ...], "prompts" over the prompts at each position
+        [S, 1, L, ...]; None takes no mean.
 
     Returns:
-      By kind, "heads" [S, P, L, H, A], "neurons" [S, P, L, M], the others [S, P, L, D]; or means.
+      By kind, "heads" [S, P, L, H, A], "neurons" [S, P, L, M], the others [S, P, L, D]; or their means.
     """
     x, place = model.begin(tokens, segments)
     there = (segments >= 0).astype(jnp.float32)
@@ -173,7 +173,7 @@ def record(
         after, _ = model.block(index, x, place, edit=note)
         return after, seen
 
-    # Runs of neighbouring layers, so that nothing is kept of the layers between them.
+    # Neighbouring layers are scanned together, so that nothing is kept of layers that are not recorded.
     wanted, found = set(layers), []
     for recording, run in itertools.groupby(range(max(layers) + 1), wanted.__contains__):
         x, outputs = jax.lax.scan(functools.partial(step, recording=recording), x, jnp.array(list(run)))

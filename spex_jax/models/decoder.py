@@ -1,7 +1,7 @@
 """Causal language models: Llama, Qwen, Mistral, GPT-2 and Gemma from one static config.
 
-In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, N layers, G heads of keys and
-values, A the width of a head, P positions of a shared prefix, K read-outs of a row, V the vocabulary.
+In the shape descriptions, B denotes rows, L positions of a row, D the width of the model, N layers, H query heads, G
+heads of keys and values, A the width of a head, P positions of a shared prefix, K places read, V the vocabulary.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ Edit = Callable[[str, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Sizes and kinds; hashable, so that it can be a static argument of jit. Whether there are biases, norms of queries
-    and keys, norms after the blocks or a head of its own is seen from the weights.
+    """Sizes and options of a decoder; hashable, so that it can be a static argument of jit. Biases, norms of queries
+    and keys, norms after the blocks and an output head of its own are used where the weights hold them.
 
     Attributes:
       norm: "rms" or "layer".
-      norm_offset: what is added to the weights of RMS norms (Gemma: 1).
-      ropes: kinds of rotary positions; none where the positions are learned (GPT-2).
-      rope_of_layer: which of them each layer uses; all the first where empty.
-      windows: how many positions back each layer sees, itself included, 0 for all; all where empty.
+      norm_offset: the number added to the weights of RMS norms (Gemma: 1).
+      ropes: the kinds of rotary positions; empty where the positions are learned (GPT-2).
+      rope_of_layer: the index in `ropes` of each layer; all layers use the first where empty.
+      windows: how many positions each layer sees, the query's included, 0 for all; all layers see all where empty.
       attention_softcap, logit_softcap: see `blocks.attend`.
-      embedding_scale: of the embedded tokens.
+      embedding_scale: the factor of the embedded tokens.
     """
 
     identity_name: ClassVar[str] = "spex_jax.DecoderConfig"
@@ -88,7 +88,7 @@ class Decoder:
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a prompt with its answer."""
+        """The largest number of tokens of a prompt with its answer."""
         return self.config.max_length
 
     def states(
@@ -101,20 +101,20 @@ class Decoder:
         read: jax.Array | None = None,
         prefix: KeyValues | None = None,
     ) -> jax.Array:
-        """Hidden states after the last norm, of rows that hold several texts.
+        """Returns the hidden states after the last norm of rows that hold several texts.
 
         Args:
           tokens, segments: int32 [B, L]; a token sees the tokens of its own segment at positions up to its own. Segment
             -1 is padding.
           positions: int32 [B, L], or [L] where all rows have the same.
-          branches: int32 [B, L]; tokens of branch 0 are seen by all of their segment, those of another branch by their
-            own branch only: several continuations of one prompt.
-          read: int32 [B, K], the places of the row that are asked for; all where None. The last layer computes keys and
-            values everywhere and the rest only there.
-          prefix: of all rows.
+          branches: int32 [B, L]; tokens of branch 0 are seen by their whole segment, those of another branch only by
+            that branch, so that several continuations share one prompt.
+          read: int32 [B, K], the places of each row whose states are returned; None means all. The last layer computes
+            keys and values everywhere and the rest only there.
+          prefix: keys and values that all rows share.
 
         Returns:
-          [B, K, D], or [B, L, D].
+          [B, K, D], or [B, L, D] where `read` is None.
         """
         c = self.config
         positions = jnp.broadcast_to(positions, tokens.shape)
@@ -127,7 +127,7 @@ class Decoder:
         return self.norm(self.params["norm"], x)
 
     def logits(self, states: jax.Array) -> jax.Array:
-        """Logits float32 [..., V] of states [..., D]."""
+        """Returns the logits float32 [..., V] of states [..., D]."""
         head = self.params.get("head", self.params["embedding"])
         logits = jnp.einsum(
             "...d,vd->...v", states, head, precision=precision_of(states), preferred_element_type=jnp.float32
@@ -136,13 +136,13 @@ class Decoder:
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
     def prefix(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None = None) -> KeyValues:
-        """Keys and values of tokens int32 [P] at positions int32 [P], after those of an earlier prefix if any."""
+        """Returns the keys and values of tokens int32 [P] at positions int32 [P], after an earlier prefix if any."""
         _, found = self._extend(tokens[None], positions[None], prefix)
         return found
 
     @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Logits of the next token after every position.
+        """Returns the logits of the next token after every position.
 
         Args:
           tokens: int32 [B, L], with L at most `max_length`.
@@ -159,7 +159,7 @@ class Decoder:
         return self.logits(self.states(tokens, positions, segments))
 
     def _extend(self, tokens: jax.Array, positions: jax.Array, prefix: KeyValues | None) -> tuple[jax.Array, KeyValues]:
-        """States [1, L, D] of one row and its keys and values."""
+        """Returns the states [1, L, D] of one row, and its keys and values."""
         place = self._place(positions, jnp.zeros_like(tokens), None)
         x, (keys, values) = self._run(self._embed(tokens, positions), place, self.config.num_layers, prefix)
         found = KeyValues(keys=keys[:, 0], values=values[:, 0], positions=positions[0])
@@ -171,7 +171,7 @@ class Decoder:
         return x + self.params["positions"][positions] if "positions" in self.params else x
 
     def norm(self, params: Params, x: jax.Array) -> jax.Array:
-        """The norm of the architecture of states [..., D]."""
+        """Applies the norm of the architecture to states [..., D]."""
         c = self.config
         if c.norm == "layer":
             return layer_norm(params, x, c.norm_eps)
@@ -181,13 +181,13 @@ class Decoder:
         return Place(positions, _visible(positions, segments, branches), self._angles(positions))
 
     def _angles(self, positions: jax.Array) -> jax.Array:
-        """Of the rotations, float32 [kinds, B, L, A/2]."""
+        """Returns the angles of the rotations, float32 [kinds, B, L, A/2]."""
         width = self.config.head_dim
         frequencies = np.stack([r.frequencies(width) for r in self.config.ropes] or [np.zeros(width // 2)])
         return positions[None, :, :, None] * jnp.asarray(frequencies, jnp.float32)[:, None, None, :]
 
     def _run(self, x: jax.Array, place: "Place", layers: int, prefix: KeyValues | None) -> Any:
-        """The first layers, scanned; also the keys and values of all of them [N, B, L, G, A]."""
+        """Scans the first `layers` layers; also returns the keys and values of each, [N, B, L, G, A]."""
 
         def step(x: jax.Array, index: jax.Array) -> Any:
             return self.block(index, x, place, prefix=prefix)
@@ -195,7 +195,7 @@ class Decoder:
         return jax.lax.scan(step, x, jnp.arange(layers))
 
     def begin(self, tokens: jax.Array, segments: jax.Array) -> tuple[jax.Array, "Place"]:
-        """Embedded tokens [B, L, D] of rows of one text each, where they are, and so the first argument of `block`."""
+        """Returns the embedded tokens [B, L, D] of rows of one text each, and their `Place`; both go into `block`."""
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
         return self._embed(tokens, positions), self._place(positions, segments, None)
 
@@ -209,23 +209,23 @@ class Decoder:
         read: jax.Array | None = None,
         edit: Edit = lambda kind, value: value,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        """Layer `index`, with its keys and values of all states.
+        """Applies layer `index`; also returns its keys and values of all states.
 
         Args:
-          index: number of the layer, int32 [].
-          x: [B, L, D].
-          place: of x.
-          prefix: of all rows.
-          read: int32 [B, K], the places whose states go on; all where None.
-          edit: what becomes of the parts of the layer before they are used, a pure function of the kind and the value:
-            "heads" [B, K, H, A], what each query head mixes, before the output product; "attention" and "mlp"
-            [B, K, D], what goes into the residual stream; "neurons" [B, K, M], the hidden units of the MLP.
+          index: the number of the layer, int32 [].
+          x: states [B, L, D].
+          place: the `Place` of x.
+          prefix: keys and values that all rows share.
+          read: int32 [B, K], the places whose states are returned; None means all.
+          edit: changes the parts of the layer before they are used, a pure function of the kind and the value: "heads"
+            [B, K, H, A], the output of each query head before the output product; "attention" and "mlp" [B, K, D],
+            which are added to the residual stream; "neurons" [B, K, M], the hidden units of the MLP.
 
         Returns:
-          [B, K, D]; keys and values [B, L, G, A].
+          States [B, K, D]; keys and values [B, L, G, A].
         """
         c = self.config
-        # One layer of the stacked weights by its number: a slice of all but the last layer would copy them.
+        # The layer is indexed in the stacked weights: a slice of all but the last layer would copy them.
         layer = jax.tree.map(
             lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), self.params["layers"]
         )
@@ -233,8 +233,8 @@ class Decoder:
         queries, at = (x, place) if read is None else (x[jnp.arange(len(read))[:, None], read], place.at(read))
         with jax.named_scope("attention"):
             normed = self.norm(layer["norm_attention"], x)
-            asking = normed if read is None else self.norm(layer["norm_attention"], queries)
-            q = linear(layer["query"], asking).reshape(*asking.shape[:2], c.num_heads, c.head_dim)
+            normed_queries = normed if read is None else self.norm(layer["norm_attention"], queries)
+            q = linear(layer["query"], normed_queries).reshape(*queries.shape[:2], c.num_heads, c.head_dim)
             k, v = (
                 linear(layer[name], normed).reshape(*x.shape[:2], c.num_kv_heads, c.head_dim)
                 for name in ("key", "value")
@@ -256,7 +256,7 @@ class Decoder:
             mixed = edit("heads", mixed).reshape(*queries.shape[:2], -1)
             added = self._after(layer, "norm_attention_after", linear(layer["output"], mixed))
             queries = queries + edit("attention", added)
-        if "up" in layer:  # what learned by attention alone has no MLPs
+        if "up" in layer:  # models of attention alone have no MLPs
             with jax.named_scope("mlp"):
                 normed = self.norm(layer["norm_mlp"], queries)
                 hidden = ACTIVATIONS[c.activation](linear(layer["gate" if "gate" in layer else "up"], normed))
@@ -273,20 +273,20 @@ class Decoder:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where states are: positions int32 [B, L], visible bool [B, L, keys], angles float32 [kinds, B, L, A/2]."""
+    """Positions of states int32 [B, L], visible keys bool [B, L, keys], rotation angles float32 [kinds, B, L, A/2]."""
 
     positions: jax.Array
     visible: jax.Array
     angles: jax.Array
 
     def at(self, read: jax.Array) -> "Place":
-        """Of the states at places int32 [B, K]."""
+        """Returns the `Place` of the states at places int32 [B, K]."""
         rows = jnp.arange(len(read))[:, None]
         return Place(self.positions[rows, read], self.visible[rows, read], self.angles[:, rows, read])
 
 
 def _visible(positions: jax.Array, segments: jax.Array, branches: jax.Array | None) -> jax.Array:
-    """Bool [B, L, L]: which keys a query sees."""
+    """Returns which keys each query sees, bool [B, L, L]."""
     visible = (segments[:, :, None] == segments[:, None, :]) & (positions[:, :, None] >= positions[:, None, :])
     if branches is not None:
         visible &= (branches[:, None, :] == 0) | (branches[:, None, :] == branches[:, :, None])
@@ -294,11 +294,11 @@ def _visible(positions: jax.Array, segments: jax.Array, branches: jax.Array | No
 
 
 class _Answer(NamedTuple):
-    """A greedy answer that is being written.
+    """The state of the loop that writes a greedy answer.
 
     Attributes:
       step: int32 [], the number of tokens written.
-      token: int32 [], the next one.
+      token: int32 [], the next token.
       found: int32 [most], the tokens written, then -1.
       cache: keys and values of the prompt and of the tokens written.
     """
@@ -311,10 +311,10 @@ class _Answer(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="most")
 def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.Array, *, most: int) -> jax.Array:
-    """Greedy continuation int32 [most] of tokens [L], of which `length` are real; -1 after the first of `stops`."""
+    """Returns the greedy continuation int32 [most] of the first `length` tokens [L]; -1 from the first stop on."""
     size = len(tokens)
     places = jnp.arange(size)
-    # What is padding, or not yet written, stands at a position that no query reaches.
+    # Padding, and places that are not yet written, have a position that no query reaches.
     states, cache = model._extend(tokens[None], places[None], None)
     room = ((0, 0), (0, most), (0, 0), (0, 0))
     cache = KeyValues(
@@ -347,13 +347,13 @@ def _continue(model: Decoder, tokens: jax.Array, length: jax.Array, stops: jax.A
 
 @own_settings()
 def generate(model: Decoder, tokens: Any, *, most: int, stops: tuple[int, ...] = ()) -> list[int]:
-    """Greedy answer to a prompt, with the keys and values of what was read kept.
+    """Returns the greedy answer to a prompt, decoded with a cache of keys and values.
 
     Args:
       model: a decoder.
-      tokens: ids of the prompt.
-      most: tokens of the answer at most.
-      stops: ids that end it; they are not part of the answer.
+      tokens: the token ids of the prompt.
+      most: the largest number of tokens of the answer.
+      stops: ids that end the answer; they are not part of it.
 
     Raises:
       ValueError: an empty prompt, an id that the model does not embed, or no room for an answer in the model's context.

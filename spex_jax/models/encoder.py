@@ -18,11 +18,11 @@ __all__ = ["Encoder", "EncoderConfig", "check_tokens", "one_text_a_row", "pooled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Sizes and kinds; hashable, so that it can be a static argument of jit.
+    """Sizes and options of an encoder; hashable, so that it can be a static argument of jit.
 
     Attributes:
-      pooling: what the head reads: "first" token's or the "mean" hidden state.
-      head_activation: after the head's dense layer, where the head has one: "tanh" (BERT), "relu" (DistilBERT).
+      pooling: the hidden state that the head reads: that of the "first" token, or the "mean".
+      head_activation: the activation after the head's dense layer, if any: "tanh" (BERT), "relu" (DistilBERT).
     """
 
     identity_name: ClassVar[str] = "spex_jax.EncoderConfig"
@@ -40,8 +40,8 @@ class EncoderConfig:
 
 
 def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int, vocab_size: int) -> None:
-    """Raises ValueError: tokens is no [B, L] of an integer type, the shapes differ, L is over `max_length`, or a real
-    token has an id that is not below `vocab_size` (where it can be seen: not while a program is traced).
+    """Raises ValueError where tokens is not [B, L] of an integer type, the shapes differ, L is over `max_length`, or a
+    real token has an id outside 0 to `vocab_size` - 1 (which cannot be checked while a program is traced).
     """
     if tokens.ndim != 2:
         raise ValueError(f"tokens has shape {tokens.shape}, expected [B, L]; for one text pass tokens[None].")
@@ -70,12 +70,12 @@ def check_tokens(tokens: jax.Array, attention_mask: jax.Array, max_length: int, 
 
 
 def one_text_a_row(attention_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Positions int32 [L] and segments int32 [B, L] of rows that hold one text each, as `classify` wants them."""
+    """Returns the positions int32 [L] and segments int32 [B, L] of rows of one text each, as `classify` takes them."""
     return jnp.arange(attention_mask.shape[1]), jnp.where(attention_mask.astype(bool), 0, -1)
 
 
 def pooled(x: jax.Array, segments: jax.Array, slots: int, pooling: str) -> jax.Array:
-    """The "mean" or "first" of the states x [B, L, D] of each text -> [B, slots, D]; zero for one without tokens."""
+    """Returns the "mean" or "first" state of each text in x [B, L, D], [B, slots, D]; zero for an empty text."""
     member = segments[:, None, :] == jnp.arange(slots)[:, None]  # [B, S, L]
     if pooling == "first":
         member &= jnp.cumsum(member, axis=-1) == 1
@@ -101,17 +101,17 @@ class Encoder:
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text."""
+        """The largest number of tokens of a text."""
         return self.config.max_length
 
     def with_head(self, weight: Any, bias: Any, class_names: tuple[str, ...] = ()) -> "Encoder":
-        """The same encoder with a linear head on its pooled state.
+        """Returns the same encoder with a linear head on its pooled state.
 
         Args:
-          weight: [C, D]; or [D] of a logistic regression, whose second class has the logit weight · state + bias and
-            whose first has 0.
+          weight: [C, D]; or [D] of a logistic regression, which gives the second class the logit weight · state + bias
+            and the first 0.
           bias: [C], or a number.
-          class_names: C names.
+          class_names: the names of the C classes.
 
         Raises:
           ValueError: shapes that do not fit.
@@ -132,7 +132,7 @@ class Encoder:
         return dataclasses.replace(self, params={**self.params, "head": head}, class_names=tuple(class_names))
 
     def states(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
-        """Hidden states [B, L, D] of rows that hold several texts: a token sees those of its own segment."""
+        """Returns the hidden states [B, L, D] of rows that hold several texts: a token sees only its own segment."""
         c, params = self.config, self.params
         x = params["embedding"][tokens] + params["positions"][positions]
         x = layer_norm(params["norm"], x, c.norm_eps)
@@ -152,15 +152,15 @@ class Encoder:
         return jax.lax.scan(block, x, params["layers"])[0]
 
     def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
-        """Logits of several texts a row.
+        """Returns the logits of several texts in each row.
 
         Args:
           tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
           positions: int32 [B, L], or [L] where all rows have the same.
-          slots: S.
+          slots: S, the number of texts in a row.
 
         Returns:
-          float32 [B, S, C]; of an encoder without a head its pooled states [B, S, D].
+          float32 [B, S, C]; for an encoder without a head its pooled states [B, S, D].
         """
         x = pooled(self.states(tokens, positions, segments), segments, slots, self.config.pooling)
         head = self.params.get("head", {})
@@ -173,14 +173,14 @@ class Encoder:
 
     @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Logits of every class.
+        """Returns the logits of every class.
 
         Args:
           tokens: int32 [B, L], with L at most `max_length`.
           attention_mask: bool or int [B, L], nonzero at real tokens. Positions with 0 have no influence.
 
         Returns:
-          float32 [B, C], in the order of `class_names`; of an encoder without a head its pooled states [B, D].
+          float32 [B, C], in the order of `class_names`; for an encoder without a head its pooled states [B, D].
 
         Raises:
           ValueError: see `check_tokens`.

@@ -45,14 +45,14 @@ class TinyConfig:
 
 
 class TinyEncoder(nn.Module):
-    """Tokens int32 [B, L] -> logits float32 [B, slots, num_classes] of several texts a row, see `TextClassifier`."""
+    """Maps tokens int32 [B, L] to logits float32 [B, slots, num_classes] of texts in rows; see `TextClassifier`."""
 
     config: TinyConfig
     dropout: float = 0.0
 
     @nn.compact
     def __call__(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int = 1) -> jax.Array:
-        """Logits; positions int32 [L] or [B, L], segments int32 [B, L] as in `TextClassifier.classify`."""
+        """Returns the logits; positions int32 [L] or [B, L], segments int32 [B, L] as in `TextClassifier.classify`."""
         c = self.config
         drop = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)
         x = nn.Embed(c.vocab_size, c.embedding_dim, name="embedding")(tokens)
@@ -61,7 +61,7 @@ class TinyEncoder(nn.Module):
 
         between = positions[..., None, :] - positions[..., :, None]
         distance = jnp.clip(between, -c.max_distance, c.max_distance) + c.max_distance
-        # A finite bias keeps a fully padded row free of NaN; exp(-1e9) is exactly zero in float32 otherwise.
+        # A finite bias keeps a fully padded row free of NaN; in other rows exp(-1e9) is exactly zero in float32.
         hidden = jnp.where(segments[:, None, :] == segments[:, :, None], 0.0, -1e9)
         for i in range(c.num_layers):
             with jax.named_scope(f"layer_{i}"):
@@ -76,12 +76,12 @@ class TinyEncoder(nn.Module):
 
 
 def _dense(features: int, name: str) -> nn.Dense:
-    # On GPU and TPU the default precision rounds the factors to tf32 or bf16, which would be noise in every value.
+    # On GPU and TPU the default precision rounds the factors to tf32 or bf16, which would add noise to every value.
     return nn.Dense(features, precision=jax.lax.Precision.HIGHEST, name=name)
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, num_heads: int) -> jax.Array:
-    """Multi-head attention of q, k, v [B, L, D] with an additive bias [B, H, L, L] -> [B, L, D]."""
+    """Computes multi-head attention of q, k, v [B, L, D] with an additive bias [B, H, L, L] -> [B, L, D]."""
     highest = jax.lax.Precision.HIGHEST
     q, k, v = (a.reshape(*a.shape[:2], num_heads, -1) for a in (q, k, v))
     scores = jnp.einsum("bihd,bjhd->bhij", q, k, precision=highest) / np.sqrt(q.shape[-1]).astype(np.float32)
@@ -108,12 +108,12 @@ class TextClassifier:
 
     @property
     def num_classes(self) -> int:
-        """The number of columns of the logits."""
+        """The number of classes."""
         return self.config.num_classes
 
     @own_settings()
     def __call__(self, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
-        """Logits of every class.
+        """Returns the logits of every class.
 
         Args:
           tokens: int32 [B, L], with L at most `max_length`.
@@ -130,12 +130,12 @@ class TextClassifier:
         return self.classify(tokens, positions, segments, 1)[:, 0]
 
     def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
-        """Logits of several texts a row; see `Encoder.classify`.
+        """Returns the logits of several texts in each row; see `Encoder.classify`.
 
         Args:
           tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
           positions: int32 [B, L], or [L] where all rows have the same.
-          slots: S.
+          slots: S, the number of texts in a row.
 
         Returns:
           float32 [B, S, num_classes].
@@ -144,8 +144,8 @@ class TextClassifier:
         return found
 
 
-# "is", "n't"; "it", "'s"; "can", "not": the Penn Treebank's splits, so that "isn't" and the treebank's "is n't" are
-# the same tokens.
+# Contractions are split as in the Penn Treebank ("is", "n't"; "it", "'s"; "can", "not"), so that "isn't" and the
+# treebank's "is n't" are the same tokens.
 _WORDS = re.compile(
     r"[^\W_]+?(?=n't(?![^\W_]))|n't(?![^\W_])|'(?:s|re|ve|ll|d|m)(?![^\W_])|can(?=not(?![^\W_]))|[^\W_]+|\S"
 )
@@ -154,7 +154,7 @@ _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u2032": 
 
 
 class WordPieceTokenizer:
-    """Lower-casing WordPiece tokenizer that follows the call protocol of Hugging Face's fast tokenizers.
+    """A lower-casing WordPiece tokenizer that follows the call protocol of Hugging Face's fast tokenizers.
 
     Text is split at whitespace and punctuation (contractions as in the Penn Treebank), lower-cased and stripped of
     accents; every word becomes the longest matching pieces of the vocabulary from left to right, those inside a word
@@ -165,7 +165,7 @@ class WordPieceTokenizer:
     pad_token, unk_token, cls_token, sep_token, mask_token = _SPECIAL
 
     def __init__(self, vocab: Sequence[str], *, model_max_length: int):
-        """`vocab[i]` is the piece of id i.
+        """Makes the tokenizer in which `vocab[i]` is the piece of id i.
 
         Raises:
           ValueError: a special token is missing, or a piece occurs twice.
@@ -192,11 +192,11 @@ class WordPieceTokenizer:
         return len(self._pieces)
 
     def __len__(self) -> int:
-        """Same as `vocab_size`."""
+        """Returns `vocab_size`."""
         return self.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
-        """The id of every piece, in the order of the ids."""
+        """Returns the id of every piece, in the order of the ids."""
         return dict(self._ids)
 
     def __call__(
@@ -212,7 +212,7 @@ class WordPieceTokenizer:
         """Encodes one text.
 
         Args:
-          text: any string; "[MASK]" and the other special tokens, written out, are kept as such.
+          text: any string; special tokens that are written out in it, such as "[MASK]", are kept as such.
           add_special_tokens: surround with [CLS] and [SEP].
           return_offsets_mapping: add "offset_mapping", the span (start, end) in `text` of every token, (0, 0) for
           added tokens.
@@ -221,7 +221,7 @@ class WordPieceTokenizer:
           max_length: length including special tokens; `model_max_length` by default. Only used with truncation.
 
         Returns:
-          Lists of equal length: "input_ids" and "attention_mask" (all 1), and what was asked for.
+          Lists of equal length: "input_ids" and "attention_mask" (all 1), and those that were requested.
 
         Raises:
           ValueError: text is not a string.
@@ -246,15 +246,15 @@ class WordPieceTokenizer:
         return encoding
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """The pieces of ids."""
+        """Returns the pieces of ids."""
         return [self._pieces[int(i)] for i in ids]
 
     def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]:
-        """The ids of pieces; that of [UNK] for pieces outside the vocabulary."""
+        """Returns the ids of pieces; that of [UNK] for pieces outside the vocabulary."""
         return [self._ids.get(token, self.unk_token_id) for token in tokens]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """Joins pieces to text; contractions and words are joined again, the space before punctuation stays."""
+        """Joins pieces to a text; words and contractions become whole again, and the space before punctuation stays."""
         skipped = set(self.all_special_ids) if skip_special_tokens else set()
         text = " ".join(self.convert_ids_to_tokens([i for i in ids if int(i) not in skipped]))
         return re.sub(r" (?='(?:s|re|ve|ll|d|m)\b|n't\b)", "", text.replace(" ##", ""))
@@ -314,10 +314,10 @@ def _normalise(text: str, start: int, end: int) -> tuple[str, list[int]]:
 
 @own_settings()
 def tiny() -> tuple[TextClassifier, WordPieceTokenizer]:
-    """The shipped movie-review sentiment classifier and its tokenizer; classes are ("negative", "positive").
+    """Returns the shipped movie-review sentiment classifier, of classes ("negative", "positive"), and its tokenizer.
 
-    Trained by `experiments/train_tiny.py` on SST-2 (Socher et al. 2013) and rt-polarity (Pang and Lee 2005), with
-    whole words at random replaced by [MASK], so that its values on ablated texts are meaningful.
+    `experiments/train_tiny.py` trained it on SST-2 (Socher et al. 2013) and rt-polarity (Pang and Lee 2005), with whole
+    words at random replaced by [MASK], so that its values on ablated texts are meaningful.
     `tiny_data/provenance.json` has the recipe and the scores.
     """
     provenance = read_json(DATA_FOLDER / "provenance.json")

@@ -191,7 +191,7 @@ ALL, VALUES = all_masks(4), np.arange(16.0)
     [
         (lambda: baselines.banzhaf(ALL, VALUES, estimator="magic"), "unknown estimator 'magic'; expected one of"),
         (lambda: baselines.faith_banzhaf(ALL[:10], VALUES[:10]), r"11 coefficients, .* of 4 units, .* got 10"),
-        (lambda: baselines.faith_shapley(ALL[:10], VALUES[:10]), "got 10: ask more masks, or use a lower order"),
+        (lambda: baselines.faith_shapley(ALL[:10], VALUES[:10]), "got 10: evaluate more masks, or use a lower order"),
         (lambda: baselines.banzhaf(ALL[5:9], VALUES[5:9]), "5 coefficients"),
         (lambda: baselines.faith_banzhaf(ALL, VALUES, order=0), "order must be a whole number of at least 1"),
         (lambda: baselines.faith_shapley(ALL, VALUES, order=1.5), "order must be a whole number of at least 1"),

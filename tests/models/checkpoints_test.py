@@ -353,7 +353,7 @@ def test_files_of_other_formats(tmp_path):
 )
 def test_tensors_that_the_architecture_does_not_have(name, tensor, tmp_path):
     folder = rename(write_model(tmp_path, name), lambda name: name, {tensor: np.zeros(24, np.float32)})
-    with pytest.raises(ValueError, match=f"the weights hold {tensor}, of which the architecture knows nothing"):
+    with pytest.raises(ValueError, match=f"the weights hold {tensor}, which the architecture does not have"):
         models.load(folder)
 
 

@@ -227,11 +227,11 @@ FAULTS = {
     "no embedding": (lambda f: drop(f, "model.embed_tokens.weight"), "the weights lack embed_tokens.weight"),
     "unknown tensor": (
         lambda f: add(f, "model.layers.0.mlp.router.weight"),
-        "hold model.layers.0.mlp.router.weight, of which the architecture knows nothing",
+        "hold model.layers.0.mlp.router.weight, which the architecture does not have",
     ),
     "other shapes": (
         lambda f: edit(f, intermediate_size=48),
-        r"tensor model.layers.0.mlp.down_proj.weight has shape \(24, 36\), and config.json asks for \(24, 48\)",
+        r"tensor model.layers.0.mlp.down_proj.weight has shape \(24, 36\), but config.json expects \(24, 48\)",
     ),
     "another class": (
         lambda f: edit(f, architectures=["Gemma2ForCausalLM"]),

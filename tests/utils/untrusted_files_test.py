@@ -222,7 +222,7 @@ def test_names_may_be_as_long_as_names_may_be(tmp_path):
             "layers and the weights",
         ),
         ("config.json", '{"architectures": ["BertModel"], "hidden_size": ' + "9" * 400 + "}", "model that can be read"),
-        ("model.safetensors.index.json", '{"weight_map": {"a": "../model.safetensors"}}', "no file beside it"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../model.safetensors"}}', "not a file beside it"),
         ("model.safetensors.index.json", '{"weight_map": {"a": ["x"]}}', "not an index of weights"),
         ("model.safetensors", "\xff" * 99, "not a file of weights"),
         ("1_Pooling/config.json", '{"pooling_mode_cls_token": "yes"}', "'pooling_mode_cls_token'"),

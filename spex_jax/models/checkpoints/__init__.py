@@ -1,1 +1,1 @@
-"""Reads checkpoints: configurations, weights, and the architectures they are of."""
+"""Reads checkpoints: their configurations, weights and architectures."""

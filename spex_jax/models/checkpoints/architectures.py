@@ -1,4 +1,4 @@
-"""The architectures that are known, by the class that config.json's "architectures" names."""
+"""The known architectures, by the class that "architectures" of config.json names."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,13 +15,13 @@ __all__ = ["ARCHITECTURES", "BARE", "Architecture"]
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """How a class of transformers is read.
+    """How checkpoints of one class of transformers are read.
 
     Attributes:
-      model_type: of its config (of that of the language model, where there are several).
-      build: checkpoint, config, devices of the "model" axis -> our config and where the parameters are; of encoders
-        also the class's name, by which it is known whether a head is read.
-      encoder: whether it is one.
+      model_type: the model_type of its config (of the language model's, where there are several).
+      build: checkpoint, config, devices of the "model" axis -> our config and where the parameters are. Builders of
+        encoders also take the name of the class, which decides whether a head is read.
+      encoder: whether it is an encoder.
     """
 
     model_type: str
@@ -29,13 +29,13 @@ class Architecture:
     encoder: bool = False
 
     def parameters(self, checkpoint: Checkpoint, config: Config, name: str, model_axis: int) -> tuple[Any, Parameters]:
-        """Our config and where the parameters are.
+        """Returns our config and where the parameters are.
 
         Args:
           checkpoint: the tensors.
-          config: of config.json, of the language model.
-          name: of the class.
-          model_axis: devices over which heads, hidden units and vocabulary are divided.
+          config: the language model's settings in config.json.
+          name: the name of the class.
+          model_axis: the number of devices over which heads, hidden units and vocabulary are divided.
 
         Raises:
           ValueError: see `read_config` and the builders.
@@ -54,7 +54,7 @@ _HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "Question
 
 
 def _encoder(family: str, model_type: str, build: Callable[..., Any], *more: str) -> dict[str, Architecture]:
-    """A family of encoders: bare, and below each head, of which that of texts is read and the others are not."""
+    """Returns a family of encoders, bare and with each head, of which only the one that classifies texts is read."""
     names = (f"{family}Model", *(f"{family}For{head}" for head in (*_HEADS, *more)))
     return dict.fromkeys(names, Architecture(model_type, build, encoder=True))
 
@@ -75,5 +75,5 @@ ARCHITECTURES: dict[str, Architecture] = {
     **_encoder("Camembert", "camembert", encoders.roberta),
     **_encoder("DistilBert", "distilbert", encoders.distilbert),
 }
-# By model_type, what a config.json without architectures is of: an encoder; a language model may have any head.
+# By model_type, the encoder meant by a config.json without architectures; a language model could have any head.
 BARE = {known.model_type: name for name, known in ARCHITECTURES.items() if known.encoder and name.endswith("Model")}

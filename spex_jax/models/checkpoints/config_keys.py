@@ -1,7 +1,7 @@
-"""What a config.json says, with what transformers leaves out of it, refused where it asks for other mathematics.
+"""Reads config.json with the defaults that transformers leaves out, and refuses keys that ask for other mathematics.
 
 transformers does not write a key whose value is its config class's default, above all into nested configs, so that a
-file means something only together with those defaults (`tests/golden/make_config_defaults.py` compares them).
+file is complete only together with those defaults (`tests/golden/make_config_defaults.py` compares them).
 """
 
 import json
@@ -71,7 +71,7 @@ _BERT_SIZES = {
     "pad_token_id": 0,
 }
 
-# By model_type, every key that is read and what transformers' config class takes for it when it is left out.
+# By model_type, every key that is read, with the value that transformers' config class takes when it is left out.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {**_LLAMA_SIZES, "attention_bias": False, "mlp_bias": False},
     "mistral": {
@@ -131,20 +131,20 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     },
 }
 _ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-_OF_ROTATIONS = ("rope_parameters", "rope_scaling", "rope_theta")  # read by _rope, by presence
+_ROTATION_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")  # read by `rotations` where present
 _PATTERN = ("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern")
-# Read where they are there; they have no default of their own.
+# Keys that are read where present and have no default.
 _ALSO_READ = {
-    **dict.fromkeys(_ROTARY, _OF_ROTATIONS),
-    "gemma": (*_OF_ROTATIONS, "hidden_activation"),
+    **dict.fromkeys(_ROTARY, _ROTATION_KEYS),
+    "gemma": (*_ROTATION_KEYS, "hidden_activation"),
     # Written beside hidden_activation and not used by transformers.
-    "gemma2": (*_OF_ROTATIONS, "hidden_act", "cache_implementation"),
-    "gemma3_text": (*_OF_ROTATIONS, *_PATTERN, "hidden_act", "cache_implementation"),
-    "qwen2": (*_OF_ROTATIONS, "head_dim"),
-    "mistral": (*_OF_ROTATIONS, "layer_types"),
-    "llama": (*_OF_ROTATIONS, "layer_types"),
+    "gemma2": (*_ROTATION_KEYS, "hidden_act", "cache_implementation"),
+    "gemma3_text": (*_ROTATION_KEYS, *_PATTERN, "hidden_act", "cache_implementation"),
+    "qwen2": (*_ROTATION_KEYS, "head_dim"),
+    "mistral": (*_ROTATION_KEYS, "layer_types"),
+    "llama": (*_ROTATION_KEYS, "layer_types"),
 }
-# Names that transformers takes for keys of these classes (its attribute_map).
+# Other names that transformers accepts for keys of these classes (its attribute_map).
 _ALIASES = {
     "gpt2": {
         "hidden_size": "n_embd",
@@ -159,7 +159,7 @@ _MAY_BE_NULL = {
     *("attn_logit_softcapping", "final_logit_softcapping", "pad_token_id", "hidden_activation", "max_window_layers"),
 }
 
-# Keys of mathematics, by the values with which the models here compute what the file means (beside null).
+# Keys that change the mathematics, with the values (and null) for which the models here compute what the file means.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "scale_attn_weights": (True,),
     "position_embedding_type": ("absolute",),
@@ -216,10 +216,10 @@ _QUANTISATIONS = ("quantization_config", "quantization", "compression_config", "
 
 
 def activation(name: str) -> str:
-    """Our name of an activation of config.json.
+    """Returns our name of an activation that config.json names.
 
     Raises:
-      ValueError: it is not known.
+      ValueError: the activation is not known.
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r} in config.json; known are {', '.join(_ACTIVATIONS)}")
@@ -227,7 +227,7 @@ def activation(name: str) -> str:
 
 
 def text_config(config: Config) -> Config:
-    """The language model's settings, which models of text and pictures keep apart."""
+    """Returns the language model's settings, which models of text and images keep apart."""
     if "text_config" not in config:
         return config
     nested = config["text_config"] or {}
@@ -238,7 +238,7 @@ def text_config(config: Config) -> Config:
 
 
 def refuse_quantised(config: Config) -> None:
-    """Raises ValueError where config.json says that the weights are quantised, naming the method."""
+    """Raises ValueError that names the method where config.json describes quantised weights."""
     for part in (config, text_config(config)):
         for key in _QUANTISATIONS:
             given = part.get(key)
@@ -258,15 +258,15 @@ def refuse_quantised(config: Config) -> None:
 
 
 def read_config(config: Config, model_type: str, architecture: str) -> Config:
-    """All keys that are read of a model_type, those that the file leaves out by their defaults.
+    """Returns all keys that are read for a model_type, with defaults for those that the file leaves out.
 
-    A key that is not known is harmless where it is off (null, false or empty). Else it is refused where its name is one
-    of mathematics, and otherwise a warning names it.
+    A key that is not known is harmless where it is off (null, false or empty). Otherwise it is refused if its name is
+    one of mathematics, and named in a warning if not.
 
     Args:
-      config: of the language model, see `text_config`.
-      model_type: of transformers.
-      architecture: that config.json names, for messages.
+      config: the language model's settings, see `text_config`.
+      model_type: the model_type of transformers.
+      architecture: the class that config.json names, for messages.
 
     Raises:
       ValueError: another model_type, values of another type than the default's, or a key that asks for something that
@@ -293,7 +293,7 @@ def read_config(config: Config, model_type: str, architecture: str) -> Config:
 
 
 def _like(given: Any, default: Any, key: str) -> bool:
-    """Whether a value is of the type of the default."""
+    """Returns whether a value has the type of the default."""
     if given is None:
         return default is None or key in _MAY_BE_NULL
     if key == "layer_types":
@@ -302,7 +302,7 @@ def _like(given: Any, default: Any, key: str) -> bool:
         return isinstance(given, type(default))
     if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
         return False
-    # Sizes are whole numbers of at least 1; an id may be 0, a window too.
+    # Sizes are whole numbers of at least 1; an id or a window may be 0.
     whole = isinstance(default, int) and key != "query_pre_attn_scalar"
     return not whole or (isinstance(given, int) and given >= (key in _SIZES))
 
@@ -339,9 +339,9 @@ def _refuse_unknown(config: Config, known: Collection[str], architecture: str) -
             continue
         if _MATHEMATICS.search(key.lower()):
             raise ValueError(
-                f"config.json has {key} = {value!r:.60}, which models.load does not know of {architecture} and which "
-                "by its name changes what the model computes. Where transformers ignores it too, remove it from "
-                "config.json; else the model is a variant that cannot be read yet"
+                f"config.json has {key} = {value!r:.60}, which models.load does not know for {architecture} and "
+                "which by its name changes what the model computes. If transformers ignores it too, remove it from "
+                "config.json; otherwise the model is a variant that cannot be read yet"
             )
         strange.append(key)
     if strange:

@@ -1,4 +1,4 @@
-"""Causal language models: what their config.json means, and what their tensors are called."""
+"""Builds causal language models: reads their config.json and names their tensors."""
 
 import math
 from collections.abc import Callable
@@ -93,28 +93,28 @@ def _llama_like(
 
 
 def _refuse(others: list[str], *towers: str) -> None:
-    """Raises ValueError for tensors of no part that is known to be left out: that of pictures."""
+    """Raises ValueError for tensors outside `towers`, the parts for images that are left out."""
     for name in others:
         if not any(tower in name for tower in towers):
             raise ValueError(
-                f"the weights hold {name}, of which the architecture knows nothing; it is a variant that models.load "
+                f"the weights hold {name}, which the architecture does not have; it is a variant that models.load "
                 "cannot read yet"
             )
 
 
 def _windows(config: Config, sliding: Callable[[int], bool]) -> tuple[int, ...]:
-    """The window of each layer, by config.json's "layer_types" or, in older files, by the layer's number."""
+    """Returns the window of each layer, by config.json's "layer_types" or, in older files, by the layer's number."""
     window, count, types = config.get("sliding_window"), config["num_hidden_layers"], config.get("layer_types")
     if types is not None:
         strange = [kind for kind in types if kind not in ("full_attention", "sliding_attention")]
         if strange or len(types) != count:
             raise ValueError(
-                f"layer_types of config.json must say full_attention or sliding_attention for each of the {count} "
+                f"layer_types of config.json must give full_attention or sliding_attention for each of the {count} "
                 f"layers, got {len(types)}{f', with {strange[0]!r:.40}' if strange else ''}"
             )
         if "sliding_attention" in types and not window:
             raise ValueError(
-                "config.json has sliding_attention among its layer_types and no sliding_window that is used"
+                "config.json has sliding_attention among its layer_types but no sliding_window that is used"
             )
     if not window:
         return ()
@@ -127,14 +127,14 @@ def _attention_biases(config: Config) -> tuple[str, ...]:
 
 
 def llama(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Llama 1 to 3."""
+    """Builds Llama 1 to 3."""
     _windows(config, lambda layer: False)  # refuses layers that are not of full attention
     biases = (*_attention_biases(config), *(_MLP if config["mlp_bias"] else ()))
     return _llama_like(checkpoint, config, _decoder(config, config["hidden_act"]), _LLAMA, model_axis, biases)
 
 
 def mistral(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Mistral, all of whose layers have the window, or none."""
+    """Builds Mistral, in which all layers have the window or none has."""
     windows = _windows(config, lambda layer: True)
     if len(set(windows)) > 1:
         raise ValueError(
@@ -155,25 +155,25 @@ def _qwen(
 
 
 def qwen2(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Qwen 2 and 2.5."""
+    """Builds Qwen 2 and 2.5."""
     return _qwen(checkpoint, config, _LLAMA, model_axis, ("query", "key", "value"))
 
 
 def qwen3(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Qwen 3."""
+    """Builds Qwen 3."""
     return _qwen(checkpoint, config, {**_LLAMA, **_HEAD_NORMS}, model_axis, _attention_biases(config))
 
 
 def _gemma_like(
     checkpoint: Checkpoint, config: Config, names: dict[str, str], function: str, model_axis: int, **options: Any
 ) -> tuple[DecoderConfig, Parameters]:
-    """What all Gemmas share: weights of norms around 0, scaled embeddings."""
+    """Builds any Gemma; all have norm weights around 0 and scaled embeddings."""
     c = _decoder(config, function, norm_offset=1.0, embedding_scale=math.sqrt(config["hidden_size"]), **options)
     return _llama_like(checkpoint, config, c, names, model_axis, _attention_biases(config))
 
 
 def _gemma_scores(config: Config) -> dict[str, Any]:
-    """Of Gemma 2 and 3."""
+    """Returns the scale and the soft caps of scores in Gemma 2 and 3."""
     return {
         "attention_scale": config["query_pre_attn_scalar"] ** -0.5,
         "attention_softcap": config["attn_logit_softcapping"],
@@ -182,20 +182,20 @@ def _gemma_scores(config: Config) -> dict[str, Any]:
 
 
 def gemma(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Gemma 1, whose first files say "gelu" and mean its approximation."""
+    """Builds Gemma 1, whose first files say "gelu" and mean its approximation."""
     old = "gelu_pytorch_tanh" if config["hidden_act"] == "gelu" else config["hidden_act"]
     return _gemma_like(checkpoint, config, _LLAMA, config.get("hidden_activation") or old, model_axis)
 
 
 def gemma2(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Gemma 2."""
+    """Builds Gemma 2."""
     windows = _windows(config, lambda layer: layer % 2 == 0)
     options = {"windows": windows, **_gemma_scores(config)}
     return _gemma_like(checkpoint, config, _GEMMA2, config["hidden_activation"], model_axis, **options)
 
 
 def gemma3(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """The language model of Gemma 3."""
+    """Builds the language model of Gemma 3."""
     every = config.get("sliding_window_pattern") or config.get("_sliding_window_pattern") or 6
     windows = _windows(config, lambda layer: (layer + 1) % every != 0)
     kinds = tuple(int(window > 0) for window in windows)
@@ -210,7 +210,7 @@ def gemma3(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[Dec
 
 
 def gpt2(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """GPT-2."""
+    """Builds GPT-2."""
     dim, heads = config["n_embd"], config["n_head"]
     c = DecoderConfig(
         vocab_size=config["vocab_size"],

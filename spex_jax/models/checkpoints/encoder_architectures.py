@@ -1,4 +1,4 @@
-"""Encoders: what their config.json means, and what their tensors are called."""
+"""Builds encoders: reads their config.json and names their tensors."""
 
 import warnings
 
@@ -29,18 +29,18 @@ _DISTILBERT = {
     "down": "ffn.lin2",
     "norm_mlp": "output_layer_norm",
 }
-_CLASSIFIER = "ForSequenceClassification"  # the head of texts; other heads are of tokens, of pairs, or of training
+_CLASSIFIER = "ForSequenceClassification"  # the head for texts; other heads are for tokens, pairs or training
 _WORDS = "embeddings.word_embeddings.weight"
 
 
 def class_names(config: Config) -> tuple[str, ...]:
-    """Of a classifier, in the order of its logits."""
+    """Returns the class names of a classifier, in the order of its logits."""
     labels = config.get("id2label") or {}
     return tuple(str(labels[key]) for key in sorted(labels, key=int))
 
 
 def _classes(config: Config) -> int:
-    """How many there are; transformers assumes two where nothing is said."""
+    """Returns the number of classes; transformers assumes two where config.json gives none."""
     return len(class_names(config)) or config.get("num_labels") or config.get("_num_labels") or 2
 
 
@@ -49,7 +49,7 @@ def _linear(name: str, outputs: int, inputs: int) -> Parameters:
 
 
 def _embeddings(prefix: str, c: EncoderConfig, model_axis: int, first: int = 0) -> Parameters:
-    """Of words and positions; `first` is the row of the first position."""
+    """Returns the embeddings of words and positions; `first` is the row of the first position."""
     part = (first, first + c.max_length) if first else None
     return {
         "embedding": table(f"{prefix}word_embeddings.weight", c.vocab_size, c.dim, model_axis),
@@ -59,12 +59,12 @@ def _embeddings(prefix: str, c: EncoderConfig, model_axis: int, first: int = 0) 
 
 
 def _name_heads(checkpoint: Checkpoint, parameters: Parameters, architecture: str, *encoder: str) -> None:
-    """Warns of heads that are left out. The pooler of a bare model is none: it was trained for a head that is gone."""
+    """Warns of heads that are left out. A bare model's pooler is no head: it was trained for one that is gone."""
     heads = [name for name in unused(checkpoint, parameters, encoder) if "pooler." not in name]
     if heads:
         warnings.warn(
             f"the head of {architecture} is not used: {', '.join(heads[:3])}{', ...' if len(heads) > 3 else ''}. The "
-            "encoder gives its pooled hidden states; Encoder.with_head adds a classifier",
+            "encoder returns its pooled hidden states; Encoder.with_head adds a classifier",
             stacklevel=4,
         )
 
@@ -72,7 +72,7 @@ def _name_heads(checkpoint: Checkpoint, parameters: Parameters, architecture: st
 def _like_bert(
     checkpoint: Checkpoint, config: Config, architecture: str, model_axis: int, first: int
 ) -> tuple[EncoderConfig, Parameters, str]:
-    """The encoder of BERT and RoBERTa without a head, and what its names begin with."""
+    """Returns the encoder of BERT and RoBERTa without a head, and the prefix of its tensor names."""
     c = EncoderConfig(
         vocab_size=config["vocab_size"],
         dim=config["hidden_size"],
@@ -97,7 +97,7 @@ def _like_bert(
 def bert(
     checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
 ) -> tuple[EncoderConfig, Parameters]:
-    """BERT, with the head of its classifier of texts."""
+    """Builds BERT, with the head that classifies texts."""
     c, parameters, prefix = _like_bert(checkpoint, config, architecture, model_axis, 0)
     if c.pooling == "first":
         parameters["head"] = {
@@ -111,7 +111,7 @@ def bert(
 def roberta(
     checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
 ) -> tuple[EncoderConfig, Parameters]:
-    """RoBERTa: BERT whose positions are counted from the one behind the padding's id, and another head."""
+    """Builds RoBERTa: BERT with another head, and with positions counted from the one after the padding's id."""
     padding = config["pad_token_id"]
     c, parameters, prefix = _like_bert(
         checkpoint, config, architecture, model_axis, 1 if padding is None else padding + 1
@@ -128,7 +128,7 @@ def roberta(
 def distilbert(
     checkpoint: Checkpoint, config: Config, model_axis: int, architecture: str
 ) -> tuple[EncoderConfig, Parameters]:
-    """DistilBERT, with the head of its classifier of texts."""
+    """Builds DistilBERT, with the head that classifies texts."""
     c = EncoderConfig(
         vocab_size=config["vocab_size"],
         dim=config["dim"],

@@ -1,4 +1,4 @@
-"""Models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, read without PyTorch."""
+"""Loads models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, without PyTorch."""
 
 import contextlib
 import dataclasses
@@ -26,11 +26,11 @@ _QUANTISED = (
     "quantize_config.json",
     "quant_config.json",
     "hf_quant_config.json",
-)  # of files before quantization_config
+)  # files from before config.json had quantization_config
 
 
 def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
-    """The architecture and what config.json says of it."""
+    """Returns the architecture and its settings in config.json."""
     if folder.suffix == ".gguf":
         raise ValueError(
             f"{str(folder)!r} is a GGUF file, which models.load does not read; give the directory with config.json and "
@@ -61,12 +61,12 @@ def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
 
 
 def _tokenizer(folder: pathlib.Path) -> Any:
-    """The fast tokenizer; it may have ids beyond the embedding, such as those of pictures, which no prompt may use.
+    """Returns the fast tokenizer; it may have ids beyond the embedding (of images, say), which no prompt may use.
 
     Raises:
-      ValueError: there is none.
+      ValueError: the directory has none.
     """
-    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # that PyTorch is missing: it is not needed
+    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # silences that PyTorch is missing: it is not needed
     quiet = advice not in os.environ
     try:
         if quiet:
@@ -86,20 +86,20 @@ def _tokenizer(folder: pathlib.Path) -> Any:
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Encoder | Decoder, Any]:
-    """A model and its tokenizer from a Hugging Face directory.
+    """Loads a model and its tokenizer from a Hugging Face directory.
 
     Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT,
-    DistilBERT, RoBERTa, XLM-RoBERTa and CamemBERT an `Encoder`, with the head of a classifier of texts or, without one,
+    DistilBERT, RoBERTa, XLM-RoBERTa and CamemBERT an `Encoder`, with the head that classifies texts or, without one,
     with the mean of the hidden states as output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
     Heads of other kinds (masked words, tokens, answers) are left out, and a warning names them. Keys that config.json
-    leaves out are those of transformers' config classes.
+    leaves out take the defaults of transformers' config classes.
 
     Args:
-      path: of the directory.
+      path: the directory.
       dtype: "float32" or "bfloat16"; None keeps bfloat16 files as they are and makes everything else float32.
-      mesh: with an axis "model", over which heads, hidden units and vocabulary are divided, and an axis "masks" for the
-        engine: jax.make_mesh((1, 8), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2). None is the
-        first device.
+      mesh: one with an axis "model", over which heads, hidden units and vocabulary are divided, and an axis "masks"
+        for the engine: jax.make_mesh((1, 8), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2). None
+        takes the first device.
 
     Raises:
       ValueError: an unknown architecture, files that are missing or damaged, tensors that are missing or do not fit
@@ -132,7 +132,7 @@ def load(
 
 
 def _pooling(folder: pathlib.Path) -> str | None:
-    """How a sentence encoder makes one vector of a text, where its directory says it."""
+    """Returns how a sentence encoder pools the states of a text; None where its directory does not state it."""
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return None

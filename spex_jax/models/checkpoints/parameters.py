@@ -12,12 +12,12 @@ from spex_jax.models.encoder import EncoderConfig
 __all__ = ["Parameters", "layers", "prefix_of", "table", "unused", "vector_or_matrix"]
 
 Parameters = dict[str, Any]
-# No weights, though older files hold them.
+# Buffers that older files hold; they are no weights.
 _BUFFERS = (".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "embeddings.position_ids", ".token_type_ids")
 
 
 def prefix_of(checkpoint: Checkpoint, ending: str) -> str:
-    """What stands before a name, which differs between a bare model and one with a head."""
+    """Returns the prefix of a name, which differs between a bare model and one with a head."""
     found = [name.removesuffix(ending) for name in checkpoint.names if name.endswith(ending)]
     if not found:
         raise ValueError(f"the weights lack {ending}; the directory is incomplete or of another architecture")
@@ -27,7 +27,7 @@ def prefix_of(checkpoint: Checkpoint, ending: str) -> str:
 def vector_or_matrix(
     names: tuple[str, ...], shape: tuple[int, ...], *, bias: bool, **options: Any
 ) -> dict[str, Stored]:
-    """ "weight", and "bias" where there is to be one."""
+    """Returns the stored "weight", and the "bias" where `bias`."""
     found = {"weight": Stored(tuple(f"{name}.weight" for name in names), shape, **options)}
     if bias:
         split = 0 if options.get("split") == 0 else None
@@ -45,11 +45,11 @@ def layers(
     biases: Collection[str] = (),
     fused: bool = False,
 ) -> Parameters:
-    """Stacked parameters of all layers, whose tensors are called prefix + number + name.
+    """Returns the stacked parameters of all layers, whose tensors are called prefix + number + name.
 
     `biases` names the parameters that have a bias. Attention and MLP are divided over `model_axis` devices by whole
-    heads and hidden units: products with queries, keys, values, gate and up by their outputs, those with the
-    attention's output and down by their inputs.
+    heads and hidden units: the weights of queries, keys, values, gate and up by their outputs, those of the attention's
+    output and down by their inputs.
     """
     kv, width = c.num_heads, c.dim // c.num_heads
     if isinstance(c, DecoderConfig):
@@ -83,10 +83,10 @@ def layers(
 
 
 def unused(checkpoint: Checkpoint, parameters: Parameters, encoder: tuple[str, ...]) -> list[str]:
-    """Names of tensors that are no part of the parameters: of heads, of other towers.
+    """Returns the names of tensors that belong to no parameter, such as those of heads or other towers.
 
     Raises:
-      ValueError: one of them begins with one of `encoder`, and so changes what the layers compute.
+      ValueError: one of them begins with one of `encoder`, and so would change what the layers compute.
     """
     leaves = jax.tree_util.tree_leaves(parameters, is_leaf=lambda leaf: isinstance(leaf, Stored))
     used = {name for stored in leaves for name in stored.names}
@@ -94,12 +94,12 @@ def unused(checkpoint: Checkpoint, parameters: Parameters, encoder: tuple[str, .
     for name in found:
         if name.startswith(encoder):
             raise ValueError(
-                f"the weights hold {name}, of which the architecture knows nothing by config.json; it is a variant "
-                "that models.load cannot read yet, or config.json is of another model"
+                f"the weights hold {name}, which the architecture does not have with this config.json; it is a "
+                "variant that models.load cannot read yet, or config.json belongs to another model"
             )
     return found
 
 
 def table(name: str, rows: int, width: int, model_axis: int) -> Stored:
-    """Of embeddings or logits [rows, width], divided by rows."""
+    """Returns a table of embeddings or logits [rows, width], divided by rows."""
     return Stored((name,), (rows, width), split=0 if rows % model_axis == 0 else None)

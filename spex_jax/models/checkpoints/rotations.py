@@ -22,7 +22,7 @@ def _number(given: Mapping[str, Any], key: str) -> float:
 
 
 def _of_both(newer: Any, older: Any, theta: float, config: Mapping[str, Any]) -> Rope:
-    """Of "rope_parameters" (from transformers 5 on) or "rope_scaling"."""
+    """Returns the rotations of "rope_parameters" (from transformers 5 on) or "rope_scaling"."""
     for given in (newer, older):
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"rotary positions of config.json must be described by settings, got {given!r:.60}")
@@ -36,14 +36,14 @@ def _of_both(newer: Any, older: Any, theta: float, config: Mapping[str, Any]) ->
 
 
 def rope(config: Mapping[str, Any], theta: float = 10_000.0) -> Rope:
-    """Of a config with one kind of rotations; `theta` is what transformers takes where it gives none."""
+    """Returns the rotations of a config with one kind; `theta` is the default of transformers."""
     base = config.get("rope_theta")
     base = theta if base is None else base
     return _of_both(config.get("rope_parameters"), config.get("rope_scaling"), base, config)
 
 
 def ropes_by_layer_type(config: Mapping[str, Any]) -> tuple[Rope, Rope]:
-    """Of full attention, and of sliding windows (Gemma 3)."""
+    """Returns the rotations of full attention and those of sliding windows (Gemma 3)."""
     newer = config.get("rope_parameters")
     kinds = ("full_attention", "sliding_attention")
     if newer and not (isinstance(newer, Mapping) and set(newer) <= set(kinds)):
@@ -70,7 +70,7 @@ def _one(given: Mapping[str, Any], theta: float, config: Mapping[str, Any]) -> R
     if unknown:
         raise ValueError(
             f"rotary positions of config.json have {unknown[0]} = {given[unknown[0]]!r:.60}, which models.load does "
-            f"not know of the type {kind!r}"
+            f"not know for the type {kind!r}"
         )
     if given.get("partial_rotary_factor", 1) not in (1, None):
         raise ValueError(

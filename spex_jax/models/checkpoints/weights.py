@@ -1,4 +1,4 @@
-"""Weights in safetensors files, read by memory map straight onto their devices."""
+"""Reads weights from safetensors files by memory map, straight onto their devices."""
 
 import contextlib
 import dataclasses
@@ -23,15 +23,15 @@ _OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of norms, in the first files
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """Where a parameter is: tensors of the files, one for each layer where `stacked`.
+    """The tensors of the files that hold a parameter: one for each layer where `stacked`, otherwise one.
 
     Attributes:
-      names: of the tensors.
-      shape: what one of them must have, once transposed and cut.
+      names: the names of the tensors.
+      shape: the shape that each of them must have, once transposed and cut.
       stacked: whether the parameter has an axis of layers in front.
-      transposed: the files keep [in, out] (GPT-2).
-      part: from where to where in the first axis, of a tensor that holds several parameters.
-      split: the axis (of one tensor) that a "model" axis of a mesh divides; None: whole on every device.
+      transposed: whether the files keep [in, out] (GPT-2).
+      part: start and end in the first axis, for a tensor that holds several parameters.
+      split: the axis (of one tensor) that a "model" axis of a mesh divides; None keeps it whole on every device.
     """
 
     names: tuple[str, ...]
@@ -43,18 +43,18 @@ class Stored:
 
     @property
     def full_shape(self) -> tuple[int, ...]:
-        """The parameter's shape."""
+        """The shape of the parameter."""
         return (len(self.names), *self.shape) if self.stacked else self.shape
 
 
 class Checkpoint:
-    """The tensors of a Hugging Face directory: one safetensors file, or several with an index. A context manager.
+    """A context manager of the tensors in a Hugging Face directory: one safetensors file, or several with an index.
 
-    LayerNorm.gamma and .beta of BERT's first files are called .weight and .bias, as in all later ones.
+    LayerNorm.gamma and .beta of BERT's first files are renamed to .weight and .bias, as in all later ones.
     """
 
     def __init__(self, folder: pathlib.Path):
-        """Opens the files; nothing is read yet.
+        """Opens the files; no tensor is read yet.
 
         Raises:
           ValueError: no weights, an index that is damaged or names a missing file, a truncated file.
@@ -64,7 +64,7 @@ class Checkpoint:
             from safetensors import safe_open
         except ImportError as error:
             raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
-        self._tensors: dict[str, tuple[Any, str]] = {}  # the file of each, and its name there
+        self._tensors: dict[str, tuple[Any, str]] = {}  # by name: its file, and the name in that file
         with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
             for path in _files(folder):
                 advice = "; the file is damaged or cut short: download it again"
@@ -73,12 +73,12 @@ class Checkpoint:
                 for stored in file.keys():  # noqa: SIM118
                     name = _new_name(stored)
                     if name != stored and name in file.keys():  # noqa: SIM118
-                        raise ValueError(f"{path} holds both {stored} and {name}, of which one should be; remove one")
+                        raise ValueError(f"{path} holds both {stored} and {name}, two names of one tensor; remove one")
                     self._tensors[name] = (file, stored)
             self._stack = opening.pop_all()
 
     def __enter__(self) -> "Checkpoint":
-        """The checkpoint itself."""
+        """Returns the checkpoint itself."""
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -86,16 +86,16 @@ class Checkpoint:
         self._stack.close()
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is such a tensor."""
+        """Returns whether a tensor has this name."""
         return name in self._tensors
 
     @property
     def names(self) -> list[str]:
-        """Of all tensors."""
+        """The names of all tensors, sorted."""
         return sorted(self._tensors)
 
     def is_bfloat16(self, name: str) -> bool:
-        """Whether a tensor is stored as bfloat16."""
+        """Returns whether a tensor is stored as bfloat16."""
         return self._slice(name).get_dtype() == "BF16"
 
     def _slice(self, name: str) -> Any:
@@ -103,8 +103,8 @@ class Checkpoint:
         return file.get_slice(stored)
 
     def check(self, stored: Sequence[Stored]) -> None:
-        """Raises ValueError that names the tensors that are missing, of another shape than the config says, or no
-        floats (quantised weights, whose scales are kept elsewhere).
+        """Raises ValueError where tensors are missing, differ in shape from the config, or are no floats (quantised
+        weights, whose scales are kept elsewhere).
         """
         names = [name for parameter in stored for name in parameter.names]
         missing = [name for name in names if name not in self]
@@ -125,12 +125,12 @@ class Checkpoint:
                     turned = (len(range(turned[0])[slice(*parameter.part)]), *turned[1:])
                 if turned != parameter.shape:
                     raise ValueError(
-                        f"the tensor {name} has shape {found}, and config.json asks for {parameter.shape} of it; "
+                        f"the tensor {name} has shape {found}, but config.json expects {parameter.shape}; "
                         "weights and config.json do not belong together"
                     )
 
     def _read(self, parameter: Stored, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A part of one tensor, as the parameter has it."""
+        """Returns a part of one tensor, in the layout of the parameter."""
         start = 0 if parameter.part is None else parameter.part[0]
         first, *others = (slice(*axis.indices(size)) for axis, size in zip(index, parameter.shape, strict=True))
         wanted = (slice(first.start + start, first.stop + start), *others)
@@ -140,8 +140,8 @@ class Checkpoint:
         return np.asarray(tensor[wanted])
 
     def place(self, parameter: Stored, dtype: Any, mesh: jax.sharding.Mesh | None) -> jax.Array:
-        """The parameter on its devices, each of which reads its own part of the files; one part is in host memory at a
-        time.
+        """Returns the parameter on its devices, each of which reads its own part of the files; host memory holds one
+        part at a time.
         """
         shape = parameter.full_shape
         sharding: Any = SingleDeviceSharding(jax.devices()[0])
@@ -181,7 +181,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         with refusing(index, "an index of weights", advice="; the file is damaged: download it again"):
             names = sorted(set(Record(read_json(index)).take("weight_map").values()))
             if strange := [name for name in names if pathlib.PurePath(name).name != name]:
-                raise ValueError(f"it names {strange[0]!r}, which is no file beside it")
+                raise ValueError(f"it names {strange[0]!r}, which is not a file beside it")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise ValueError(f"{index} names {', '.join(missing)}, which {folder} lacks; download the missing files")
@@ -198,7 +198,7 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def place_tree(checkpoint: Checkpoint, tree: Any, dtype: Any, mesh: jax.sharding.Mesh | None) -> Any:
-    """A tree of `Stored` as arrays."""
+    """Returns a tree of `Stored` as arrays on their devices."""
     leaves, structure = jax.tree_util.tree_flatten(tree, is_leaf=lambda leaf: isinstance(leaf, Stored))
     checkpoint.check(leaves)
     placed = [checkpoint.place(leaf, jnp.dtype(dtype), mesh) for leaf in leaves]
