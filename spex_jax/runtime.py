@@ -41,8 +41,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of all random draws.", lower_bound
 _MESH = flags.DEFINE_string(
     "mesh",
     None,
-    "Mesh of devices as axes and sizes, such as masks=4,model=2; one size may be -1, for all remaining devices. Batches "
-    "are split over the axis masks. Default: all devices on that axis.",
+    "Mesh of devices as axes and sizes, such as masks=4,model=2; one size may be -1, for all remaining devices. "
+    "Batches are split over the axis masks. Default: all devices on that axis.",
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
@@ -61,8 +61,8 @@ _PROFILE = flags.DEFINE_string(
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
-    "Join the other processes of the run first (jax.distributed). Slurm and Cloud TPU need no more; elsewhere also give "
-    "--coordinator, --num_processes and --process.",
+    "Join the other processes of the run first (jax.distributed). Slurm and Cloud TPU need no more; elsewhere "
+    "also give --coordinator, --num_processes and --process.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost: host:port of the first process.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --multihost: number of processes.", lower_bound=1)

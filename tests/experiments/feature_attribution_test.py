@@ -119,7 +119,7 @@ def test_bad_values_of_flags(given, message, program, tmp_path):
     [
         (["--bugdet=100"], "Unknown command line flag 'bugdet'. Did you mean: budget ?"),
         (["a review", "--out={out}"], "unexpected argument 'a review'"),
-        (["--budget=60", "--out={out}"], "the least that would do is"),
+        (["--budget=60", "--out={out}"], "the smallest possible budget is"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(arguments, message, tmp_path):
