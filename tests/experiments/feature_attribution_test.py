@@ -31,7 +31,7 @@ def test_writes_the_ranking_the_page_and_the_data(source, program, tmp_path, cap
         program.main()
     printed = capsys.readouterr().out
     assert "never + fails" in printed
-    assert "exact: all 64 ablations were asked" in printed
+    assert "exact: all 64 ablations were evaluated" in printed
     assert "</html>" in (tmp_path / "out" / "report.html").read_text()
     loaded = spex_jax.Interactions.load(tmp_path / "out" / "interactions.json")
     assert loaded == spex_jax.Explanation.load(tmp_path / "out" / "explanation").interactions("SII")
@@ -87,7 +87,7 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
 
     assert "64 ablations, 0 of them stored; batches of 64 on 1 device" in run(dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert "exact: all 64 ablations (64 from the store) were asked" in run()
+    assert "exact: all 64 ablations (64 from the store) were evaluated" in run()
 
 
 @pytest.mark.parametrize(

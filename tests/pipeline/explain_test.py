@@ -391,7 +391,7 @@ def test_a_surrogate_of_all_masks_stays_a_surrogate(method, n):
     assert found.faithfulness.r2 == pytest.approx(
         1 - (truth**2).sum() / ((found.values - found.values.mean()) ** 2).sum()
     )
-    assert "every mask that there is" in str(found)
+    assert "every possible mask" in str(found)
     assert method in str(found)
     if method == "kernel_shap":
         exact = explain(value_fn, n, progress=False)
@@ -406,7 +406,7 @@ def test_reports_say_how_masks_were_drawn_and_what_was_corrected():
 
     found = explain(fn, 14, budget=200, proxy="linear", progress=False)
     assert "proxy linear, sampling mixed" in str(found)
-    corrected = "FSII is that of the spectrum, corrected by what it misses at the masks asked"
+    corrected = "FSII comes from the spectrum, corrected for what it misses at the evaluated masks"
     assert (corrected in str(found)) == (found.correction is not None)
     uniform = explain(fn, 14, budget=200, proxy="linear", index="FBII", progress=False)
     assert "sampling uniform" in str(uniform)
