@@ -56,8 +56,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
 
     Args:
       explanation: a `spex_jax.Explanation`.
-      page: whether to return a whole document; False returns a fragment for notebooks, whose styles and script affect
-        nothing outside it.
+      page: True for a whole document, False for a fragment for notebooks, whose styles and script change nothing else.
     """
     view = look(explanation)
     terms = _embedded_terms(explanation.spectrum)
@@ -71,7 +70,6 @@ def to_html(explanation: Any, page: bool = True) -> str:
         Noun=noun.capitalize(),
         facts=_facts(view),
         tiles=_tiles(view),
-        glossary=_glossary(view),
         legend=_legend(view) if view.first_order.any() else "",
         units=_units(view),
         source=_source(view, terms),
@@ -146,15 +144,17 @@ def _facts(view: View) -> str:
     if details.removal is not None:
         facts.append(f"removal: {details.removal}")
     facts += [f"left out by the chat template: {part}" for part in details.left_out]
-    order = "order 1" if index.max_order == 1 else f"up to order {index.max_order}"
-    facts.append(f"index: {index.index}, {order}")
+    facts.append(f"index: {index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
     return escape(" \u00b7 ".join(facts))
 
 
 def _tiles(view: View) -> str:
-    """Shows the values at both ends, the faithfulness and the number of ablations as four tiles."""
+    """Shows the values at both ends, the faithfulness and the number of ablations, and defines their terms."""
     e, score = view.explanation, view.explanation.faithfulness
     whole = "value with everything kept" if view.details.text is None else "value of the whole text"
+    notes = [f"An ablation evaluates the model without some {escape(plural(view.noun))}; its mask says which are kept."]
+    if e.ablations.held_out.any():
+        notes.append("Held-out masks are those that were not used to fit the spectrum.")
     tiles = []
     for kept, title in ((True, whole), (False, "value with everything removed")):
         value = view.evaluated(kept)
@@ -170,21 +170,10 @@ def _tiles(view: View) -> str:
         interval = f"95% interval {score.low:.3f} to {score.high:.3f}"
         masks = "held-out" if e.ablations.held_out.any() else "all"
         tiles.append((f"{score.r2:.3f}", f"R<sup>2</sup> on {masks} masks, {interval}"))
+        notes.append("R<sup>2</sup> is the share of the variance of the values that the spectrum predicts (1: all).")
     tiles.append((f"{len(e.masks):,}", "ablations" if len(e.masks) > 1 else "ablation"))
-    return "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)
-
-
-def _glossary(view: View) -> str:
-    """Defines the words of the tiles, those that the page uses."""
-    e = view.explanation
-    text = (
-        f"An ablation evaluates the model with some {escape(plural(view.noun))} removed; its mask says which are kept."
-    )
-    if not e.exact and e.ablations.held_out.any():
-        text += " Held-out masks are those that were not used to fit the spectrum."
-    if not e.exact and not math.isnan(e.faithfulness.r2):
-        text += " R<sup>2</sup> is the share of the variance of the values that the spectrum predicts (1: all of it)."
-    return text
+    drawn = "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)
+    return f'<div class="sx-tiles">{drawn}</div><p class="sx-note sx-below">{" ".join(notes)}</p>'
 
 
 def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
@@ -310,15 +299,13 @@ def _ranking(view: View) -> str:
     rows = "".join(_row(view, rank, key, value, limit, errors) for rank, key, value in chosen)
     error = "" if errors is None else '<th class="sx-error">std. error</th>'
     sets = counted(len(view.ranked), "set")
-    shown = f"{sets}, ranked by absolute value"
-    if len(view.ranked) > ROWS:
-        shown += f"; the {ROWS} strongest are shown, overall or of one order"
+    limited = f"; the {ROWS} strongest are shown, overall or of one order" if len(view.ranked) > ROWS else ""
     whiskers = "" if errors is None else " Thin lines are 95% intervals."
     return (
         f'<table><thead><tr><th class="sx-rank">Rank</th><th>{nouns.capitalize()}</th><th class="sx-order">Order</th>'
         f'<th class="sx-bar"></th><th class="sx-value">{escape(view.interactions.index)}</th>{error}</tr></thead>'
-        f"<tbody>\n{rows}</tbody></table>\n"
-        f'<p class="sx-note sx-below">{shown}. Small numbers identify the {nouns}, counted from 0.{whiskers}</p>'
+        f'<tbody>\n{rows}</tbody></table>\n<p class="sx-note sx-below">{sets}, ranked by absolute value{limited}. '
+        f"Small numbers identify the {nouns}, counted from 0.{whiskers}</p>"
     )
 
 

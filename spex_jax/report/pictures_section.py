@@ -54,6 +54,6 @@ def gallery(view: View) -> str:
             f"<small>test point {escape(point)}{label}</small></span></div>"
         )
     return (
-        f'<section class="sx-card"><h2>Training examples as pictures</h2>{test}'
-        f'<div class="sx-two">{"".join(blocks)}</div><p class="sx-note">Of each group, the first examples are shown.</p></section>\n\n'
+        f'<section class="sx-card"><h2>Training examples as pictures</h2>{test}<div class="sx-two">'
+        f'{"".join(blocks)}</div><p class="sx-note">Of each group, the first examples are shown.</p></section>\n\n'
     )

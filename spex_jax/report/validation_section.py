@@ -16,10 +16,7 @@ _MEANING = (
 
 
 def checks(view: View) -> str:
-    """Returns the section of a validation, or '' without one.
-
-    Bars show what was measured, with its interval and a tick at the prediction.
-    """
+    """Returns the section, or '' where nothing was validated."""
     found = view.explanation.validation
     if found is None:
         return ""
