@@ -1,6 +1,6 @@
-"""spex_jax: which parts of the input, the training data or the network act together.
+"""spex_jax finds which parts of an input, of the training data or of a network act together.
 
-Masks in, values out, a sparse Walsh spectrum back. One folder for each stage:
+Masks in, values out, a sparse Walsh spectrum back. Each stage has a folder of its own:
 
   lenses/, models/       engine/, store/       proxyspex/ spex/ baselines/    core/            analysis/, report/
   text  components       value_fn(masks)       methods: masks, values         Spectrum         is it true? show it
@@ -8,10 +8,10 @@ Masks in, values out, a sparse Walsh spectrum back. One folder for each stage:
   patches  tabular       mask once             (Walsh-Fourier)                SV ... FSII
                    \\_______________ pipeline/: explain = plan, evaluate, fit, Explanation _______________/
 
-`explain` runs the whole path. A mask is a row of a bool [M, n] array; True keeps the feature.
+`explain` runs all stages. A mask is a row of a bool [M, n] array; True keeps the feature.
 
-Methods are records of their options: `explain(..., method=ProxySPEX(max_terms=100))`, with `proxyspex.Linear(solver=
-"lasso")` and the like for its proxy. Their short forms mean the same: `method="proxyspex", max_terms=100`.
+A method is a record of its options: `explain(..., method=ProxySPEX(max_terms=100))`, whose proxy is a record such as
+`proxyspex.Linear(solver="lasso")`. The short form `method="proxyspex", max_terms=100` means the same.
 """
 
 from spex_jax import baselines, interop, lenses, methods, models, proxyspex, spex

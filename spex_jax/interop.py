@@ -1,9 +1,9 @@
-"""This package inside the frame of another library: `ShapiqApproximator` is an approximator of shapiq.
+"""Makes this package usable from another library: `ShapiqApproximator` is an approximator of shapiq.
 
     approximator = spex_jax.interop.ShapiqApproximator(n, max_order=2, index="k-SII", random_state=0)
     values = approximator.approximate(budget, game)
 
-shapiq is imported when the class is first asked for, so that this package does not need it.
+shapiq is imported when the class is first accessed, so that this package does not depend on it.
 """
 
 import functools
@@ -20,7 +20,7 @@ from spex_jax.pipeline.explanation import Explanation
 
 __all__ = ["ShapiqApproximator"]
 
-ShapiqApproximator: Any  # made when it is first asked for, by __getattr__
+ShapiqApproximator: Any  # made by __getattr__ at the first access
 
 
 def __getattr__(name: str) -> Any:
@@ -41,9 +41,9 @@ def _approximator_class() -> type:
         """`spex_jax.explain` as an approximator of shapiq, for its explainers and its benchmark.
 
         Attributes:
-          valid_indices: those of `spex_jax.core.indices.INDICES` that the installed shapiq knows.
-          method, options: of `explain`.
-          explanation: the `Explanation` behind the last answer, with its faithfulness and spectrum; None before.
+          valid_indices: names from `spex_jax.core.indices.INDICES` that the installed shapiq knows.
+          method, options: arguments of `explain`.
+          explanation: the `Explanation` of the last call, with its faithfulness and spectrum; None before the first.
         """
 
         valid_indices = tuple(name for name, index in INDICES.items() if index.in_shapiq and is_index_valid(name))
@@ -59,19 +59,19 @@ def _approximator_class() -> type:
             random_state: int | None = None,
             **options: Any,
         ):
-            """Keeps the question; nothing is asked yet.
+            """Stores the arguments; the game is not evaluated yet.
 
             Args:
               n: number of players.
               max_order: largest size of a set; SV and BV ignore it.
               index: one of valid_indices.
-              method: of `explain`.
-              top_order: whether to give only the sets of size max_order.
-              random_state: the seed of masks and fit: the same one gives the same answer, None another each time.
-              **options: of `explain`, those of the method among them.
+              method: see `explain`.
+              top_order: whether to return only the sets of size max_order.
+              random_state: seed of masks and fit: the same seed gives the same result, None a new one at each call.
+              **options: further arguments of `explain`, including those of the method.
 
             Raises:
-              ValueError: an unknown index or method, or n or max_order below 1.
+              ValueError: the index or the method is unknown, or n or max_order is below 1.
             """
             METHODS.record(method, {})
             masks_lib.check_whole("n", n, 1)
@@ -82,30 +82,30 @@ def _approximator_class() -> type:
                 index,
                 top_order=top_order,
                 random_state=random_state,
-                sampling_weights=np.ones(n + 1),  # of a sampler that is not used; the default ones overflow at n > 1000
+                sampling_weights=np.ones(n + 1),  # for an unused sampler; the default weights overflow at n > 1000
                 initialize_dict=False,
             )
             self.method, self.options = method, options
             self.explanation: Explanation | None = None
 
         def approximate(self, budget: int, game: Callable[[np.ndarray], np.ndarray], **kwargs: Any) -> Any:
-            """Explains a game by at most `budget` evaluations.
+            """Explains a game with at most `budget` evaluations.
 
-            Those that `explain` holds out of the fit, max(50, 10%), are counted in the budget. With 2^n evaluations or
-            more the answer is exact.
+            The budget includes the evaluations that `explain` holds out of the fit, max(50, 10%). From 2^n evaluations
+            on, the result is exact.
 
             Args:
-              budget: evaluations of the game, the empty and the grand coalition included.
+              budget: evaluations of the game, including the empty and the grand coalition.
               game: coalitions bool [M, n] -> values [M]; a `shapiq.Game` or any callable.
               **kwargs: further options of `explain`, for this call.
 
             Returns:
-              `shapiq.InteractionValues` of the sets that the answer holds; all others are 0. The baseline value is that
-              of the empty coalition, as the game gave it.
+              `shapiq.InteractionValues` of the sets that the explanation holds; all others are 0. The baseline value is
+              the value that the game returned for the empty coalition.
 
             Raises:
-              ValueError: a budget that is too small for the method (the message says the least that would do), values
-                that are not finite, or options that do not fit.
+              ValueError: the budget is too small for the method (the message gives the smallest possible one), values
+                are not finite, or options do not fit.
             """
             seed = self._random_state
             found = explain(
@@ -126,7 +126,7 @@ def _approximator_class() -> type:
             values = interactions.to_shapiq(estimated=not found.exact, budget=len(found.masks) + failed)
             values.min_order = self.min_order
             none = found.values[~found.masks.any(axis=1)]
-            if len(none):  # the game's own answer, in place of the spectrum's
+            if len(none):  # the game's own value, in place of the spectrum's
                 values.baseline_value = float(none[0])
                 if () in values.interactions and is_empty_value_the_baseline(values.index):
                     values[()] = values.baseline_value

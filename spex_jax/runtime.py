@@ -1,6 +1,6 @@
-"""What every program of the project does the same way; for programs only, the library does not import it.
+"""Start-up, flags and result files that all programs of the project share. The library itself does not import this.
 
-The flags here are those of all programs: devices (--mesh, --multihost), --seed, --precision, the compilation cache and
+All programs take the flags defined here: devices (--mesh, --multihost), --seed, --precision, the compilation cache and
 a profile.
 """
 
@@ -37,23 +37,23 @@ __all__ = [
     "without_nan",
 ]
 
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=2**32 - 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of all random draws.", lower_bound=0, upper_bound=2**32 - 1)
 _MESH = flags.DEFINE_string(
     "mesh",
     None,
-    "Devices as axes and sizes, such as masks=4,model=2; -1 once for all that are left. The batches are split over the "
-    "axis masks. Default: all devices on it.",
+    "Mesh of devices as axes and sizes, such as masks=4,model=2; one size may be -1, for all remaining devices. "
+    "Batches are split over the axis masks. Default: all devices on that axis.",
 )
 _PRECISION = flags.DEFINE_enum(
     "precision",
     None,
     ["default", "high", "highest"],
-    "Precision of matrix products that do not say their own. Default: that of JAX on the device.",
+    "Precision of matrix products that do not set their own. Default: JAX's default on the device.",
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
     str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spex_jax"),
-    "Folder of compiled programs, so that a second run need not compile; empty for none.",
+    "Folder that keeps compiled programs, so that a second run need not compile; empty for no cache.",
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace of the run (jax.profiler), for TensorBoard or XProf."
@@ -61,26 +61,26 @@ _PROFILE = flags.DEFINE_string(
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
-    "Join the other processes of the run first (jax.distributed). On Slurm and Cloud TPU everything else is found out; "
-    "elsewhere give the next three flags.",
+    "Join the other processes of the run first (jax.distributed). Slurm and Cloud TPU need no more; elsewhere "
+    "also give --coordinator, --num_processes and --process.",
 )
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "With --multihost: host:port of the first process.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --multihost: processes of the run.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "With --multihost: number of this process, from 0.", lower_bound=0)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --multihost: number of processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "With --multihost: index of this process, from 0.", lower_bound=0)
 
 
 _MOST_MAPS = 40_000
 
 
 def seed() -> int:
-    """--seed."""
+    """Returns the value of --seed."""
     return int(_SEED.value)
 
 
 class _Path(flags.ArgumentParser[str]):
-    """A path in which ~ and $NAME, as of a shell, may stand; a flag file has no shell."""
+    """Parses a path and expands ~ and $NAME, since no shell expands them in a flag file."""
 
-    syntactic_help = "a path, in which ~ and $NAME are filled in"
+    syntactic_help = "a path, in which ~ and $NAME are expanded"
 
     def parse(self, argument: str) -> str:
         path = os.path.expandvars(os.path.expanduser(argument))
@@ -90,20 +90,20 @@ class _Path(flags.ArgumentParser[str]):
 
 
 def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[str]:
-    """A flag that is a path; ~ and the environment variables in it are filled in, in flag files too."""
+    """Defines a flag that is a path; ~ and environment variables in it are expanded, in flag files too."""
     return flags.DEFINE(_Path(), name, default, help)
 
 
 def first_process() -> bool:
-    """Whether this process writes files and prints results."""
+    """Returns whether this process is the one that writes files and prints results."""
     return jax.process_index() == 0
 
 
 def mesh() -> jax.sharding.Mesh | None:
-    """The mesh of --mesh; None without it, which is all devices.
+    """Returns the mesh that --mesh describes, or None without the flag, which stands for all devices.
 
     Raises:
-      ValueError: it is no list of axes and sizes, or there are not as many devices.
+      ValueError: --mesh is not a list of axes and sizes, or does not fit the number of devices.
     """
     if _MESH.value is None:
         return None
@@ -117,7 +117,7 @@ def mesh() -> jax.sharding.Mesh | None:
             or int(size) < -1
             or int(size) == 0
         ):
-            raise ValueError(f"--mesh={_MESH.value} is no list of axes and sizes such as masks=4,model=2")
+            raise ValueError(f"--mesh={_MESH.value} is not a list of axes and sizes such as masks=4,model=2")
         axes[name] = int(size)
     devices = jax.devices()
     given = math.prod(size for size in axes.values() if size > 0)
@@ -130,20 +130,20 @@ def mesh() -> jax.sharding.Mesh | None:
     if total > len(devices) or total == 0 or (left and total != len(devices)):
         raise ValueError(
             f"--mesh={_MESH.value} does not fit: there are {len(devices)} devices"
-            + (f", which {given} does not divide" if left else f", and it asks for {total}")
+            + (f", not a multiple of {given}" if left else f", and it needs {total}")
         )
     automatic = (jax.sharding.AxisType.Auto,) * len(axes)
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=automatic, devices=devices[:total])
 
 
 def _start() -> None:
-    """Joins the other processes, applies the flags, and says what devices are used."""
+    """Joins the other processes, applies the flags, and prints which devices are used."""
     if _MULTIHOST.value:
         jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     elif not (_COORDINATOR.value is None and _NUM_PROCESSES.value is None and _PROCESS.value is None):
-        raise ValueError("--coordinator, --num_processes and --process are for --multihost; give that too")
+        raise ValueError("--coordinator, --num_processes and --process need --multihost; give it too")
     if _PROFILE.value:
-        pathlib.Path(_PROFILE.value).mkdir(parents=True, exist_ok=True)  # now, and not at the end
+        pathlib.Path(_PROFILE.value).mkdir(parents=True, exist_ok=True)  # fail now, not at the end
     if _PRECISION.value is not None:
         jax.config.update("jax_default_matmul_precision", _PRECISION.value)
     if _CACHE.value:
@@ -161,7 +161,7 @@ def _start() -> None:
 
 
 def _keep_programs(folder: pathlib.Path) -> None:
-    """Turns the compilation cache on; without it where the default folder cannot be written."""
+    """Turns the compilation cache on, or goes without it where the default folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -169,7 +169,7 @@ def _keep_programs(folder: pathlib.Path) -> None:
         if not _CACHE.present:
             return
         raise ValueError(
-            f"cannot write to --compilation_cache={_CACHE.value}: {error.strerror}; give another folder, or nothing"
+            f"cannot write to --compilation_cache={_CACHE.value}: {error.strerror}; give another folder, or none"
         ) from error
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -186,7 +186,7 @@ def _parse(argv: list[str]) -> list[str]:
 def _fail(message: str) -> NoReturn:
     print(f"error: {message}", file=sys.stderr, flush=True)
     if jax.distributed.is_initialized():
-        os._exit(2)  # an orderly exit waits for the other processes, and they for this one
+        os._exit(2)  # an orderly exit waits for the other processes, which wait for this one
     sys.exit(2)
 
 
@@ -195,12 +195,12 @@ def _with_notes(message: str, error: BaseException) -> str:
 
 
 def run_program(main: Callable[[], None], *, cold: bool = False) -> None:
-    """Parses the absl flags, starts up (see the flags of this module) and runs `main`.
+    """Parses the absl flags, applies the flags of this module and runs `main`.
 
-    With `cold` there is no compilation cache unless the flag asks for it, for programs that measure compilation.
+    With `cold` the compilation cache is off unless its flag is given, for programs that measure compilation.
 
-    What the user can mend (a wrong flag, a ValueError, a missing package, a folder that cannot be written) is one line
-    on stderr and exit code 2, not a traceback; Ctrl-C is one line and exit code 130.
+    Errors that the user can fix (a wrong flag, a ValueError, a missing package, a folder that cannot be written) end
+    in one line on stderr and exit code 2, without a traceback; Ctrl-C ends in one line and exit code 130.
     """
 
     if cold:
@@ -209,23 +209,23 @@ def run_program(main: Callable[[], None], *, cold: bool = False) -> None:
     def guarded(argv: list[str]) -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # a terminal that cannot show a text must not lose its explanation
-        _revision()  # that of the start: the folder may change while the program runs
-        logging.set_verbosity(logging.WARNING)  # jax reports every backend that is not there as information
+                stream.reconfigure(errors="replace")  # a character that the terminal lacks must not end the run
+        _revision()  # read and cached now: the checkout may change while the program runs
+        logging.set_verbosity(logging.WARNING)  # jax logs every missing backend at level INFO
         if len(argv) > 1:
-            _fail(f"unexpected argument {argv[1]!r}; values go into flags (--help lists them)")
+            _fail(f"unexpected argument {argv[1]!r}; values are given by flags (--help lists them)")
         try:
             _start()
             with jax.profiler.trace(_PROFILE.value) if _PROFILE.value else contextlib.nullcontext():
                 main()
-        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        except BrokenPipeError:  # the reader of a pipe, such as head, has closed it
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
         except (ValueError, ImportError, OSError) as error:
             _fail(_with_notes(str(error), error))
         except KeyboardInterrupt as error:
             print(_with_notes("interrupted", error), file=sys.stderr, flush=True)
-            os._exit(130)  # an orderly exit in the middle of a compilation ends in a segmentation fault of its threads
+            os._exit(130)  # an orderly exit during a compilation makes its threads crash with a segmentation fault
 
     app.run(guarded, flags_parser=_parse)
 
@@ -241,10 +241,10 @@ def _revision() -> str:
 
 
 def run_parts(parts: Mapping[str, Callable[[], Any]], chosen: Sequence[str], out: str) -> None:
-    """Runs the chosen parts of a program and writes what they return, after each of them.
+    """Runs the chosen parts of a program; after each, prints its result and writes the results so far to `out`.
 
     Raises:
-      ValueError: unknown parts.
+      ValueError: a chosen part is unknown.
     """
     if unknown := sorted(set(chosen) - set(parts)):
         raise ValueError(f"unknown parts {unknown}; expected some of {', '.join(parts)}")
@@ -257,11 +257,11 @@ def run_parts(parts: Mapping[str, Callable[[], Any]], chosen: Sequence[str], out
 
 
 def spare_memory_maps() -> None:
-    """Drops the compiled programs of this process where it has nearly as many memory maps as Linux allows.
+    """Drops the compiled programs of this process when its memory maps come near the limit of Linux.
 
-    A compiled program takes a handful of maps, or a hundred of a large one on a CPU; past 65,530, the default of
-    vm.max_map_count, XLA's compiler ends in a segmentation fault. What is dropped is compiled again when it is asked
-    for, or read from the compilation cache.
+    A compiled program takes a handful of maps, a large one on a CPU a hundred; beyond 65,530, the default of
+    vm.max_map_count, XLA's compiler ends in a segmentation fault. A dropped program is compiled again when it is next
+    needed, or read from the compilation cache.
     """
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
@@ -269,7 +269,7 @@ def spare_memory_maps() -> None:
 
 
 def without_nan(result: Any) -> Any:
-    """The same with None, JSON's null, for what is not defined, such as R2 of a constant."""
+    """Returns the result with None, JSON's null, for undefined numbers, such as the R2 of constant values."""
     if isinstance(result, Mapping):
         return {name: without_nan(value) for name, value in result.items()}
     if isinstance(result, list):
@@ -278,12 +278,12 @@ def without_nan(result: Any) -> Any:
 
 
 def provenance() -> dict[str, Any]:
-    """What a result was made with: the revision, versions and the device."""
+    """Returns what a result was computed with: the revision, versions and device."""
     return {"revision": _revision(), **environment()}
 
 
 def save_result(path: str | pathlib.Path, result: dict[str, Any]) -> None:
-    """Writes the JSON of an experiment: its numbers with the revision, versions and device that made them.
+    """Writes a result as JSON, with the revision, versions and device that it was computed with.
 
     In a run of several processes only the first writes.
     """

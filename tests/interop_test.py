@@ -81,7 +81,9 @@ def test_no_seed_is_another_answer_each_time(shapiq):
 
 def test_a_budget_that_is_too_small(shapiq):
     game = Game(9)
-    with pytest.raises(ValueError, match="a budget of 40 is too small for 9 features; the least that would do is 62"):
+    with pytest.raises(
+        ValueError, match="a budget of 40 is too small for 9 features; the smallest possible budget is 62"
+    ):
         interop.ShapiqApproximator(9).approximate(40, game)
     assert not len(game.asked)
 
@@ -135,7 +137,7 @@ def test_the_benchmark_of_shapiq_scores_it(shapiq):
     made = benchmark.Benchmark(Nine(9, normalize=False))
     results = benchmark.run(made, {"ours": Linear}, [40, 120, 512], index="k-SII", order=2, with_faithfulness=True)
     assert results["status"].tolist() == ["failed", "ok", "ok"]
-    assert "the least that would do" in results["error"][0]
+    assert "the smallest possible budget" in results["error"][0]
     assert results["mse"][1] < 1e-4
     assert results["mse"][2] < 1e-20
     assert results["scored_orders"][1] == "1-2"

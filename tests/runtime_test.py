@@ -48,7 +48,7 @@ def test_start(settings_kept, tmp_path, capsys):
 
 @pytest.mark.parametrize("given", [{"coordinator": "x:1"}, {"num_processes": 2}, {"process": 0}])
 def test_flags_of_several_processes_need_multihost(given):
-    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match="are for --multihost; give that too"):
+    with flagsaver.flagsaver(**given), pytest.raises(ValueError, match="need --multihost; give it too"):
         runtime._start()
 
 
@@ -71,7 +71,7 @@ def test_the_error_of_joining_comes_through(monkeypatch):
         runtime._start()
 
 
-def test_a_path_fills_in_variables(monkeypatch, tmp_path):
+def test_variables_in_a_path_are_expanded(monkeypatch, tmp_path):
     monkeypatch.setenv("SPEX_JAX_TEST_FOLDER", str(tmp_path))
     values = flags.FlagValues()
     holder = flags.DEFINE(runtime._Path(), "file", None, "", flag_values=values)

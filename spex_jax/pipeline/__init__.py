@@ -1,1 +1,1 @@
-"""From a value function to an `Explanation`: plan, evaluate, fit."""
+"""The stages from a value function to an `Explanation`: plan, evaluate, fit."""

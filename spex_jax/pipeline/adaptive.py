@@ -1,4 +1,4 @@
-"""Adaptive sampling: a first uniform part, then batches chosen by what was learned, until there is enough."""
+"""Adaptive sampling: uniform masks first, then batches chosen with the fit so far, until a target or the budget."""
 
 import dataclasses
 import math
@@ -19,20 +19,20 @@ from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["AdaptiveRun", "evaluate_adaptively"]
 
-_POOL = 4096  # candidates for a batch
-_SETS = 10  # whose corners are candidates, and whose intervals count for the width
-_CORNERS_PER_CHOICE = 4  # candidates at corners for each place in a batch
+_POOL = 4096  # candidate masks for a batch
+_SETS = 10  # sets whose corners are candidates, and sets whose intervals determine the width
+_CORNERS_PER_CHOICE = 4  # candidates at corners for each mask of a batch
 _95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdaptiveRun:
-    """What adaptive sampling brought.
+    """Holds the result of adaptive sampling.
 
     Attributes:
-      ablations: all of them.
-      spectrum: the fit to all rows that are not held out, where there is one already.
-      settings: what a report should say.
+      ablations: all ablations, the held-out ones included.
+      spectrum: the fit to all rows that are not held out, where it was already made.
+      settings: entries for the settings in reports.
     """
 
     ablations: Ablations
@@ -46,9 +46,9 @@ def evaluate_adaptively(
     """Evaluates batch after batch until the budget is spent or a target is reached.
 
     Args:
-      plan: whose masks are the first part and those held out.
-      adaptive: how the others are chosen, and when there are enough.
-      ablations: of the plan's masks; a value that is not finite takes no part in any fit.
+      plan: the plan, whose masks are the first part and the held-out masks.
+      adaptive: how the other masks are chosen, and when sampling stops.
+      ablations: the evaluated masks of the plan; rows whose value is not finite are left out of all fits.
       evaluate: masks bool [B, n] -> values float64 [B].
 
     Warns:
@@ -79,8 +79,8 @@ def evaluate_adaptively(
         targets = {"target_r2": adaptive.target_r2, "target_width": adaptive.target_width}
         wanted = [f"{name} = {target:g}" for name, target in targets.items() if target is not None]
         warnings.warn(
-            f"{' and '.join(wanted)} was not reached within the budget of {plan.budget} ablations; the answer uses "
-            "all of them",
+            f"{' and '.join(wanted)} was not reached within the budget of {plan.budget} ablations; the explanation "
+            "uses all of them",
             stacklevel=4,
         )
     return AdaptiveRun(
@@ -95,7 +95,7 @@ def evaluate_adaptively(
 
 
 def _widest_interval(plan: Plan, spectrum: Spectrum) -> float:
-    """The widest 95% interval of the ten strongest interactions, 0 where there are none; inf without variances."""
+    """Returns the widest 95% interval of the ten strongest interactions: 0 without any, inf without variances."""
     found = spectrum.interactions(plan.index, plan.max_order)
     strongest = [key for key, _ in found.top(_SETS)]
     errors = found.std_errors
@@ -105,9 +105,9 @@ def _widest_interval(plan: Plan, spectrum: Spectrum) -> float:
 
 
 def _reached(plan: Plan, adaptive: Adaptive, spectrum: Spectrum, held: Ablations) -> str | None:
-    """Which target the spectrum has reached on the held-out masks, in words."""
+    """Returns in words which target the spectrum has reached, measured on the held-out masks; None for none."""
     known = np.isfinite(held.values)
-    if adaptive.target_r2 is not None and known.any():  # no values have no mean
+    if adaptive.target_r2 is not None and known.any():  # R2 needs a value
         r2 = float(r2_score(held.values[known], spectrum(held.masks[known])))
         if r2 >= adaptive.target_r2:
             return f"R2 {r2:.3f} reached"
@@ -127,7 +127,7 @@ def _choose(
     turn: int,
     spectrum: Spectrum | None,
 ) -> np.ndarray:
-    """The next `count` masks, none of them among `seen`."""
+    """Chooses the next `count` masks, none of them among `seen`."""
     rng, n = generator(plan.seed, Stream.ADAPTIVE, turn), seen.shape[1]
     if acquisition == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]

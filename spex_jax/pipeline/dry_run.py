@@ -1,4 +1,4 @@
-"""What a run of `explain` would take, from a dry run of two batches."""
+"""Estimates the time and the storage of a run of `explain`, from a dry run of two batches."""
 
 import dataclasses
 import math
@@ -23,17 +23,17 @@ __all__ = ["Estimate", "estimate"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run would take.
+    """Holds the estimated cost of a run.
 
     Attributes:
-      masks: ablations of the run.
+      masks: number of ablations of the run.
       stored: how many of them the store holds.
-      batch_size: of one call.
-      devices: that the masks are split over; 0 for host code.
-      compile_seconds: before the first call, and what that took more than the second.
-      batch_seconds: of one call, once compiled.
-      seconds: that the remaining ablations will take; the fit comes on top.
-      store_bytes: of the store at the end.
+      batch_size: number of masks in one call.
+      devices: number of devices that the masks are split over; 0 for host code.
+      compile_seconds: time before the first call, plus the excess of the first call over the second.
+      batch_seconds: time of one call, once compiled.
+      seconds: time for the remaining ablations; the fit comes on top.
+      store_bytes: size of the store at the end.
     """
 
     masks: int
@@ -46,14 +46,14 @@ class Estimate:
     store_bytes: int
 
     def __str__(self) -> str:
-        """One line."""
+        """Returns the estimate as one line."""
         if self.stored == self.masks:
             return f"all {self.masks:,} ablations are stored: nothing to evaluate"
         place = f"{self.devices} device{'s' if self.devices > 1 else ''}" if self.devices else "host code"
         return (
             f"{self.masks:,} ablations, {self.stored:,} of them stored; batches of {self.batch_size} on {place}, "
-            f"{self.batch_seconds:.3g} s each: about {self.seconds:.3g} s for the model, {self.compile_seconds:.3g} s "
-            f"of compilation before; {self.store_bytes:,} bytes in a store"
+            f"{self.batch_seconds:.3g} s each: about {self.seconds:.3g} s for the model, after "
+            f"{self.compile_seconds:.3g} s of compilation; {self.store_bytes:,} bytes in a store"
         )
 
 
@@ -76,13 +76,13 @@ def estimate(
     nonfinite: str = "raise",
     **options: Unpack[MethodOptions],
 ) -> Estimate:
-    """What `explain` with the same arguments would take: a dry run of two batches, or one call of host code.
+    """Estimates the cost of `explain` with the same arguments, from a dry run of two batches, or one of host code.
 
-    With a store what these two asked is kept and not asked again. Of the arguments, progress and check_invariance
-    change nothing here. A value may be several numbers, as for `explain_many`.
+    A store keeps the ablations of the dry run, which are then not evaluated again. The arguments progress and
+    check_invariance have no effect here. A value may be several numbers, as for `explain_many`.
 
     Raises:
-      ValueError: as `explain`.
+      ValueError: as for `explain`.
     """
     del progress, check_invariance
     value_fn = as_value_function(value_fn, n, "estimate", several=True)

@@ -1,6 +1,4 @@
-"""The front door: budget -> masks -> values -> spectrum -> Explanation. The one place where the model side and the
-mathematics meet.
-"""
+"""`explain`: budget -> masks -> values -> spectrum -> Explanation. The model and the mathematics meet only here."""
 
 import dataclasses
 import math
@@ -48,52 +46,52 @@ def explain(
     nonfinite: str = "raise",
     **options: Unpack[MethodOptions],
 ) -> Explanation:
-    """Which features act together in a value function.
+    """Finds which features act together in a value function.
 
-    Asks `budget` masks. max(50, 10%) of them, uniform ones, are held out of every fit and give the faithfulness. Where
-    2^n <= budget every mask is asked and the answer is exact; that of a method which fits a surrogate is its surrogate
-    of all masks, with its R2 there.
+    Evaluates `budget` masks. max(50, 10%) of them, drawn uniformly, are held out of all fits to measure the
+    faithfulness. Where 2^n <= budget, all masks are evaluated and the result is exact; a method that fits a surrogate
+    then returns its surrogate fitted to all masks, with its R2 on these.
 
-    The draw of the others follows the question (sampling=None): "mixed", by size, for the indices SV, SII, k-SII, STII
-    and FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected by what
-    the proxy misses (`spex_jax.analysis.correction`): exact at the empty and the full mask.
+    How the other masks are drawn follows the index (sampling=None): "mixed", by size, for SV, SII, k-SII, STII and
+    FSII, "uniform" for the others. Shapley-type interactions from masks drawn by size are corrected for what the proxy
+    misses (`spex_jax.analysis.correction`), and are then exact at the empty and the full mask.
 
-    With a store the same call continues where a stopped one ended and comes to the same answer; another proxy, order or
-    index with the same draw asks nothing, and a larger budget asks what it has more (but for uniform masks that a
-    larger design of SPEX has no room for, and for adaptive sampling, whose first part and batches grow with it).
+    With a store, the same call continues where a stopped one ended, with the same result; another proxy, order or index
+    with the same draw evaluates nothing, and a larger budget evaluates only the additional masks (except uniform masks
+    that a larger design of SPEX has no room for, and adaptive sampling, whose first part and batches grow with it).
 
     Args:
       value_fn: a `ValueFunction` from a lens, or any callable masks bool [M, n] -> values [M].
       n: number of features; needed for a bare callable.
-      budget: ablations, held-out ones included; None is 8 n log2(n), or the least that the method needs.
-      method: "proxyspex" (a proxy fitted to random ablations), "spex" (coded ablations, decoded), or what people
-        compare with, whose spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso",
-        "banzhaf", "faith_banzhaf", "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`); or the record of
-        a method with its options, such as `spex_jax.ProxySPEX(max_terms=100)`.
-      index, max_order: of the interactions that reports show; any other can be had from the same answer. An index is
-        a name or a record of `spex_jax.core.indices`.
-      store: path of a store of ablations (made where it does not exist), or of a folder that holds one for each value
+      budget: number of ablations, including the held-out ones; None is 8 n log2(n), or the least that the method needs.
+      method: "proxyspex" (fits a proxy to random ablations), "spex" (decodes coded ablations), or a baseline, whose
+        spectrum is that of its surrogate: "leave_one_out", "lime", "kernel_shap", "lasso", "banzhaf", "faith_banzhaf",
+        "faith_shapley", "permutation_shapley" (see `spex_jax.baselines`); or the record of a method with its options,
+        such as `spex_jax.ProxySPEX(max_terms=100)`.
+      index, max_order: index and order of the interactions in reports; the explanation can give all others too. An
+        index is a name or a record of `spex_jax.core.indices`.
+      store: path of a store of ablations (created if it does not exist), or of a folder that holds one for each value
         function; see `spex_jax.store`.
-      seed: of the masks and the fit.
+      seed: seed of the masks and the fit.
       batch_size, mesh, progress: see `spex_jax.evaluate`.
       store_key: identifies a bare callable, or any value function without an identity, in the store.
-      names: n names; None takes the lens's.
-      check_invariance: asks some masks again, alone and in another order, beyond the budget (see
-        `check_batch_invariance`). Without it a device function is checked where the last batch has free places.
-      nonfinite: what becomes of masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
+      names: n names; None takes those of the lens.
+      check_invariance: evaluates some masks again, alone and in another order, beyond the budget (see
+        `check_batch_invariance`). Without it a device function is checked where the last batch has free rows.
+      nonfinite: what to do with masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
         leaves them out of the fit and the score with a warning, and lists them in `Explanation.failed`.
-      **options: fields of the record that a name means: `method="proxyspex", max_terms=100` is
-        `method=spex_jax.ProxySPEX(max_terms=100)`. Of "proxyspex": proxy, max_degree, max_terms, sampling, acquisition,
-        refits, target_r2, target_width, and solver or extract of the proxy (see `ProxySPEX`); of "spex": max_degree,
+      **options: options of the method, where it is given by name: `method="proxyspex", max_terms=100` means
+        `method=spex_jax.ProxySPEX(max_terms=100)`. "proxyspex": proxy, max_degree, max_terms, sampling, acquisition,
+        refits, target_r2, target_width, and solver or extract of the proxy (see `ProxySPEX`); "spex": max_degree,
         residual_of (see `SPEX`); "lime": kernel_width, alpha, sampling; "lasso": alpha, sampling; "kernel_shap":
         sampling; "banzhaf": estimator; "faith_banzhaf": order; "faith_shapley": order, sampling.
 
     Warns:
-      UserWarning: there is one feature, so that there are no interactions.
+      UserWarning: there is only one feature, and so there are no interactions.
 
     Raises:
-      ValueError: options that do not fit, a budget below the least, values that are not finite, a table where a value
-        function is needed, or a store that is damaged, in use or of another value function.
+      ValueError: options do not fit, the budget is below the least, values are not finite, a table was given in the
+        place of a value function, or the store is damaged, in use or belongs to another value function.
       TimeoutError, OSError: see `spex_jax.evaluate`.
     """
     value_fn = as_value_function(value_fn, n, "explain")
@@ -133,10 +131,10 @@ def evaluate_outputs(
     store_key: str | None = None,
     which: Sequence[int] | None = None,
 ) -> list[Evaluated]:
-    """Evaluates a value function as planned, and returns each of its outputs; `explain` has the arguments.
+    """Evaluates a value function as planned and returns one record per output; see `explain` for the other arguments.
 
     Args:
-      which: numbers of the outputs; None for all.
+      which: indices of the outputs to return; None for all.
     """
     check_nonfinite(nonfinite)
     if value_fn.n == 1:
@@ -145,8 +143,8 @@ def evaluate_outputs(
         raise ValueError(f"method {plan.method.name!r} needs the values of all its masks; use nonfinite='raise'")
     if plan.adaptive and value_fn.outputs:
         raise ValueError(
-            f"adaptive sampling follows one value, this value function gives shape {value_fn.outputs}; use "
-            "another sampling, or one output at a time"
+            f"adaptive sampling follows one value, but this value function returns values of shape {value_fn.outputs}; "
+            "use another sampling, or one output at a time"
         )
     options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "store": store, "store_key": store_key}
     watch = Stopwatch("model", "fit")
@@ -182,24 +180,24 @@ def evaluate_outputs(
 
 
 def _of_one_feature(value_fn: ValueFunction, name: str) -> str:
-    """The warning that one feature has no interactions, and what has more."""
+    """Returns the warning that one feature has no interactions, with advice on how to get more features."""
     larger = ("document", "turn", "paragraph", "line", "sentence", "word", "token")
     units = value_fn.details.units
-    remedy = "divide it: smaller units, a finer grid, more groups or columns"
+    remedy = "divide it into more features: smaller units, a finer grid, more groups or columns"
     if units in larger[:-1]:
         remedy = "take smaller units: units=" + " or ".join(map(repr, larger[larger.index(units) + 1 :]))
     return (
-        f"there is one {units if units in larger else 'feature'}, {name!r:.60}, and one alone has an "
+        f"there is one {units if units in larger else 'feature'}, {name!r:.60}, which alone has an "
         f"effect but no interactions; {remedy}"
     )
 
 
 class _Run:
-    """An engine as a function masks bool [M, n] -> values float64 [M, *outputs], with what all its calls found out.
+    """Calls an engine as a function masks bool [M, n] -> values float64 [M, *outputs], and adds up its calls.
 
     Attributes:
-      stored: masks that the store held.
-      noise: the largest change of a value that was computed again; nan where none was.
+      stored: number of masks that came out of the store.
+      noise: the largest change of a value that was computed twice; nan where none was.
     """
 
     def __init__(self, engine: Engine, watch: Stopwatch, *, progress: bool, nonfinite: str):

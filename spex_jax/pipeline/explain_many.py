@@ -1,4 +1,4 @@
-"""Many value functions, a corpus of texts say, explained over one store."""
+"""Explains many value functions, such as those of a corpus of texts, with one store."""
 
 import contextlib
 import dataclasses
@@ -30,7 +30,7 @@ from spex_jax.utils.version import __version__
 
 __all__ = ["explain_many"]
 
-_TOGETHER = 32  # tables that are fitted at once
+_TOGETHER = 32  # tables fitted at once
 
 
 def explain_many(
@@ -50,35 +50,35 @@ def explain_many(
     nonfinite: str = "raise",
     **options: Unpack[MethodOptions],
 ) -> list[Explanation]:
-    """Explains one value function after another, with the same options, or every output of one from the same ablations.
+    """Explains several value functions with the same options, or every output of one from the same ablations.
 
     Up to 32 tables of ablations are fitted at once (`proxyspex.fit_many`, `spex.decode_many`).
 
-    With a store the run can be stopped and started again: ablations come out of the store, and so do whole explanations
-    of the same value function with the same options by the same version of this package.
+    With a store the run can be stopped and started again: it then reads ablations from the store, and whole
+    explanations of the same value function with the same options by the same version of this package.
 
     Args:
-      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts. One
-        whose values are several numbers, such as those of all test points, gives an explanation for each of them; it
-        may stand alone.
-      store: a folder, made where it does not exist: FILE.ablations for each value function, FILE-OPTIONS/ for each
-        explanation.
-      progress: of the whole corpus, or of the ablations and outputs of one value function: a bar on a terminal or in a
-        notebook, else a line a minute.
+      value_fns: any iterable; it is read one at a time, so that a generator need not hold all models or texts. A value
+        function whose values are several numbers, such as those of all test points, gives one explanation for each
+        number. A single value function need not be put in a list.
+      store: a folder, created if it does not exist, with FILE.ablations for each value function and FILE-OPTIONS/ for
+        each explanation.
+      progress: whether to show the progress over all value functions, or over the ablations and outputs of a single
+        one: a bar on a terminal or in a notebook, else a line a minute.
       budget, method, index, max_order, seed, batch_size, mesh, names, check_invariance, nonfinite, **options: see
-        `explain`. There is no `store_key`, since value functions need an identity each (`ValueFunction(...,
-        identity=)`).
+        `explain`. There is no `store_key`, since each value function needs an identity of its own
+        (`ValueFunction(..., identity=)`).
 
     Returns:
-      The explanations, in the order of the value functions and their outputs; `Explanation.validate` of those from an
-      iterator that is no sequence, and of those out of a folder, needs value_fn=.
+      The explanations, in the order of the value functions and their outputs. `Explanation.validate` needs value_fn=
+      for explanations read from the folder, and where value_fns is an iterator and not a sequence.
 
     Raises:
-      ValueError: as `explain`; a store that is a file; what is no ValueFunction. A note says which one it was.
+      ValueError: as for `explain`; the store is a file; or an item is not a ValueFunction. A note names its position.
     """
     if "store_key" in options:
         raise ValueError(
-            "explain_many takes no store_key=, which would be the same for all; use ValueFunction(identity=)"
+            "explain_many takes no store_key=, since all value functions would share it; use ValueFunction(identity=)"
         )
     chosen = METHODS.record(method, options)
     make = functools.partial(
@@ -87,7 +87,7 @@ def explain_many(
     evaluate = functools.partial(
         evaluate_outputs, batch_size=batch_size, mesh=mesh, check_invariance=check_invariance, nonfinite=nonfinite
     )
-    # What an answer depends on and is not by default names its folder.
+    # The folder of an explanation is named by the arguments that it depends on and that differ from the defaults.
     arguments = {
         "budget": budget,
         "method": chosen.name,
@@ -105,16 +105,16 @@ def explain_many(
     if folder is not None:
         with naming(folder):
             if folder.exists() and not folder.is_dir():
-                raise ValueError(f"explain_many keeps its store in a folder; {str(folder)!r} is a file")
+                raise ValueError(f"explain_many needs a folder for its store; {str(folder)!r} is a file")
             folder.mkdir(parents=True, exist_ok=True)
     alone = isinstance(value_fns, ValueFunction)
     several: Iterable[ValueFunction] = [value_fns] if isinstance(value_fns, ValueFunction) else value_fns
     total: int | None = len(several) if isinstance(several, Sized) else None
     if isinstance(value_fns, ValueFunction):
         total = math.prod(value_fns.outputs)
-    held = alone or isinstance(value_fns, Sequence)  # a generator need not hold all models: neither do its answers
+    held = alone or isinstance(value_fns, Sequence)  # explanations must not keep alive what a generator lets go
     found: list[Explanation | None] = []
-    waiting: dict[int, _Unfitted] = {}  # by their places in the answer
+    waiting: dict[int, _Unfitted] = {}  # by position in the returned list
     with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
@@ -129,7 +129,7 @@ def explain_many(
                     if len(waiting) == _TOGETHER:
                         _fit(waiting, found, shown if alone else None)
             except BaseException as error:
-                if isinstance(error, Exception):  # what was evaluated before it is explained, and kept
+                if isinstance(error, Exception):  # explain and keep what was already evaluated
                     with contextlib.suppress(Exception):
                         _fit(waiting, found, shown if alone else None)
                 explained = sum(answer is not None for answer in found)
@@ -141,14 +141,14 @@ def explain_many(
 
 
 class _Unfitted(NamedTuple):
-    """An output that waits to be fitted with others, and the folder for its explanation."""
+    """Holds an output that waits to be fitted with others, and the folder for its explanation."""
 
     evaluated: Evaluated
     saved: pathlib.Path | None
 
 
 def _fit(waiting: dict[int, _Unfitted], found: list[Explanation | None], shown: Progress | None) -> None:
-    """Fits what waits, all at once, and keeps the explanations."""
+    """Fits all waiting outputs at once and saves the explanations."""
     if not waiting:
         return
     answers = explanations_of([unfitted.evaluated for unfitted in waiting.values()])
@@ -162,10 +162,10 @@ def _fit(waiting: dict[int, _Unfitted], found: list[Explanation | None], shown: 
 
 
 def _saved(folder: pathlib.Path, value_fn: ValueFunction) -> Explanation:
-    """The explanation of a value function that was saved.
+    """Loads the saved explanation of a value function.
 
     Raises:
-      ValueError: it is damaged, or of another value function.
+      ValueError: the explanation is damaged or belongs to another value function.
     """
     found = Explanation.load(folder)
     if found.n != value_fn.n:
@@ -181,9 +181,9 @@ def _answers(
     changed: dict[str, Any],
     progress: bool,
 ) -> Iterator[Explanation | _Unfitted]:
-    """For each output of a value function its explanation out of the folder, or its values."""
+    """Yields for each output of a value function its saved explanation, or its values to be fitted."""
     if not isinstance(value_fn, ValueFunction):
-        raise ValueError(f"explain_many needs value functions of spex_jax.ValueFunction, got {type(value_fn).__name__}")
+        raise ValueError(f"explain_many needs value functions as spex_jax.ValueFunction, got {type(value_fn).__name__}")
     if folder is None:
         for evaluated in evaluate(value_fn, make(value_fn), progress=progress):
             yield _Unfitted(evaluated, None)
@@ -195,7 +195,7 @@ def _answers(
     for output in outputs:
         settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)
         saved.append(folder / f"{identity[:32]}-{hashlib.sha256(settings.encode()).hexdigest()[:16]}")
-    alone = jax.process_count() == 1  # several processes would have to agree on what is there
+    alone = jax.process_count() == 1  # several processes would have to agree on what is saved
     found: dict[int, Explanation] = {}
     for output in outputs if alone else ():
         if os.path.lexists(saved[output]):
@@ -204,7 +204,7 @@ def _answers(
             except ValueError as error:
                 aside = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=f"{saved[output].name}.damaged-"))
                 os.replace(saved[output], aside / saved[output].name)
-                warnings.warn(f"{error}; it is made again, and what was there is now in {aside.name}", stacklevel=3)
+                warnings.warn(f"{error}; it is made again, and the old folder is now in {aside.name}", stacklevel=3)
     missing = [output for output in outputs if output not in found]
     several = evaluate(value_fn, make(value_fn), which=missing, progress=progress, store=folder) if missing else []
     rest = iter(several)

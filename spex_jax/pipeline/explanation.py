@@ -1,4 +1,4 @@
-"""What `explain` found, with all ablations: to read, to convert, to save and to share."""
+"""The result of `explain` with all ablations: interactions, validation, reports, and a folder to save it in."""
 
 import dataclasses
 import json
@@ -30,32 +30,32 @@ from spex_jax.utils.untrusted_files import Allowance, Archive, Record, read_json
 __all__ = ["Explanation"]
 
 _FORMAT = 1
-_ROUNDING = 1e-10  # interactions below this part of the largest are rounding errors of the fit
+_ROUNDING = 1e-10  # interactions below this fraction of the largest are rounding errors of the fit
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What `explain` found, with all ablations.
+    """Holds the result of `explain` with all ablations.
 
     Attributes:
-      spectrum: the answer.
+      spectrum: the fitted spectrum, or the exact one.
       correction: what the spectrum misses of Shapley-type indices, where masks were drawn for these; `interactions`
         adds it.
-      ablations: the distinct masks, their values, and which of them no fit saw.
-      faithfulness: R2 on those held out with its 95% interval; nan where the answer is exact or the values are
+      ablations: the distinct masks, their values, and which of them are held out of all fits.
+      faithfulness: R2 on the held-out masks with its 95% interval; nan where the spectrum is exact or the values are
         constant.
-      exact: whether all 2^n masks were evaluated, so that the spectrum is the function.
+      exact: whether all 2^n masks were evaluated, so that the spectrum equals the function.
       names: one name per feature.
-      index, max_order: what `interactions()` gives when it is not told.
+      index, max_order: the defaults of `interactions()`.
       timings: seconds, {"compile", "model", "fit"}.
       noise: the largest change of a value that was computed twice, in another batch or order; nan where none was.
-      stored: how many of the masks came out of the store and cost nothing.
+      stored: how many of the masks came out of the store and were not evaluated again.
       settings: method, options, budget, seed, versions and device.
-      details: what the lens knows of the input (text, spans, units, target), for reports; see `engine.details`.
+      details: what the lens reports about the input (text, spans, units, target); see `engine.details`.
       failed: bool [F, n], masks whose values are not finite; they are not among `ablations`.
       evaluator: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds
         no model.
-      validation: what `validate` found last.
+      validation: the result of the last `validate`.
     """
 
     spectrum: Spectrum
@@ -91,7 +91,7 @@ class Explanation:
         return self.spectrum.n
 
     def interactions(self, index: str | Index | None = None, max_order: int | None = None) -> Interactions:
-        """Interactions with names; None takes the index and order that `explain` was given ("FSII", 2 by default)."""
+        """Returns the named interactions; None takes the index and order given to `explain` ("FSII", 2 by default)."""
         found = self.spectrum.interactions(
             self.index if index is None else index, self.max_order if max_order is None else max_order, self.names
         )
@@ -110,24 +110,23 @@ class Explanation:
         value_fn: ValueFunction | Callable[[np.ndarray], Any] | None = None,
         **options: Any,
     ) -> Validation:
-        """Measures the strongest interactions on the model itself, at masks of its own.
+        """Measures the strongest interactions on the model itself, at new masks.
 
-        The answer stands in the reports from then on, and goes into the folder of `save`. What an exact explanation
-        knows already is not evaluated again.
+        From then on reports show the result, and `save` writes it. An exact explanation evaluates nothing again.
 
         Args:
-          top: how many interactions; of equal ones those of the first sets.
-          contexts: the most for one set, 2^|set| ablations each, of which sets share some; see
-            `spex_jax.analysis.validation.validate` for how many are taken, what is measured and the verdicts.
+          top: how many interactions; ties go to the sets that come first.
+          contexts: the most contexts for one set, each of 2^|set| ablations, some of which sets share; see
+            `spex_jax.analysis.validation.validate` for how many are used, what is measured and the verdicts.
           index, max_order: as for `interactions`.
-          seed: of the contexts.
+          seed: seed of the contexts.
           value_fn: the value function, where the explanation was loaded from a folder.
           **options: batch_size, mesh, store and store_key of `spex_jax.evaluate` for this value function, and output,
-            the number of the output that was explained where it has several.
+            the index of the explained output where the value function has several.
 
         Raises:
-          ValueError: `top` or `contexts` out of range, no value function, one with other features or with several
-            outputs, or a value that is not finite.
+          ValueError: `top` or `contexts` is out of range; the value function is missing, has other features or several
+            outputs; or a value is not finite.
         """
         masks_lib.check_whole("top", top, 1)
         masks_lib.check_whole("contexts", contexts, 2)
@@ -137,7 +136,7 @@ class Explanation:
             evaluator = Evaluator.checked(value_fn, **options)
         elif options:
             raise ValueError(
-                f"{', '.join(options)} belong to value_fn=, which was not given; give it too or leave them out"
+                f"{', '.join(options)}: these options need value_fn=, which was not given; give it too or omit them"
             )
         interactions = self.interactions(index, max_order)
         ranked = interactions.top(top) if varies(self.values) else []
@@ -155,16 +154,16 @@ class Explanation:
             contexts=max(contexts, len(self.masks)) if self.exact else contexts,
             seed=seed,
         )
-        # Everything else is frozen: the answer does not change by being tested, only what reports know of it.
+        # Frozen otherwise: validating does not change the result, only what reports show.
         object.__setattr__(self, "validation", found)
         return found
 
     def __str__(self) -> str:
-        """The ranked table of the terminal report."""
+        """Returns the terminal report, a ranked table."""
         return report.to_text(self)
 
     def __repr__(self) -> str:
-        """One line."""
+        """Returns a summary of one line."""
         return f"<Explanation n={self.n} masks={len(self.masks)} terms={len(self.spectrum)} {self.faithfulness}>"
 
     def _repr_html_(self) -> str:
@@ -175,17 +174,16 @@ class Explanation:
         report.save_html(self, path)
 
     def plot(self, top: int = 15) -> Any:
-        """A matplotlib figure of the `top` strongest interactions; needs the extra `plot`."""
+        """Draws the `top` strongest interactions as a matplotlib figure; needs the extra `plot`."""
         return report.plot(self, top)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Writes a folder: spectrum.npz, ablations.npz, explanation.json. A folder written before is replaced as a
-        whole.
+        """Writes a folder with spectrum.npz, ablations.npz and explanation.json, which replaces one written before.
 
         Raises:
           ValueError: the path is a file, or a folder that `save` did not write.
         """
-        target = pathlib.Path(directory).resolve()  # a link to a folder, or ".", is the folder
+        target = pathlib.Path(directory).resolve()  # follows a link, and "." to its folder
         if target.exists() and not (target / "explanation.json").is_file():
             raise ValueError(f"{str(target)!r} exists and is not a folder of Explanation.save; give another path")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +191,7 @@ class Explanation:
         try:
             new.chmod(0o755)
             self.spectrum.save(new / "spectrum.npz")
-            rows = np.argsort(self.ablations.held_out, kind="stable")  # a file has those held out last
+            rows = np.argsort(self.ablations.held_out, kind="stable")  # the format has held-out rows last
             arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks[rows]), "values": self.values[rows]}
             if self.failed is not None:
                 arrays["failed"] = masks_lib.pack(self.failed)
@@ -227,22 +225,22 @@ class Explanation:
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], *, max_bytes: int | None = None) -> "Explanation":
-        """Reads what `save` wrote.
+        """Reads a folder that `save` wrote.
 
         Args:
-          directory: of `save`.
-          max_bytes: of memory that this may take; None is 10 times the size of the files and 50 MiB, which is enough
-            for all that this version writes.
+          directory: the folder.
+          max_bytes: limit on the memory that this may take; None is 10 times the size of the files plus 50 MiB, enough
+            for everything that this version writes.
 
         Raises:
-          ValueError: the folder is not complete, damaged or of a newer format, or would take more memory.
+          ValueError: the folder is incomplete, damaged or of a newer format, or would take more memory.
         """
         with refusing(directory, "a folder of Explanation.save"):
             return _read(pathlib.Path(directory), max_bytes)
 
 
 def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
-    """What `Explanation.save` wrote, every part checked."""
+    """Reads a folder of `Explanation.save` and checks every part of it."""
     files = [folder / name for name in ("explanation.json", "spectrum.npz", "ablations.npz")]
     allowance = Allowance(files, max_bytes)
     content = Record(read_json(files[0], allowance), "explanation.json")
@@ -257,7 +255,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         correction = Correction.from_arrays(file, n)
     allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")
     if not len(masks) or len(masks_lib.deduplicate(masks)[0]) < len(masks):
-        raise ValueError(f"its {len(masks)} masks must be distinct, and one or more")
+        raise ValueError(f"its {len(masks)} masks must be distinct, and at least one")
     names, settings = content.texts("names", n), content.plain("settings")
     details = details_from_json(content.plain("details"), n)
     _check_settings(settings)
@@ -281,7 +279,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
     )
     content.end()
     if found.exact and (n >= 63 or len(masks) != 2**n or held_out.any()):
-        raise ValueError(f"an exact answer of {n} features needs all 2^{n} masks and holds none out")
+        raise ValueError(f"an exact explanation of {n} features needs all 2^{n} masks, none of them held out")
     return found
 
 
@@ -291,10 +289,10 @@ def _timings(content: dict[str, Any]) -> dict[str, float]:
 
 
 def _check_settings(settings: dict[str, Any]) -> None:
-    """Raises ValueError where a setting that reports read is not what they expect."""
+    """Raises ValueError where a setting that reports read has an unexpected type."""
     given = Record(settings, "the settings")
     given.text("method")
     given.whole("budget", default=None)
     versions = given.take("versions", {})
     if not isinstance(versions, dict) or not all(isinstance(version, str) for version in versions.values()):
-        raise ValueError("'versions' of the settings must be names and strings")
+        raise ValueError("'versions' of the settings must map names to strings")

@@ -1,4 +1,4 @@
-"""From evaluated ablations to explanations. Many tables are fitted together."""
+"""Fits evaluated ablations and makes explanations of them. Many tables are fitted together."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ __all__ = ["Evaluated", "explanations_of"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """One output of a value function, evaluated as planned and to be fitted.
+    """Holds one output of a value function, evaluated as planned and not yet fitted.
 
     Attributes:
-      plan: with the settings that a report should say.
-      ablations: of this output; values that are not finite are among them.
-      spectrum: the fit, where adaptive sampling has it already.
-      place: what errors should add, such as the number of the output.
-      seconds: that the evaluation took, by phase.
+      plan: the plan, with the settings for reports.
+      ablations: masks and values of this output, including values that are not finite.
+      spectrum: the fit, where adaptive sampling already made it.
+      place: a note for errors, such as the index of the output.
+      seconds: time of the evaluation, by phase.
       details, noise, stored, evaluator: see `Explanation`.
     """
 
@@ -47,7 +47,7 @@ class Evaluated:
 
 
 class _Table(NamedTuple):
-    """The finite rows of an output, the masks [F, n] of the others, and whether all masks say the answer exactly."""
+    """Holds the finite rows of an output, the masks [F, n] of the others, and whether the spectrum is exact."""
 
     ablations: Ablations
     failed: np.ndarray
@@ -60,7 +60,7 @@ def _table(evaluated: Evaluated) -> _Table:
     found, failed = every.take(finite), every.masks[~finite]
     complete = plan.complete and not len(failed)
     least = 1 if complete else plan.method.least(every.masks.shape[1])
-    if plan.complete and not complete:  # some of all masks are missing: a part of the others is held out now
+    if plan.complete and not complete:  # values are missing, so the fit is not exact: hold rows out now
         order = generator(plan.seed, Stream.ROWS_HELD_OUT).permutation(len(found))
         order = order[ends_first(found.masks[order])]  # the fit needs the full and the empty mask
         count = max(0, min(held_out_count(len(found)), len(found) - least))
@@ -74,9 +74,9 @@ def _table(evaluated: Evaluated) -> _Table:
 
 
 def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
-    """Returns the explanation of each output; all are of one method with the same options and seed.
+    """Returns the explanation of each output; all have the same method, options and seed.
 
-    Their tables are fitted together, and the time that takes is shared equally among them.
+    The tables are fitted together, and each explanation reports an equal share of the time.
     """
     watch = Stopwatch("fit")
     with watch.phase("fit"):
@@ -127,7 +127,7 @@ def _score(evaluated: Evaluated, table: _Table, fit: CrossFit) -> Faithfulness:
     ablations, tested = table.ablations, table.ablations.tested
     if table.exact:
         return Faithfulness(np.nan, np.nan, np.nan)
-    if not len(tested):  # of every mask that there is: no estimate
+    if not len(tested):  # all masks were fitted: R2 is known, not estimated
         r2 = float(r2_score(ablations.values, fit.spectrum(ablations.masks)))
         return Faithfulness(r2, r2, r2)
     return faithfulness(tested.values, fit.spectrum(tested.masks), seed=evaluated.plan.seed)

@@ -1,7 +1,7 @@
-"""The methods of this package, and the options of their short forms.
+"""Registers the methods of this package and types the options of their short forms.
 
-`method="proxyspex", max_terms=100` means `method=ProxySPEX(max_terms=100)`. A further method of this package is
-registered at the end; an option that no other has is added to `MethodOptions`, for editors and type checkers.
+`method="proxyspex", max_terms=100` means `method=ProxySPEX(max_terms=100)`. To add a method, register it at the end of
+this file, and add its new options to `MethodOptions`, for editors and type checkers.
 """
 
 from typing import Literal, TypedDict
@@ -22,10 +22,10 @@ __all__ = ["MethodOptions"]
 
 
 class MethodOptions(TypedDict, total=False):
-    """The options of the methods as keyword arguments; the records of the methods say what they mean.
+    """Types the options of the methods as keyword arguments; the records of the methods document them.
 
-    One class serves every function that takes them (`**options: Unpack[MethodOptions]`): editors complete the keywords
-    and type checkers know their types, and what is left out stays left out, since methods have defaults of their own.
+    Every function that takes these options uses this class (`**options: Unpack[MethodOptions]`), so that editors
+    complete the keywords and type checkers know their types. Omitted options take the defaults of the method.
     """
 
     proxy: str | Proxy

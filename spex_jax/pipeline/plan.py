@@ -1,4 +1,4 @@
-"""What `explain` asks: the arguments checked, the masks drawn; nothing has been paid for yet."""
+"""Plans a call of `explain`: checks the arguments and draws the masks, before anything is evaluated."""
 
 import dataclasses
 import math
@@ -16,16 +16,16 @@ from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["Plan", "default_budget", "held_out_count", "least_budget", "make_plan", "too_few_values"]
 
-_HELD_OUT = 50  # masks at least, or 10% of the budget
+_HELD_OUT = 50  # held-out masks at least; 10% of the budget where that is more
 
 
 def held_out_count(budget: int) -> int:
-    """Returns how many masks of a budget are held out of every fit."""
+    """Returns how many masks of a budget are held out of all fits."""
     return max(_HELD_OUT, budget // 10)
 
 
 def least_budget(n: int, method: Method) -> int:
-    """The smallest budget for n features: what the method needs to fit, and the held-out masks."""
+    """Returns the smallest budget for n features: the masks that the method needs to fit, and the held-out masks."""
     if n < 63 and 2**n <= _HELD_OUT:
         return 2**n
     fitted = method.least(n)
@@ -36,7 +36,7 @@ def least_budget(n: int, method: Method) -> int:
 
 
 def default_budget(n: int, method: Method) -> int:
-    """8 n log2(n) ablations, and never fewer than the least."""
+    """Returns the default budget: 8 n log2(n) ablations, or the smallest budget where that is more."""
     return max(math.ceil(8 * n * math.log2(n)), least_budget(n, method))
 
 
@@ -48,31 +48,30 @@ def _check_budget(budget: int | None, n: int, method: Method) -> int:
     least = least_budget(n, method)
     if budget < least:
         raise ValueError(
-            f"a budget of {budget} is too small for {n} features; the least that would do is {least} "
+            f"a budget of {budget} is too small for {n} features; the smallest possible budget is {least} "
             f"(the default is {default_budget(n, method)})"
         )
     return int(budget)
 
 
 def too_few_values(finite: int, count: int, least: int) -> ValueError:
-    """Returns the error of a fit that needs `least` values, where of `count` so few are finite."""
-    return ValueError(f"{finite} of {count} values are finite, too few: a fit needs {least}; mend the value function")
+    """Returns the error that only `finite` of `count` values are finite where a fit needs `least`."""
+    return ValueError(f"{finite} of {count} values are finite, too few: a fit needs {least}; fix the value function")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a call of `explain` evaluates, all of it checked, and how the values will be read.
+    """Holds the checked arguments of a call of `explain` and the masks that it evaluates.
 
     Attributes:
-      names: of the features.
-      masks: bool [M, n]; of adaptive sampling those of its first part.
+      names: one name per feature.
+      masks: bool [M, n]; for adaptive sampling those of the first part.
       held_out, design: see `Ablations`.
-      complete: whether they are all masks; where the method's answer to these is a surrogate, those that it needs come
-        first.
-      method, seed: of the fit.
-      budget: ablations.
-      index, max_order: of the interactions that reports show.
-      settings: for the report.
+      complete: whether these are all 2^n masks; for a method that fits a surrogate, the masks that it needs come first.
+      method, seed: method and seed of the fit.
+      budget: number of ablations.
+      index, max_order: index and order of the interactions that reports show.
+      settings: entries for the settings in reports.
     """
 
     names: tuple[str, ...]
@@ -89,7 +88,7 @@ class Plan:
 
     @property
     def adaptive(self) -> Adaptive | None:
-        """How more masks are chosen that follow those that are drawn already; None where none follow."""
+        """How adaptive sampling chooses further masks; None where no further masks follow."""
         return None if self.complete else self.method.adaptive
 
     def ablations(self, values: np.ndarray) -> Ablations:
@@ -107,16 +106,16 @@ def make_plan(
     seed: int,
     names: Sequence[str] | None,
 ) -> Plan:
-    """Checks the arguments of `explain`, which has their meaning, and draws the masks; nothing is evaluated yet.
+    """Checks the arguments, which `explain` documents, and draws the masks; nothing is evaluated yet.
 
     Raises:
-      ValueError: arguments that do not fit.
+      ValueError: the arguments do not fit.
     """
     index = find_index(index).name
     masks_lib.check_whole("max_order", max_order, 1)
     n = value_fn.n
     method = method.complete(index)
-    method.check(seed)  # now, and not after the model has been paid for
+    method.check(seed)  # fail before the model is evaluated
     budget, seed = _check_budget(budget, n, method), int(seed)
     names = value_fn.names if names is None else masks_lib.check_names(names, n)
 

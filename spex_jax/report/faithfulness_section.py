@@ -1,4 +1,4 @@
-"""What the numbers of a page rest on: the faithfulness, the energy by degree and the settings."""
+"""The sections of a page on how far to trust it: the faithfulness, the energy by degree and the settings."""
 
 import math
 from typing import Any
@@ -23,28 +23,28 @@ from spex_jax.report.wording import plural
 
 __all__ = ["show_energy", "show_score", "show_settings"]
 
-_DEGREES = 8  # bars of energy; higher degrees share the last
+_DEGREES = 8  # bars of energy; higher degrees share the last bar
 
 
 def show_score(view: View) -> str:
-    """R2 with its interval, or why there is none; and where the values are too noisy."""
+    """Shows R2 with its interval, or why there is none, followed by notes and warnings."""
     e = view.explanation
     score, tested = e.faithfulness, len(e.ablations.tested)
-    asked = counted(len(e.masks), "ablation")
+    ablations = counted(len(e.masks), "ablation")
     if e.exact:
         title = "Exact"
-        text = "Every mask was evaluated, so the spectrum is the function itself: none is left to test it on, and "
-        text = f"{asked}. {text}R<sup>2</sup> is not defined."
+        text = "Every mask was evaluated, so the spectrum equals the function: no mask is left to test it on, and "
+        text = f"{ablations}. {text}R<sup>2</sup> is not defined."
     elif math.isnan(score.r2):
         title = "R<sup>2</sup> not defined"
-        text = f"{asked}, {tested:,} of them held out. "
+        text = f"{ablations}, {tested:,} of them held out. "
         text += "All values are the same: there is no variance to explain."
         if not constant(e):
             text = text.replace("All values", "The held-out values")
     else:
         title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
         text = "Share of the variance of the model's values that the spectrum explains, on "
-        text += f"{counted(tested, 'mask')} that no fit saw, of {asked}." if tested else "every mask there is."
+        text += f"{counted(tested, 'held-out mask')} of {ablations}." if tested else "all masks."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
     if note := correction_note(e):
@@ -56,7 +56,7 @@ def show_score(view: View) -> str:
 
 
 def _score_scale(score: Any) -> str:
-    """The interval and the estimate on a line from 0, or from the lower end where that is negative, to 1."""
+    """Draws the estimate and its interval on a line to 1, from 0 or from the lower end where that is negative."""
     low = min(0.0, score.r2, score.low)
 
     def x(value: float) -> float:
@@ -76,27 +76,28 @@ def _score_scale(score: Any) -> str:
 
 
 def show_energy(view: View) -> str:
-    """Bars of the energy from degree 1 on, as shares."""
+    """Draws the shares of the energy by degree, from degree 1 on, as bars."""
     energy = np.trim_zeros(view.explanation.spectrum.energy_by_degree()[1:], "b")
     if not len(energy):
-        return '<p class="sx-note sx-below">None: the spectrum is a constant.</p>'
+        return '<p class="sx-note sx-below">There is none: the spectrum is a constant.</p>'
     shares = (energy / energy.sum()).tolist()
     labels = [str(degree) for degree in range(1, len(shares) + 1)]
     if len(shares) > _DEGREES:
         shares, labels = shares[: _DEGREES - 1], [*labels[: _DEGREES - 1], f"{_DEGREES} and more"]
         shares.append(1 - sum(shares))
-    text = f"Share of the variance over random masks that terms of 1, 2, 3, ... {escape(plural(view.noun))} carry."
+    nouns = escape(plural(view.noun))
+    text = f"Share of the spectrum's variance over random masks that comes from terms of 1, 2, 3, ... {nouns}."
     return f'{bars(zip(labels, shares, strict=True))}<p class="sx-note">{text}</p>'
 
 
 def show_settings(view: View) -> str:
-    """Method, budget, timings and versions, those that are known."""
+    """Lists the method, budget, timings and versions, where they are known."""
     e, given = view.explanation, dict(view.explanation.settings)
     versions, budget = given.pop("versions", {}), given.pop("budget", None)
     entries = {
         "method": given.pop("method", None),
         "index": f"{e.index}, sets of up to {view.interactions.max_order}",
-        "budget": None if budget is None else counted(budget, "ablation"),
+        "budget": None if budget is None else f"at most {counted(budget, 'ablation')}, including held-out masks",
         "seed": given.pop("seed", None),
         "device": given.pop("device", None),
         "timings": ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in e.timings.items()),

@@ -1,9 +1,8 @@
-"""One self-contained HTML page: the text coloured by effect, ranked interactions, and what they rest on.
+"""Builds one self-contained HTML page: the text coloured by effect, ranked interactions, and the evidence for them.
 
-Nothing is fetched from anywhere. No string of the explanation reaches the page unescaped: text and attributes go
-through `escape`, the JSON for the script through `_json`, and the script itself writes text nodes only. Should one
-slip through all the same, the page's policy runs the one script whose hash it names and applies the two sheets of
-styles whose hashes it names, and nothing else.
+The page fetches nothing. No string of the explanation reaches it unescaped: text and attributes go through `escape`,
+the JSON for the script through `_json`, and the script itself writes text nodes only. If a string slips through
+nevertheless, the content security policy allows only the one script and the two style sheets whose hashes it names.
 """
 
 import base64
@@ -43,8 +42,8 @@ __all__ = ["save_html", "to_html"]
 
 _PARTNERS = 4  # interactions shown for the unit in focus
 _CHIPS = 400  # units shown where there is no text, the strongest
-_TERMS, _TERM_CHARACTERS = 2000, 200_000  # of the spectrum that the page carries
-# Styles in attributes hold numbers alone, and are needed where no script runs (a notebook that is not trusted).
+_TERMS, _TERM_CHARACTERS = 2000, 200_000  # limits on the part of the spectrum in the page
+# Style attributes hold only numbers, and are needed where scripts do not run (in an untrusted notebook).
 _POLICY = (
     "default-src 'none'; script-src {script}; style-src 'unsafe-inline'; style-src-elem {style} {body}; "
     "style-src-attr 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -53,11 +52,11 @@ _POLICY = (
 
 
 def to_html(explanation: Any, page: bool = True) -> str:
-    """The report as HTML; the same explanation gives the same characters.
+    """Returns the report as HTML; the same explanation always gives the same string.
 
     Args:
       explanation: a `spex_jax.Explanation`.
-      page: a whole document; False is a fragment for notebooks, whose styles and script touch nothing outside it.
+      page: True for a whole document, False for a fragment for notebooks, whose styles and script change nothing else.
     """
     view = look(explanation)
     terms = _embedded_terms(explanation.spectrum)
@@ -76,6 +75,7 @@ def to_html(explanation: Any, page: bool = True) -> str:
         source=_source(view, terms),
         track=_track(view),
         filters=_filters(view),
+        index=escape(view.interactions.index),
         meaning=escape(find_index(view.interactions.index).meaning),
         ranking=_ranking(view) if view.ranked else _nothing(view),
         validation=checks(view),
@@ -95,13 +95,13 @@ def to_html(explanation: Any, page: bool = True) -> str:
 
 
 def save_html(explanation: Any, path: str | os.PathLike[str]) -> None:
-    """Writes the page, whole or not at all.
+    """Writes the page atomically, so that a failure leaves no partial file.
 
     Raises:
       ValueError: the folder does not exist.
     """
     with replacing(path) as file:
-        file.write(to_html(explanation).encode("utf-8", "replace"))  # half a surrogate pair has no UTF-8
+        file.write(to_html(explanation).encode("utf-8", "replace"))  # UTF-8 cannot encode a lone surrogate
 
 
 @functools.cache
@@ -110,7 +110,7 @@ def _asset(name: str) -> str:
 
 
 def _hash_source(content: str) -> str:
-    """What a policy calls an element with this content."""
+    """Returns the source expression by which a policy allows an element with this content."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
@@ -119,7 +119,7 @@ def _template(name: str) -> string.Template:
 
 
 def _json(content: object) -> str:
-    """JSON that cannot end a script element, whatever the names are; json.dumps escapes all that is not ASCII."""
+    """Returns JSON that cannot end a script element, whatever it contains; json.dumps escapes non-ASCII characters."""
     text = json.dumps(content, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -144,31 +144,36 @@ def _facts(view: View) -> str:
     if details.removal is not None:
         facts.append(f"removal: {details.removal}")
     facts += [f"left out by the chat template: {part}" for part in details.left_out]
-    facts.append(f"{index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
+    facts.append(f"index: {index.index}, " + ("order 1" if index.max_order == 1 else f"up to order {index.max_order}"))
     return escape(" \u00b7 ".join(facts))
 
 
 def _tiles(view: View) -> str:
-    """What was explained and how well, in four numbers."""
+    """Shows the values at both ends, the faithfulness and the number of ablations, and defines their terms."""
     e, score = view.explanation, view.explanation.faithfulness
     whole = "value with everything kept" if view.details.text is None else "value of the whole text"
+    notes = [f"An ablation evaluates the model without some {escape(plural(view.noun))}; its mask says which are kept."]
+    if e.ablations.held_out.any():
+        notes.append("Held-out masks are those that were not used to fit the spectrum.")
     tiles = []
     for kept, title in ((True, whole), (False, "value with everything removed")):
-        value = view.asked(kept)
+        value = view.evaluated(kept)
         if value is None:
             value = float(e.spectrum(np.full((1, e.n), kept))[0])
-            title = f"{title}, predicted (not asked)"
+            title = f"{title} (predicted, not evaluated)"
         tiles.append((view.number(value), title))
     if e.exact:
-        tiles.append(("exact", "every mask was asked"))
+        tiles.append(("exact", "every mask was evaluated"))
     elif math.isnan(score.r2):
         tiles.append(("&ndash;", "R<sup>2</sup> not defined"))
     else:
         interval = f"95% interval {score.low:.3f} to {score.high:.3f}"
-        held = "held-out R<sup>2</sup>" if e.ablations.held_out.any() else "R<sup>2</sup> of all masks"
-        tiles.append((f"{score.r2:.3f}", f"{held}, {interval}"))
-    tiles.append((f"{len(e.masks):,}", "ablations asked"))
-    return "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)
+        masks = "held-out" if e.ablations.held_out.any() else "all"
+        tiles.append((f"{score.r2:.3f}", f"R<sup>2</sup> on {masks} masks, {interval}"))
+        notes.append("R<sup>2</sup> is the share of the variance of the values that the spectrum predicts (1: all).")
+    tiles.append((f"{len(e.masks):,}", "ablations" if len(e.masks) > 1 else "ablation"))
+    drawn = "".join(f'<div class="sx-tile"><b>{value}</b><span>{title}</span></div>' for value, title in tiles)
+    return f'<div class="sx-tiles">{drawn}</div><p class="sx-note sx-below">{" ".join(notes)}</p>'
 
 
 def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
@@ -184,20 +189,23 @@ def _unit(view: View, unit: int, shown: str, numbered: bool) -> str:
 
 
 def _units(view: View) -> str:
-    """The text with its units, or a row of chips where there is none."""
+    """Returns the text with its units, the map of a network, or a row of chips where there is neither."""
     e, text = view.explanation, view.details.text
     if (drawn := layer_map(view, lambda unit, shown: _unit(view, unit, shown, False))) is not None:
         return drawn
     if text is None:
         shown = np.sort(np.argsort(-np.abs(view.first_order), kind="stable")[:_CHIPS])
         chips = [_unit(view, unit, shorten(e.names[unit]), e.names[unit] != str(unit)) for unit in shown.tolist()]
-        strongest = f"The {_CHIPS} strongest of {e.n:,} {escape(plural(view.noun))} are shown."
+        strongest = f"Only the {_CHIPS} strongest of {e.n:,} {escape(plural(view.noun))} are shown."
         rest = f'<p class="sx-note sx-below">{strongest}</p>' if len(shown) < e.n else ""
         return f'<div class="sx-chips">{"".join(chips)}</div>{rest}'
     cursor, pieces = 0, list[str]()
     names = collections.Counter(map(shorten, e.names))
     for unit, (start, end) in enumerate(view.details.spans):
-        start, end = max(start, cursor), max(end, cursor)  # tokens of one character share its span: the first has it
+        start, end = (
+            max(start, cursor),
+            max(end, cursor),
+        )  # tokens may share the span of one character: the first shows it
         pieces.append(escape(text[cursor:start]))
         pieces.append(_unit(view, unit, text[start:end], names[shorten(e.names[unit])] > 1))
         cursor = end
@@ -216,15 +224,15 @@ def _legend(view: View) -> str:
 
 
 def _track(view: View) -> str:
-    """The range of the values asked; ticks at everything kept and removed, a marker that the script moves."""
+    """Draws the range of the evaluated values, with ticks at both ends and a marker that the script moves."""
     low, high = _range(view)
     if not high > low:
         return ""
-    ends = [value for value in (view.asked(True), view.asked(False)) if value is not None]
+    ends = [value for value in (view.evaluated(True), view.evaluated(False)) if value is not None]
     ticks = "".join(f'<i style="left:{100 * (value - low) / (high - low):.2f}%"></i>' for value in ends)
     return (
         f'<div class="sx-track">{ticks}<b></b></div><div class="sx-ends"><span>{view.number(low)}</span>'
-        f"<span>range of the values asked</span><span>{view.number(high)}</span></div>"
+        f"<span>range of the evaluated values</span><span>{view.number(high)}</span></div>"
     )
 
 
@@ -233,19 +241,19 @@ def _range(view: View) -> tuple[float, float]:
 
 
 def _source(view: View, terms: Any) -> str:
-    """Where the predicted value comes from."""
+    """Explains where the predicted value comes from."""
     e, spectrum = view.explanation, view.explanation.spectrum
     if e.exact:
-        source = "The predicted value comes from the spectrum, which is exact: every mask was asked."
+        source = "The predicted value comes from the spectrum, which is exact: every mask was evaluated."
     else:
-        score = "" if math.isnan(e.faithfulness.r2) else f" (held-out R<sup>2</sup> {e.faithfulness.r2:.3f})"
-        source = f"The predicted value comes from the spectrum, a surrogate{score}; the model is not asked again."
+        score = "" if math.isnan(e.faithfulness.r2) else f" (R<sup>2</sup> {e.faithfulness.r2:.3f})"
+        source = f"The predicted value comes from the fitted spectrum{score}; the model is not evaluated again."
     if len(terms) == len(spectrum):
-        return f"{source} The page carries all of it, {counted(len(spectrum), 'term')}."
+        return f"{source} The page holds the whole spectrum, {counted(len(spectrum), 'term')}."
     energy, kept = (s.energy_by_degree()[1:].sum() for s in (spectrum, terms))
     return (
-        f"{source} The page carries its {len(terms):,} largest terms of {len(spectrum):,}, with "
-        f"{percent(kept / energy)} of its energy; those left out move a prediction by "
+        f"{source} The page holds its {len(terms):,} largest terms of {len(spectrum):,}, with "
+        f"{percent(kept / energy)} of its energy; the omitted terms change a prediction by "
         f"{math.sqrt(max(energy - kept, 0.0)):.2g} (root mean square)."
     )
 
@@ -279,7 +287,7 @@ def _filters(view: View) -> str:
 
 
 def _ranking(view: View) -> str:
-    """The table: the strongest overall and, hidden until the filter asks for them, the strongest of each order."""
+    """Returns the table: the strongest sets overall and, hidden until their filter is chosen, those of each order."""
     seen: collections.Counter[int] = collections.Counter()
     chosen = []
     for rank, (key, value) in enumerate(view.ranked, 1):
@@ -291,13 +299,13 @@ def _ranking(view: View) -> str:
     rows = "".join(_row(view, rank, key, value, limit, errors) for rank, key, value in chosen)
     error = "" if errors is None else '<th class="sx-error">std. error</th>'
     sets = counted(len(view.ranked), "set")
-    shown = f"The {ROWS} strongest of {sets}, or of one order" if len(view.ranked) > ROWS else f"All of {sets}"
-    whiskers = "" if errors is None else " Thin lines span 95%."
+    limited = f"; the {ROWS} strongest are shown, overall or of one order" if len(view.ranked) > ROWS else ""
+    whiskers = "" if errors is None else " Thin lines are 95% intervals."
     return (
         f'<table><thead><tr><th class="sx-rank">Rank</th><th>{nouns.capitalize()}</th><th class="sx-order">Order</th>'
         f'<th class="sx-bar"></th><th class="sx-value">{escape(view.interactions.index)}</th>{error}</tr></thead>'
-        f"<tbody>\n{rows}</tbody></table>\n"
-        f'<p class="sx-note sx-below">{shown}. Small numbers count the {nouns} from 0.{whiskers}</p>'
+        f'<tbody>\n{rows}</tbody></table>\n<p class="sx-note sx-below">{sets}, ranked by absolute value{limited}. '
+        f"Small numbers identify the {nouns}, counted from 0.{whiskers}</p>"
     )
 
 
@@ -305,18 +313,16 @@ def _nothing(view: View) -> str:
     e = view.explanation
     if constant(e):
         text = (
-            f"The value is {view.number(float(e.values[0]))} for each of the {len(e.masks):,} masks asked: no "
+            f"The value is {view.number(float(e.values[0]))} at each of the {len(e.masks):,} evaluated masks: no "
             f"{escape(view.noun)} has an effect, and there are no interactions."
         )
     else:
-        text = "No interactions: the values vary, but the spectrum holds no effect of this index."
+        text = "There are no interactions: the values vary, but the spectrum holds no effect of this index."
     return f'<p class="sx-below">{text}</p>'
 
 
 def _embedded_terms(spectrum: Any) -> Any:
-    """Returns the spectrum's largest terms, as many as the page may carry, with its values at the full and the empty
-    mask.
-    """
+    """Returns the largest terms, as many as the page may hold, through the values at the full and the empty mask."""
     largest = spectrum.truncate(_TERMS)
     sizes = np.cumsum([len(_json(term)) for term in _terms(largest)])
     kept = largest.truncate(max(1, int((sizes <= _TERM_CHARACTERS).sum())))
@@ -325,7 +331,7 @@ def _embedded_terms(spectrum: Any) -> Any:
 
 
 def _terms(spectrum: Any) -> list[list[float]]:
-    """[coefficient, features...] for each term."""
+    """Returns [coefficient, features...] for each term."""
     return [
         [rounded(coefficient), *np.flatnonzero(row).tolist()]
         for coefficient, row in zip(spectrum.coefficients.tolist(), spectrum.support, strict=True)
@@ -333,7 +339,7 @@ def _terms(spectrum: Any) -> list[list[float]]:
 
 
 def _partners(ranked: Iterable[tuple[tuple[int, ...], float]]) -> dict[int, list[list[float]]]:
-    """[value, features...] of the strongest interactions of each unit."""
+    """Returns [value, features...] of the strongest interactions of each unit."""
     found: dict[int, list[list[float]]] = {}
     for key, value in ranked:
         for unit in key if len(key) > 1 else ():
@@ -344,7 +350,7 @@ def _partners(ranked: Iterable[tuple[tuple[int, ...], float]]) -> dict[int, list
 
 
 def _data(view: View, terms: Any) -> dict[str, Any]:
-    """What the script reads; f(x) = sum_k terms[k][0] * (-1)^(how many of the features terms[k][1:] are kept)."""
+    """Returns the script's data; f(x) = sum_k terms[k][0] * (-1)^(how many of the features terms[k][1:] are kept)."""
     return {
         "index": view.interactions.index,
         "digits": view.digits,

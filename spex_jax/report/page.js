@@ -1,7 +1,7 @@
 (() => {
   "use strict";
 
-  // Data reaches the page as text nodes alone: a name that looks like markup stays a name.
+  // Data reaches the page only as text nodes, so a name that looks like markup stays text.
   const make = (tag, text, name) => {
     const node = document.createElement(tag);
     node.textContent = text;
@@ -9,7 +9,7 @@
     return node;
   };
 
-  const NAMES = 8; // of removed units, so that the panel stays small
+  const NAMES = 8; // names of removed units to list, so that the panel stays small
 
   function start(root) {
     const find = (selector) => root.querySelector(selector);
@@ -45,7 +45,7 @@
     function update() {
       const value = predict(removed);
       find(".sx-prediction").textContent = show(value);
-      find(".sx-change").textContent = removed.size ? show(value - whole, true) + " against nothing removed" : "";
+      find(".sx-change").textContent = removed.size ? show(value - whole, true) + " compared with nothing removed" : "";
       const gone = [...removed].sort((a, b) => a - b);
       const more = gone.length > NAMES ? " and " + (gone.length - NAMES) + " more" : "";
       const list = gone.length ? ["Removed: ", ...join(gone.slice(0, NAMES), ", "), more] : ["Nothing removed."];
@@ -70,15 +70,15 @@
       title.append(label(feature), ": " + data.index + " " + show(data.values[feature], true));
       const change = predict(toggled(feature)) - predict(removed);
       const verb = removed.has(feature) ? "Putting it back" : "Removing it now";
-      const sentence = verb + " moves the prediction by " + show(change, true) + ".";
+      const sentence = verb + " changes the prediction by " + show(change, true) + ".";
       const acting = make("div", "");
       for (const [value, ...members] of data.partners[feature] || []) {
         const others = members.filter((member) => member !== feature);
         const item = make("span", "");
-        item.append("with ", ...join(others, " + "), " " + show(value, true));
+        item.append("together with ", ...join(others, " + "), " " + show(value, true));
         acting.append(item, " ");
         const mark = value > 0 ? "sx-with-pos" : "sx-with-neg";
-        // Rows come strongest first: a unit keeps the mark of its strongest row.
+        // Rows are sorted by strength, so a unit keeps the mark of its strongest row.
         for (const other of others) {
           const unit = at.get(other);
           if (unit && !/sx-with/.test(unit.className)) unit.classList.add(mark);
@@ -102,7 +102,7 @@
       unit.addEventListener("keydown", (event) => {
         if (event.key !== "Enter" && event.key !== " ") return;
         event.preventDefault();
-        event.stopPropagation(); // notebooks have their own use for these keys
+        event.stopPropagation(); // notebooks use these keys themselves
         toggle(feature);
       });
     }
@@ -129,7 +129,7 @@
     update();
   }
 
-  // A notebook runs this once for each fragment, and document.currentScript is not set there.
+  // A notebook runs this once for each fragment, without setting document.currentScript.
   for (const root of document.querySelectorAll(".sx:not([data-ready])")) {
     root.dataset.ready = "";
     start(root);

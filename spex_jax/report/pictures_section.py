@@ -1,4 +1,4 @@
-"""Groups of training examples as pictures: which help and harm a test point, which are redundant, which complement."""
+"""The section of a page that shows groups of training examples as pictures, by their effect on a test point."""
 
 import collections
 from typing import Any
@@ -7,9 +7,9 @@ from spex_jax.report.view import View, escape
 
 __all__ = ["gallery"]
 
-_ROWS = 5  # of each kind
+_ROWS = 5  # sets shown of each kind
 
-# Size of the set, whether its value is of the good sign, title and meaning.
+# Size of the set, whether its value has the good sign, title and meaning.
 _KINDS = (
     (1, True, "Most helpful", "training on it makes the value better"),
     (1, False, "Most harmful", "training on it makes the value worse"),
@@ -23,7 +23,7 @@ def _image(uri: Any, description: str) -> str:
 
 
 def gallery(view: View) -> str:
-    """The section, or nothing where a lens knows no pictures of training examples."""
+    """Returns the section, or '' where the lens has no pictures of training examples."""
     details = view.details
     pictures = details.pictures
     if pictures is None:
@@ -47,13 +47,13 @@ def gallery(view: View) -> str:
     ]
     point = details.test_point
     test = ""
-    if isinstance(point, int):  # of the pictures
+    if isinstance(point, int):
         label = "" if details.target is None else f", class {escape(details.target)}"
         test = (
             f'<div class="sx-pictures"><span class="sx-group">{_image(pictures.tests[point], "test point")}'
             f"<small>test point {escape(point)}{label}</small></span></div>"
         )
     return (
-        f'<section class="sx-card"><h2>As pictures</h2>{test}<div class="sx-two">{"".join(blocks)}</div>'
-        '<p class="sx-note">The first examples of each group are shown.</p></section>\n\n'
+        f'<section class="sx-card"><h2>Training examples as pictures</h2>{test}<div class="sx-two">'
+        f'{"".join(blocks)}</div><p class="sx-note">Of each group, the first examples are shown.</p></section>\n\n'
     )

@@ -1,19 +1,19 @@
-"""Figures, by matplotlib (extra `plot`)."""
+"""Figures with matplotlib, which the extra `plot` installs."""
 
 from typing import Any
 
 __all__ = ["plot"]
 
 _LABEL_WIDTH = 40
-_RAISES, _LOWERS = "#2b7bba", "#d95f2b"  # told apart by colour-blind readers; the page uses the same
+_RAISES, _LOWERS = "#2b7bba", "#d95f2b"  # safe for colour-blind readers, and the same as on the page
 
 
 def plot(explanation: Any, top: int = 15) -> Any:
-    """Bars of the strongest interactions, with standard errors where they are known.
+    """Draws the strongest interactions as bars, with standard errors where they are known.
 
     Args:
       explanation: a `spex_jax.Explanation`.
-      top: bars.
+      top: number of bars.
 
     Returns:
       A `matplotlib.figure.Figure`, made without touching pyplot's state.
@@ -36,7 +36,7 @@ def plot(explanation: Any, top: int = 15) -> Any:
         xerr=None if errors is None else [errors[key] for key, _ in rows],
         color=[_RAISES if value > 0 else _LOWERS for _, value in rows],
     )
-    # matplotlib reads a pair of dollar signs as mathematics, and names come from the text.
+    # matplotlib would read a pair of dollar signs in a name as mathematics.
     labels = [interactions.label(key, _LABEL_WIDTH).replace("$", r"\$") for key, _ in rows]
     axes.set_yticks(range(len(rows)), labels)
     axes.axvline(0, color="black", linewidth=0.8)

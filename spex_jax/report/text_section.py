@@ -1,4 +1,4 @@
-"""The terminal report."""
+"""The report for the terminal."""
 
 from typing import Any
 
@@ -23,15 +23,15 @@ _SHOWN = (
     "sampling",
     "acquisition",
     "stopped",
-)  # settings of a method that its line names
+)  # settings that the line of the method shows
 
 
 def to_text(explanation: Any, top: int = 10) -> str:
-    """Ranked interactions with what they rest on, as plain text.
+    """Returns the ranked interactions, the faithfulness, warnings and settings as plain text.
 
     Args:
       explanation: a `spex_jax.Explanation`.
-      top: rows of the table.
+      top: number of rows of the table.
     """
     interactions, settings = explanation.interactions(), explanation.settings
     details: Details = explanation.details
@@ -46,19 +46,19 @@ def to_text(explanation: Any, top: int = 10) -> str:
         lines += [f"left out by the chat template: {part}" for part in details.left_out]
     if details.test_point is not None:
         target = "" if details.target is None else f" of class {details.target}"
-        of = f"{details.value} of test point {details.test_point}{target}"
-        lines.append(f"{of}; {counted(explanation.n, details.units)}")
+        explained = f"{details.value} of test point {details.test_point}{target}"
+        lines.append(f"{explained}; {counted(explanation.n, details.units)}")
     lines.append(interactions.table(top))
     if explanation.validation is not None:
         lines.append(str(explanation.validation))
-    asked = f"{len(explanation.masks)} ablations"
-    asked += f" ({explanation.stored} from the store)" if explanation.stored else ""
+    ablations = f"{len(explanation.masks)} ablations"
+    ablations += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:
-        lines.append(f"exact: all {asked} were evaluated")
-    elif len(explanation.ablations.tested):
-        lines.append(f"{explanation.faithfulness} on {len(explanation.ablations.tested)} held-out masks of {asked}")
+        lines.append(f"exact: all {ablations} were evaluated")
+    elif tested := len(explanation.ablations.tested):
+        lines.append(f"{explanation.faithfulness} on {tested} held-out masks of {ablations}")
     else:
-        lines.append(f"{explanation.faithfulness} on all {asked}, every mask that there is")
+        lines.append(f"{explanation.faithfulness} on all {ablations}, every possible mask")
     if corrected := correction_note(explanation):
         lines.append(corrected)
     if noise := seed_noise(explanation):
@@ -72,6 +72,6 @@ def to_text(explanation: Any, top: int = 10) -> str:
     lines.extend(f"warning: {warning}" for warning in warnings if warning)
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
     parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
-    how = "every mask" if explanation.exact else ", ".join(parts)
+    how = "all masks" if explanation.exact else ", ".join(parts)
     lines.append(f"{how}, {len(explanation.spectrum)} terms; {seconds}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The part of a page that says what the model itself does of what the spectrum claims."""
+"""The section of a page that compares predicted interactions with those measured on the model."""
 
 from spex_jax.analysis.validation import Measured
 from spex_jax.core.contexts import DRAWS
@@ -9,15 +9,14 @@ __all__ = ["checks"]
 
 _MARKS = {"confirmed": "\u2713", "reversed": "\u21c4", "absent": "\u2717", "undecided": "?"}
 _MEANING = (
-    "Confirmed: the model has the effect, on the predicted side of zero. Reversed: on the other side. Absent: none, or "
-    "less than a tenth of the predicted one, and half of it is ruled out. Undecided: more contexts would tell."
+    "Confirmed: the model has the effect, with the predicted sign. Reversed: with the opposite sign. Absent: no effect "
+    "or less than a tenth of the predicted one, and half of the prediction is ruled out. Undecided: more contexts are "
+    "needed."
 )
 
 
 def checks(view: View) -> str:
-    """The section of a validation, with a bar for what was measured, its interval, and a tick at the prediction; ''
-    where nothing was validated.
-    """
+    """Returns the section, or '' where nothing was validated."""
     found = view.explanation.validation
     if found is None:
         return ""
@@ -28,16 +27,17 @@ def checks(view: View) -> str:
     noun = escape(view.noun)
     drawn = " or ".join(DRAWS[how] for how in found.draws).replace("feature", noun)
     text = (
-        f"{escape(found.index)} of the model next to that of the explanation, at masks of its own that no fit saw: "
-        f"what a set does beyond its parts, at contexts in which {drawn}, weighed as the index does."
+        f"{escape(found.index)} as this report predicts it and as measured on the model at new masks: what a set does "
+        f"beyond its parts, in contexts (which other {plural(noun)} are kept) drawn so that {drawn}, weighted as the "
+        "index weights them."
     )
     rows = "".join(_row(view, row, limit) for row in found.rows)
     return (
         f'<section class="sx-card">{title}</div>\n<p class="sx-note">{text}</p>\n<table class="sx-checks"><thead><tr>'
         f'<th>{plural(noun).capitalize()}</th><th class="sx-value">predicted</th><th class="sx-bar"></th>'
         '<th class="sx-value">measured</th><th class="sx-verdict">verdict</th></tr></thead>'
-        f'<tbody>\n{rows}</tbody></table>\n<p class="sx-note sx-below">Bars are measured, thin lines span 95%, ticks '
-        f"mark the prediction. {_MEANING}</p></section>\n\n"
+        f'<tbody>\n{rows}</tbody></table>\n<p class="sx-note sx-below">Bars show measured values, thin lines their 95% '
+        f"intervals, ticks the predictions. {_MEANING}</p></section>\n\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""What the sections of the HTML page share: the ranking, and how names and numbers are written."""
+"""Shared by the sections of the HTML page: the ranking, and the notation of names and numbers."""
 
 import dataclasses
 import functools
@@ -33,19 +33,19 @@ __all__ = [
     "shorten",
 ]
 
-ROWS = 20  # of the ranking: so many overall, and so many of each order
+ROWS = 20  # rows of the ranking, overall and of each order
 
 _NAME_WIDTH = 48
-_LOW = 0.5  # of R2: from here on down the answer needs advice
-_MISSED = 0.05  # of the deviation of the values: how far a spectrum may be from a value that is known
-_ROUNDING = 1e-10  # values below this part of the largest are rounding errors of the fit, and not shown
+_LOW = 0.5  # an R2 up to here calls for advice
+_MISSED = 0.05  # largest error at a known value without a warning, in standard deviations of the values
+_ROUNDING = 1e-10  # values below this fraction of the largest are rounding errors of the fit, and not shown
 
 Ranked = list[tuple[tuple[int, ...], float]]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What the sections of the page share.
+    """Holds an explanation as the sections of the page show it.
 
     Attributes:
       explanation: a `spex_jax.Explanation`.
@@ -61,17 +61,17 @@ class View:
 
     @property
     def details(self) -> Details:
-        """What the lens tells of the input."""
+        """The lens's details of the input."""
         return self.explanation.details
 
     @property
     def noun(self) -> str:
-        """What one unit is called: 'word', 'feature'."""
+        """The noun for one unit: 'word', 'feature'."""
         return self.details.units
 
     @functools.cached_property
     def first_order(self) -> np.ndarray:
-        """Float [n]: the value of each unit alone in the reported index."""
+        """The first-order value of each unit in the reported index, float64 [n]."""
         values = np.zeros(self.explanation.n)
         for key, value in self.ranked:
             if len(key) == 1:
@@ -79,37 +79,37 @@ class View:
         return values
 
     def number(self, value: float, plus: bool = False) -> str:
-        """A value as text; `plus` writes the sign of positive ones."""
+        """Formats a value; `plus` adds the sign of positive values."""
         sign, kind = "+" if plus else "", "3e" if self.digits is None else f"{self.digits}f"
         return format(value, f"{sign}z.{kind}")
 
     def name(self, unit: int) -> str:
-        """The name as HTML, with the number of the unit, since names occur twice."""
+        """Returns the name as HTML with the index of the unit, since names may repeat."""
         full = self.explanation.names[unit]
         short = shorten(full)
         title = f' title="{escape(full)}"' if short.endswith("...") else ""
         return f"<bdi{title}>{escape(short)}</bdi>" + ("" if short == str(unit) else f"<sub>{unit}</sub>")
 
-    def asked(self, kept: bool) -> float | None:
-        """The model's value with everything kept or everything removed, None where that mask was not asked."""
+    def evaluated(self, kept: bool) -> float | None:
+        """Returns the value with everything kept or everything removed; None where that mask was not evaluated."""
         rows = (self.explanation.masks == kept).all(axis=1)
         return float(self.explanation.values[rows][0]) if rows.any() else None
 
 
 def shorten(name: str) -> str:
-    """A name on one line, cut where it is long; white space alone becomes visible."""
+    """Returns a name on one line, cut if it is long; a name of only white space is made visible."""
     visible = name.replace("\n", "\u23ce").replace("\t", "\u21e5").replace(" ", "\u2423")
     line = " ".join(name.split()) or visible.strip() or "(empty)"
     return line if len(line) <= _NAME_WIDTH else line[: _NAME_WIDTH - 3] + "..."
 
 
 def counted(number: int, noun: str) -> str:
-    """'1 word', '1,200 words'."""
+    """Returns '1 word', '1,200 words'."""
     return f"{number:,} {noun if number == 1 else plural(noun)}"
 
 
 def _digits(scale: float) -> int | None:
-    """Decimals that give the largest value four significant digits; None where plain decimals would be too long."""
+    """Returns the decimals for four significant digits of the largest value; None where these would be too long."""
     if not scale:
         return 4
     digits = 3 - math.floor(math.log10(scale))
@@ -117,14 +117,14 @@ def _digits(scale: float) -> int | None:
 
 
 def percent(share: float) -> str:
-    """A share as HTML; 100% only where nothing is missing."""
+    """Formats a share as HTML; only a full share becomes 100%."""
     if share >= 1:
         return "100%"
     return "&lt;0.1%" if 0 < share < 5e-4 else f"{min(100 * share, 99.9):.1f}%"
 
 
 def bars(shares: Iterable[tuple[str, float]]) -> str:
-    """Shares of a whole as HTML, each with its label."""
+    """Returns bars for labelled shares of a whole, as HTML."""
     rows = "".join(
         f'<span>{label}</span><div><b style="width:{100 * share:.2f}%"></b></div><span>{percent(share)}</span>'
         for label, share in shares
@@ -133,17 +133,17 @@ def bars(shares: Iterable[tuple[str, float]]) -> str:
 
 
 def rounded(value: float) -> float:
-    """Nine significant digits: what the page carries."""
+    """Rounds a value to nine significant digits, the precision of the page's data."""
     return float(f"{value:.9g}")
 
 
 def constant(explanation: Any) -> bool:
-    """Whether all values asked are the same, up to rounding."""
+    """Returns whether all evaluated values are the same, up to rounding."""
     return not varies(explanation.values)
 
 
 def look(explanation: Any) -> View:
-    """Ranks the interactions of an explanation and chooses how its numbers are written."""
+    """Ranks the interactions of an explanation and chooses the format of its numbers."""
     interactions = explanation.interactions()
     ranked = [] if constant(explanation) else interactions.top(len(interactions))
     scale = abs(ranked[0][1]) if ranked else float(np.abs(explanation.values).max())
@@ -152,38 +152,39 @@ def look(explanation: Any) -> View:
 
 
 def noise_warning(explanation: Any, shown: Ranked) -> str:
-    """A sentence where asking again changed a value by more than a tenth of the smallest effect shown, else ''."""
+    """Returns a warning where values change on reevaluation by over a tenth of the smallest effect shown, else ''."""
     largest = max((abs(value) for _, value in shown), default=0.0)
     smallest = min((abs(value) for _, value in shown if abs(value) > _ROUNDING * largest), default=np.inf)
     if not explanation.noise > 0.1 * smallest:
         return ""
     return (
-        f"Values changed by up to {explanation.noise:.3g} when they were asked again in another batch, more than a "
+        f"Values changed by up to {explanation.noise:.3g} when they were evaluated again in another batch, more than a "
         f"tenth of the smallest effect shown ({smallest:.3g}): see spex_jax.check_batch_invariance."
     )
 
 
 def low_score(explanation: Any) -> str:
-    """Returns a sentence that says what to do where the spectrum may explain less than half of the values, else ''."""
+    """Returns a warning with advice where the spectrum may explain less than half of the variance, else ''."""
     score, settings, details = explanation.faithfulness, explanation.settings, explanation.details
     if explanation.exact or math.isnan(score.r2) or score.low > _LOW:
         return ""
     count = f"R2 {score.r2:.2f} is low" if score.r2 < _LOW else f"the interval of R2 includes {_LOW}"
     method, n, budget = settings.get("method"), explanation.n, len(explanation.masks)
-    advice = [] if method in (None, "proxyspex", "spex") else ["method='proxyspex', which is no surrogate"]
+    advice = [] if method in (None, "proxyspex", "spex") else ["method='proxyspex', which is not a surrogate"]
     everything = n < 63 and 2**n <= 8 * budget
-    advice.append(f"budget={2**n if everything else 4 * budget}" + (", every mask that there is" if everything else ""))
+    more = f"budget={2**n}, all masks" if everything else f"budget={4 * budget}, four times as many ablations"
+    advice.append(more)
     advice.append(f"fewer and larger units than {n} {plural(details.units)}")
     if details.removal is not None:
         advice.append(f"another removal than {details.removal!r}")
     return (
-        f"{count[:1].upper()}{count[1:]}: the spectrum may explain less than half of the variance of the values, and "
-        f"its interactions with it. Try {'; '.join(advice[:-1])}; or {advice[-1]}."
+        f"{count[:1].upper()}{count[1:]}: the spectrum and its interactions may explain less than half of the variance "
+        f"of the values. Try {'; '.join(advice[:-1])}; or {advice[-1]}."
     )
 
 
 def missed_ends(explanation: Any) -> str:
-    """Returns a sentence where the spectrum does not go through the values at the full and the empty mask, else ''."""
+    """Returns a warning where the spectrum misses the value at the full or the empty mask, else ''."""
     masks, values, missed = explanation.masks, explanation.values, []
     for kept, words in ((True, "kept"), (False, "removed")):
         rows = np.flatnonzero((masks == kept).all(axis=1))
@@ -191,35 +192,35 @@ def missed_ends(explanation: Any) -> str:
             value, predicted = float(values[rows[0]]), float(explanation.spectrum(masks[rows[:1]])[0])
             if abs(value - predicted) > _MISSED * float(np.std(values)):
                 missed.append(
-                    f"with everything {words} the value is {value:.4g}, and the spectrum predicts {predicted:.4g}"
+                    f"with everything {words} the value is {value:.4g}, but the spectrum predicts {predicted:.4g}"
                 )
     return f"{missed[0][:1].upper()}{'; '.join(missed)[1:]}." if missed else ""
 
 
 def correction_note(explanation: Any) -> str:
-    """That interactions hold more than the spectrum, or nothing."""
+    """Returns a note where the interactions are corrected for what the spectrum misses, else ''."""
     if explanation.correction is None or not find_index(explanation.index).shapley_type:
         return ""
     return (
-        f"{explanation.index} is that of the spectrum, corrected by what it misses at the masks asked; R2 and "
-        "predicted values are of the spectrum alone"
+        f"{explanation.index} comes from the spectrum, corrected for what it misses at the evaluated masks; R2 and "
+        "predicted values come from the spectrum alone"
     )
 
 
 def seed_noise(explanation: Any) -> str:
-    """A sentence on what other seeds would change, where that was measured, else ''."""
+    """Returns a note on how values change with the seed, where that was measured, else ''."""
     noise: ValueNoise | None = explanation.details.seed_noise
     if noise is None:
         return ""
     mean = "" if noise.seeds == 1 else f"; each value is the mean of {noise.seeds} trainings"
     return (
         f"Other seeds change a value by {noise.deviation:.3g} (standard deviation{mean}) and reproduce "
-        f"{100 * (1 - noise.share):.0f}% of the variance over masks; more seeds raise that."
+        f"{100 * (1 - noise.share):.0f}% of the variance over masks; a mean over more seeds would raise this share."
     )
 
 
 def failures(explanation: Any) -> str:
-    """A sentence on masks without a finite value, else ''."""
+    """Returns a warning about masks without a finite value, else ''."""
     failed = 0 if explanation.failed is None else len(explanation.failed)
     if not failed:
         return ""
@@ -227,5 +228,5 @@ def failures(explanation: Any) -> str:
 
 
 def escape(value: object) -> str:
-    """For text and quoted attributes. A parser would turn a bare carriage return into a newline."""
+    """Escapes text and quoted attributes. A parser would turn a bare carriage return into a newline."""
     return html.escape(str(value)).replace("\r", "&#13;")

@@ -1,10 +1,10 @@
-"""What values mean, in plain words; `spex_jax.core.indices` has the meaning of each index."""
+"""Plain words for values and units; `spex_jax.core.indices` has the meaning of each index."""
 
 __all__ = ["VALUE_NAMES", "plural"]
 
 
 def plural(noun: str) -> str:
-    """Of what a unit is called: words, patches."""
+    """Returns the plural of the noun for a unit: words, patches."""
     return f"{noun}es" if noun.endswith(("ch", "sh", "s", "x")) else f"{noun}s"
 
 

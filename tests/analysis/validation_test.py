@@ -345,7 +345,7 @@ def test_an_explanation_is_validated(answer, tmp_path):
         ({"value_fn": spex_jax.ValueFunction(pairs, 11)}, "has 11 features"),
         ({"value_fn": spex_jax.ValueFunction(pairs, 12, outputs=(2,))}, "one value for each mask"),
         ({"value_fn": lambda masks: np.full(len(masks), np.inf)}, "not finite"),
-        ({"batch_size": 3}, "batch_size belong to value_fn="),
+        ({"batch_size": 3}, "batch_size: these options need value_fn="),
     ],
 )
 def test_what_an_explanation_refuses(options, message, answer):

@@ -94,7 +94,7 @@ def test_explains(name):
     assert found.faithfulness.r2 > 0.99
     assert found.settings["method"] == name
     assert found.interactions("SV", 1).top(1)[0][0] == (n - 1,)
-    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(16, METHODS[name]())}"):
+    with pytest.raises(ValueError, match=f"the smallest possible budget is {least_budget(16, METHODS[name]())}"):
         explain(additive, 16, method=name, budget=least_budget(16, METHODS[name]()) - 1)
     if name == "permutation_shapley":
         assert found.settings["permutations"] >= 200 // (n - 1)

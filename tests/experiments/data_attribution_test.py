@@ -61,7 +61,7 @@ def test_retrains_scores_and_writes_pages(run, rng, tmp_path, capsys):
     } <= methods
     best = max(row["lds"] for row in result["rows"] if row["method"] == "proxyspex")
     assert best > 0.5
-    assert "As pictures" in (out / "mlp" / "point_1.html").read_text()
+    assert "Training examples as pictures" in (out / "mlp" / "point_1.html").read_text()
     assert (out / "mlp" / "point_0_refined.html").exists()
     assert "divided further" in printed
     assert "variance over masks reproduced" in printed

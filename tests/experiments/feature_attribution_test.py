@@ -31,7 +31,7 @@ def test_writes_the_ranking_the_page_and_the_data(source, program, tmp_path, cap
         program.main()
     printed = capsys.readouterr().out
     assert "never + fails" in printed
-    assert "exact: all 64 ablations were asked" in printed
+    assert "exact: all 64 ablations were evaluated" in printed
     assert "</html>" in (tmp_path / "out" / "report.html").read_text()
     loaded = spex_jax.Interactions.load(tmp_path / "out" / "interactions.json")
     assert loaded == spex_jax.Explanation.load(tmp_path / "out" / "explanation").interactions("SII")
@@ -87,7 +87,7 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
 
     assert "64 ablations, 0 of them stored; batches of 64 on 1 device" in run(dry_run=True)
     assert not (tmp_path / "out").exists()
-    assert "exact: all 64 ablations (64 from the store) were asked" in run()
+    assert "exact: all 64 ablations (64 from the store) were evaluated" in run()
 
 
 @pytest.mark.parametrize(
@@ -100,10 +100,10 @@ def test_a_store_and_a_dry_run(program, tmp_path, capsys):
         ({"pattern": "("}, "is no regular expression"),
         ({"dtype": "float32"}, "--dtype is for a model of one's own; give --model too"),
         ({"model": "/no/such/folder"}, "is no directory"),
-        ({"mesh": "masks"}, "no list of axes and sizes"),
+        ({"mesh": "masks"}, "not a list of axes and sizes"),
         ({"mesh": "masks=-1,model=-1"}, "only one may be -1"),
-        ({"mesh": "masks=-1,model=2"}, "there are 1 devices, which 2 does not divide"),
-        ({"mesh": "masks=3"}, "--mesh=masks=3 does not fit: there are 1 devices, and it asks for 3"),
+        ({"mesh": "masks=-1,model=2"}, "there are 1 devices, not a multiple of 2"),
+        ({"mesh": "masks=3"}, "--mesh=masks=3 does not fit: there are 1 devices, and it needs 3"),
         ({"mesh": "model=1"}, "one of them must be 'masks'"),
         ({"store": "/dev/full"}, "not a regular file"),
         ({"out": "/proc/nowhere"}, "cannot write to the folder --out"),
@@ -119,7 +119,7 @@ def test_bad_values_of_flags(given, message, program, tmp_path):
     [
         (["--bugdet=100"], "Unknown command line flag 'bugdet'. Did you mean: budget ?"),
         (["a review", "--out={out}"], "unexpected argument 'a review'"),
-        (["--budget=60", "--out={out}"], "the least that would do is"),
+        (["--budget=60", "--out={out}"], "the smallest possible budget is"),
     ],
 )
 def test_bad_flags_are_one_line_and_exit_code_2(arguments, message, tmp_path):

@@ -137,11 +137,11 @@ def test_the_default_budget():
 
 
 @pytest.mark.parametrize("n", [7, 30, 100])
-def test_a_budget_that_is_too_small_says_the_least_that_would_do(n):
+def test_a_budget_that_is_too_small_names_the_smallest(n):
     def value_fn(masks):
         raise AssertionError("nothing may be asked")
 
-    with pytest.raises(ValueError, match=f"the least that would do is {least_budget(n, ProxySPEX())}"):
+    with pytest.raises(ValueError, match=f"the smallest possible budget is {least_budget(n, ProxySPEX())}"):
         explain(value_fn, n, budget=least_budget(n, ProxySPEX()) - 1)
 
 
@@ -174,7 +174,7 @@ def test_a_constant_function(n, recwarn):
         ((pairs, 9), {"method": "spex", "proxy": "trees"}, "unknown options proxy; spex takes max_degree, residual_of"),
         ((pairs, 9), {"method": "spex", "residual_of": "magic"}, "unknown proxy 'magic'"),
         ((pairs, 9), {"method": "spex", "max_degree": 10}, "max_degree must be from 1 to 8 for 9 features"),
-        ((pairs, 30), {"method": "spex", "budget": 200}, "the least that would do is 219"),
+        ((pairs, 30), {"method": "spex", "budget": 200}, "the smallest possible budget is 219"),
         ((pairs, 30), {"method": "spex", "seed": -1}, "seed must be"),
         ((pairs, 9), {"index": "magic"}, "unknown index 'magic'"),
         ((pairs, 9), {"max_order": 0}, "max_order must be"),
@@ -219,7 +219,7 @@ def test_an_estimate(place, tmp_path, rng):
     spex_jax.estimate(value_fn, 12, index="SII", max_order=3, names=None, progress=False, check_invariance=True)
     with pytest.raises(ValueError, match="unknown index"):
         spex_jax.estimate(value_fn, index="magic")
-    with pytest.raises(ValueError, match="the least that would do is"):
+    with pytest.raises(ValueError, match="the smallest possible budget is"):
         spex_jax.estimate(value_fn, budget=10)
 
 
@@ -391,7 +391,7 @@ def test_a_surrogate_of_all_masks_stays_a_surrogate(method, n):
     assert found.faithfulness.r2 == pytest.approx(
         1 - (truth**2).sum() / ((found.values - found.values.mean()) ** 2).sum()
     )
-    assert "every mask that there is" in str(found)
+    assert "every possible mask" in str(found)
     assert method in str(found)
     if method == "kernel_shap":
         exact = explain(value_fn, n, progress=False)
@@ -406,7 +406,7 @@ def test_reports_say_how_masks_were_drawn_and_what_was_corrected():
 
     found = explain(fn, 14, budget=200, proxy="linear", progress=False)
     assert "proxy linear, sampling mixed" in str(found)
-    corrected = "FSII is that of the spectrum, corrected by what it misses at the masks asked"
+    corrected = "FSII comes from the spectrum, corrected for what it misses at the evaluated masks"
     assert (corrected in str(found)) == (found.correction is not None)
     uniform = explain(fn, 14, budget=200, proxy="linear", index="FBII", progress=False)
     assert "sampling uniform" in str(uniform)

@@ -173,7 +173,7 @@ def test_embedded_terms_give_the_spectrum(text):
     np.testing.assert_allclose(predicted, e.spectrum(masks), atol=1e-8)
 
 
-def test_embedded_terms_are_the_largest_and_the_page_says_how_much_they_carry():
+def test_embedded_terms_are_the_largest_and_the_page_shows_their_share():
     rng = np.random.default_rng(1)
     n, support = 16, (np.arange(3000)[:, None] >> np.arange(16) & 1).astype(np.bool_)
     spectrum = spex_jax.Spectrum(support, rng.normal(size=3000) ** 3)
@@ -240,7 +240,7 @@ def test_headline_and_what_it_rests_on():
         f"{e.values[0]:.3f}value of the whole text",
         f"{e.values[1]:.3f}value with everything removed",
         "R2 0.900 95% interval 0.800 to 0.950",
-        "50 masks that no fit saw, of 60 ablations",
+        "50 held-out masks of 60 ablations",
         "compile 1.5 s, model 0.2 s, fit 2.0 s",
         "seed7",
         "proxy auto",
@@ -249,23 +249,23 @@ def test_headline_and_what_it_rests_on():
         assert shown in page
 
 
-def test_ends_that_were_not_asked_are_predicted():
+def test_ends_that_were_not_evaluated_are_predicted():
     masks = np.eye(4, dtype=np.bool_)
     page = to_html(simple(masks=masks))
-    assert page.count("predicted (not asked)") == 2
+    assert page.count("(predicted, not evaluated)") == 2
 
 
 def test_exact_case():
     masks = (np.arange(16)[:, None] >> np.arange(4) & 1).astype(np.bool_)
     page = to_html(simple(masks=masks, exact=True, held_out=0, r2=(np.nan,) * 3))
-    assert "16 ablations. Every mask was evaluated, so the spectrum is the function itself" in page
+    assert "16 ablations. Every mask was evaluated, so the spectrum equals the function" in page
     assert "<svg" not in page
     assert "nan" not in page.lower().split("<script")[0].split("</style>")[-1]
 
 
 def test_constant_case():
     page = to_html(explanation_of(spectrum_of(4, {(): 0.3}), text="a b c d", r2=(np.nan,) * 3))
-    assert "The value is 0.3000 for each of the 60 masks asked: no word has an effect" in page
+    assert "The value is 0.3000 at each of the 60 evaluated masks: no word has an effect" in page
     assert "All values are the same" in page
     assert "<table" not in page
     assert "<svg" not in page

@@ -28,7 +28,7 @@ def explanation():
 
 def test_groups_are_shown_as_pictures(explanation):
     page = explanation._repr_html_()
-    section = page[page.index("As pictures") : page.index("Faithfulness")]
+    section = page[page.index("Training examples as pictures") : page.index("Faithfulness")]
     assert "Redundant" in section or "Synergistic" in section
     assert "test point 1, class 1" in section
     assert "<g" not in section  # names are escaped
@@ -54,7 +54,7 @@ def test_rows_of_the_pictures_are_ordered_and_of_one_sign(value, explanation):
         assert all(value * sign * good > 0 for value in values)
 
 
-def test_seed_noise_and_failures_are_said(explanation):
+def test_seed_noise_and_failures_are_reported(explanation):
     for shown in (explanation._repr_html_(), str(explanation)):
         assert "Other seeds change a value by" in shown
         assert "mean of 2 trainings" in shown
@@ -66,7 +66,7 @@ def test_seed_noise_and_failures_are_said(explanation):
 
 def test_pages_without_pictures_have_no_such_section(explanation):
     details = dataclasses.replace(explanation.details, pictures=None)
-    assert "As pictures" not in dataclasses.replace(explanation, details=details)._repr_html_()
+    assert "Training examples as pictures" not in dataclasses.replace(explanation, details=details)._repr_html_()
 
 
 @pytest.mark.parametrize(
