@@ -47,9 +47,7 @@ def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool
     if budget < (least := method.least(game.n)):
         raise Unsuitable(f"needs {least} masks")
     if not drawn:
-        return _of_table(
-            lambda masks, values, seed: method.fit(Ablations.to_fit(masks, values), seed), game, budget, seed
-        )
+        return _of_table(lambda m, v, s: method.fit(Ablations.to_fit(m, v), s), game, budget, seed)
     value_fn, watch = asked_of(game), Stopwatch("fit", "model")
     with watch.phase("fit"):
         masks, design = method.draw(game.n, budget, seed)

@@ -53,7 +53,7 @@ class WordTokenizer:
         """Returns the number of words."""
         return len(WORDS)
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True, **asked: Any) -> dict[str, Any]:
+    def __call__(self, text: str, *, add_special_tokens: bool = True, **_: Any) -> dict[str, Any]:
         """Returns the ids and offsets of a text whose words are separated by white space."""
         found = list(re.finditer(r"\S+", text))
         if unknown := [match.group() for match in found if match.group() not in IDS]:
@@ -63,7 +63,7 @@ class WordTokenizer:
             ids, spans = [1, *ids], [(0, 0), *spans]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "offset_mapping": spans}
 
-    def decode(self, ids: Any, **asked: Any) -> str:
+    def decode(self, ids: Any, **_: Any) -> str:
         """Returns the words of ids, joined by spaces."""
         return " ".join(WORDS[int(number)] for number in ids)
 
