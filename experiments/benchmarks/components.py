@@ -1,11 +1,11 @@
 """Ablations of the parts of a network: against TransformerLens' loop, and against the plain forward pass.
 
-Parts, all at the shape of GPT-2 small with random weights and 4 prompts of 64 tokens. "sweep": every head removed
+All parts have the shape of GPT-2 small with random weights and 4 prompts of 64 tokens. "sweep": every head removed
 alone, by this package and, where TransformerLens with its HookedTransformer (below version 4) and PyTorch are
 installed, by one forward pass with a hook for each head; logit differences are compared. "random": random sets of heads
 against the plain forward pass of the same prompts, in batches of the same size and with the logits of the last token
-only. "late": the heads of the last three layers, with the layers before computed once and computed anew for every mask.
-Times are medians over rounds in which all take turns, after a first call of each.
+only. "late": the heads of the last three layers, with the earlier layers computed once and computed for every mask.
+Times are medians over rounds in which all calls take turns, after a first call of each.
 
   python experiments/benchmarks/components.py
   python experiments/benchmarks/components.py --shape=toy --rounds=1 --out=results/toy.json
@@ -32,16 +32,16 @@ from spex_jax.runtime import run_parts, run_program
 SHAPES = {"gpt2": (768, 12, 12, 50257, 64), "toy": (32, 3, 4, 97, 12)}  # width, layers, heads, vocabulary, tokens
 PROMPTS = 4
 
-_SHAPE = flags.DEFINE_enum("shape", "gpt2", list(SHAPES), "Of the model and its prompts.")
-_PARTS = flags.DEFINE_list("parts", ["sweep", "random", "late"], "Which parts.")
+_SHAPE = flags.DEFINE_enum("shape", "gpt2", list(SHAPES), "Shape of the model and its prompts.")
+_PARTS = flags.DEFINE_list("parts", ["sweep", "random", "late"], "Parts to run.")
 _MASKS = flags.DEFINE_integer("masks", 256, "Masks of a round of the parts random and late.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds, of which the median counts.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over which the median is taken.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/components.json", "File for the result.")
 
 
 @functools.cache
 def gpt2() -> Decoder:
-    """Random weights."""
+    """Returns a model of the chosen shape with random weights."""
     dim, count, heads, vocabulary, _ = SHAPES[_SHAPE.value]
     rng = np.random.default_rng(0)
 
@@ -76,18 +76,18 @@ def gpt2() -> Decoder:
 
 
 def prompts() -> np.ndarray:
-    """Random tokens [PROMPTS, L]."""
+    """Draws random tokens [PROMPTS, L]."""
     vocabulary, tokens = SHAPES[_SHAPE.value][3:]
     return np.random.default_rng(1).integers(0, vocabulary, (PROMPTS, tokens))
 
 
 def lens(**options: Any) -> Any:
-    """Logit difference of two tokens after the prompts."""
+    """Returns the value function of the logit difference of two tokens after the prompts."""
     return lenses.components(gpt2(), prompts(), removal="zero", target=5, contrast=6, **options)
 
 
 def hooked_loop() -> Callable[[], np.ndarray] | None:
-    """TransformerLens' loop with the same weights; None where it is not installed."""
+    """Returns TransformerLens' loop with the same weights; None where it is not installed."""
     try:
         import torch
         from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -118,16 +118,16 @@ def hooked_loop() -> Callable[[], np.ndarray] | None:
     }
     split = (c.num_heads, c.head_dim)
     for layer in range(c.num_layers):
-        of, block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["layers"]), f"blocks.{layer}."
+        ours, block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["layers"]), f"blocks.{layer}."
         for letter, name in (("Q", "query"), ("K", "key"), ("V", "value")):
-            state[f"{block}attn.W_{letter}"] = of[name]["weight"].reshape(*split, c.dim).swapaxes(1, 2)
-            state[f"{block}attn.b_{letter}"] = of[name]["bias"].reshape(split)
-        state[f"{block}attn.W_O"] = of["output"]["weight"].T.reshape(*split, c.dim)
-        state[f"{block}attn.b_O"] = of["output"]["bias"]
-        state |= {f"{block}mlp.W_in": of["up"]["weight"].T, f"{block}mlp.b_in": of["up"]["bias"]}
-        state |= {f"{block}mlp.W_out": of["down"]["weight"].T, f"{block}mlp.b_out": of["down"]["bias"]}
+            state[f"{block}attn.W_{letter}"] = ours[name]["weight"].reshape(*split, c.dim).swapaxes(1, 2)
+            state[f"{block}attn.b_{letter}"] = ours[name]["bias"].reshape(split)
+        state[f"{block}attn.W_O"] = ours["output"]["weight"].T.reshape(*split, c.dim)
+        state[f"{block}attn.b_O"] = ours["output"]["bias"]
+        state |= {f"{block}mlp.W_in": ours["up"]["weight"].T, f"{block}mlp.b_in": ours["up"]["bias"]}
+        state |= {f"{block}mlp.W_out": ours["down"]["weight"].T, f"{block}mlp.b_out": ours["down"]["bias"]}
         for number, name in ((1, "norm_attention"), (2, "norm_mlp")):
-            state |= {f"{block}ln{number}.{kind[0]}": of[name][kind] for kind in ("weight", "bias")}
+            state |= {f"{block}ln{number}.{kind[0]}": ours[name][kind] for kind in ("weight", "bias")}
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in state.items()}
     missing = theirs.load_state_dict(tensors, strict=False).missing_keys
     assert not [name for name in missing if not name.endswith(("mask", "IGNORE"))], missing
@@ -152,7 +152,7 @@ def hooked_loop() -> Callable[[], np.ndarray] | None:
 
 
 def sweep() -> dict[str, Any]:
-    """Every head removed alone."""
+    """Measures every head removed alone."""
     value_fn, loop = lens(), hooked_loop()
     masks = ~np.eye(value_fn.n, dtype=np.bool_)
     calls: dict[str, Callable[[], Any]] = {"here": functools.partial(evaluate, value_fn, masks, progress=False)}
@@ -167,7 +167,7 @@ def sweep() -> dict[str, Any]:
 
 
 def random() -> dict[str, Any]:
-    """Random sets of heads, and the plain forward pass as often."""
+    """Measures random sets of heads, and as many plain forward passes."""
     value_fn, model, tokens = lens(), gpt2(), prompts()
     masks = np.random.default_rng(2).random((_MASKS.value, value_fn.n)) < 0.5
     size = DeviceFunction(value_fn).batch_size(len(masks))
@@ -191,10 +191,10 @@ def random() -> dict[str, Any]:
 
 
 def late() -> dict[str, Any]:
-    """Heads of the last three layers, with a shared trunk and without."""
+    """Measures heads of the last three layers, with a shared trunk and without."""
     last = gpt2().config.num_layers
     value_fn = lens(layers=range(last - 3, last))
-    # The same values, with a trunk of nothing but the embedded tokens: what a network costs whose layers are all run.
+    # The same values where the trunk is just the embedded tokens: the cost of running all layers for every mask.
     every = lens()
     offset = every.n - value_fn.n
 

@@ -1,16 +1,16 @@
-"""Every figure of the accelerator that is there, in one command: what it can do, and how much of that this package
-gets out of it.
+"""Measures an accelerator in one command: the peak rates of the device, and the share of them that this package
+reaches.
 
-Four parts. "ceilings": matrix products and copies, as fast as this device makes them. "forward": masks a second through
-the text lens, with the shipped model and with a larger one of random weights, and their share of the ceiling. "fit":
-every proxy on a planted table. "decode": SPEX on planted functions. Times are medians after a warm-up; compilation is
-apart: the first call less a later one, of what nothing before it in the same run has compiled.
+Four parts. "ceilings": the fastest matrix products and copies of this device. "forward": masks a second through the
+text lens, with the shipped model and with a larger one of random weights, and their share of the ceiling. "fit": every
+proxy on a planted table. "decode": SPEX on planted functions. Times are medians after a warm-up. Compilation is stated
+apart, as the first call less a later one; it leaves out what was compiled earlier in the same run.
 
   python experiments/benchmarks/device.py --out=experiments/benchmarks/results/device.json
   python experiments/benchmarks/device.py --toy
 
-Expected: under 10 minutes on an accelerator; 45 seconds with --toy on 2 CPU cores, for which the other sizes are too
-large. The result is written again after every part.
+Expected: under 10 minutes on an accelerator; 45 seconds with --toy on 2 CPU cores, which are too slow for the other
+sizes. The result is written again after every part.
 """
 
 import collections
@@ -57,26 +57,28 @@ TEXT = (
     "Then the plot gives up, and not even a brilliant cast can save it from being a dull, lifeless mess."
 )
 
-_TOY = flags.DEFINE_bool("toy", False, "Sizes for a CPU, of the flags that are not given.")
-_PARTS = flags.DEFINE_list("parts", list(PARTS), "Which parts; forward measures the ceilings too.")
+_TOY = flags.DEFINE_bool("toy", False, "Use sizes for a CPU where the flags of the sizes are not given.")
+_PARTS = flags.DEFINE_list("parts", list(PARTS), "Parts to run; forward measures the ceilings too.")
 _MATMUL = flags.DEFINE_integer("matmul", 8192, "Rows of the square matrices.", lower_bound=1)
-_COPY = flags.DEFINE_integer("copy_mib", 2048, "Size of the array that is copied.", lower_bound=1)
+_COPY = flags.DEFINE_integer("copy_mib", 2048, "Size of the copied array, MiB.", lower_bound=1)
 _BATCHES = flags.DEFINE_list("batches", ["256", "1024", "4096", "16384"], "Masks in a call of the shipped model.")
 _LARGE_BATCHES = flags.DEFINE_list("large_batches", ["64", "256", "1024"], "Masks in a call of the larger model.")
 _DIM = flags.DEFINE_integer("dim", 1024, "Width of the larger model; its hidden layers are 4 times as wide.")
 _LAYERS = flags.DEFINE_integer("layers", 12, "Layers of the larger model.", lower_bound=1)
 _HEADS = flags.DEFINE_integer("heads", 16, "Heads of the larger model.", lower_bound=1)
-_TOKENS = flags.DEFINE_integer("tokens", 128, "Tokens of its text.", lower_bound=4, upper_bound=256)
-_PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies that are fitted, auto after its parts.")
+_TOKENS = flags.DEFINE_integer("tokens", 128, "Tokens of the larger model's text.", lower_bound=4, upper_bound=256)
+_PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies to fit; auto comes after its parts.")
 _N = flags.DEFINE_integer("n", 64, "Features of the table.", lower_bound=4)
 _ROWS = flags.DEFINE_integer("rows", 3072, "Ablations of the table.", lower_bound=10)
-_DESIGNS = flags.DEFINE_list("designs", ["64:3000", "300:12000", "1000:34560"], "Features:budget of what is decoded.")
+_DESIGNS = flags.DEFINE_list(
+    "designs", ["64:3000", "300:12000", "1000:34560"], "Designs to decode, as features:budget."
+)
 _TERMS = flags.DEFINE_integer("terms", 60, "Planted terms.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements of which the median is taken.", lower_bound=1)
-_FITS = flags.DEFINE_integer("fits", 3, "The same of fits and decodings, after a first one.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Measurements over which the median is taken.", lower_bound=1)
+_FITS = flags.DEFINE_integer("fits", 3, "Repeats of fits and decodings, after a first one.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/device.json", "File for the result.")
 
-SETTINGS = (_MATMUL, _COPY, _DIM, _LAYERS, _HEADS, _TOKENS, _TERMS, _REPEATS, _FITS)  # what the rows do not say
+SETTINGS = (_MATMUL, _COPY, _DIM, _LAYERS, _HEADS, _TOKENS, _TERMS, _REPEATS, _FITS)  # flags that no row holds
 for _flag in (_BATCHES, _LARGE_BATCHES):
     flags.register_validator(
         _flag, lambda given: all(re.fullmatch(r"[1-9]\d*", text) for text in given), "whole numbers, such as 64,256"
@@ -85,22 +87,22 @@ flags.register_validator(
     _DESIGNS, lambda given: all(re.fullmatch(r"\d+:\d+", text) for text in given), "such as 64:3000,300:12000"
 )
 
-_RUN = 0.2  # seconds that a measurement lasts at least, about, so that short calls are many
+_RUN = 0.2  # least seconds of a measurement, about; short calls are repeated for as long
 _MOST_CALLS = 1000
 _IN_FLIGHT = 2  # calls that wait behind the one that runs, as in the engine
 _TEST_ROWS = 2000
 _SNR = 10
-_DEGREE = 4  # of what SPEX decodes
+_DEGREE = 4  # largest degree of the terms that SPEX decodes
 
 
 def _size(flag: flags.FlagHolder) -> Any:
-    """The value of a flag; with --toy that of TOY, where the flag was not given."""
+    """Returns the value of a flag, or with --toy that of TOY where the flag was not given."""
     toy = _TOY.value and flags.FLAGS[flag.name].using_default_value
     return TOY[flag.name] if toy else flag.value
 
 
 def throughput(call: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds of one call among many that are dispatched without waiting, and what the first took more."""
+    """Returns the seconds of one call among many that are dispatched without waiting, and the excess of the first."""
 
     def run(count: int) -> float:
         start, waiting = time.perf_counter(), collections.deque[Any]()
@@ -117,7 +119,7 @@ def throughput(call: Callable[[], Any]) -> tuple[float, float]:
 
 
 def latency(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The answer of a call that ends on the host, its seconds, and what the first took more."""
+    """Returns the answer of a call that ends on the host, its seconds, and the excess of the first call."""
     seconds = []
     for _ in range(1 + _size(_FITS)):
         start = time.perf_counter()
@@ -128,10 +130,10 @@ def latency(call: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def ceilings() -> dict[str, float]:
-    """What this device reaches on large arrays: TFLOP/s of matrix products, and GB/s read and written by a copy."""
+    """Measures the device on large arrays: TFLOP/s of matrix products, and GB/s read and written by a copy."""
     size, result = _size(_MATMUL), {}
     for dtype, precision in ((jnp.float32, "highest"), (jnp.bfloat16, "default")):
-        # Random ones: zeros take less power, which some devices turn into speed.
+        # Random numbers, since zeros take less power, which some devices turn into speed.
         factors = [jax.random.normal(key, (size, size), dtype) for key in jax.random.split(jax.random.key(0))]
         program = jax.jit(functools.partial(jnp.matmul, precision=precision))
         seconds, _ = throughput(functools.partial(program, *factors))
@@ -145,7 +147,7 @@ def ceilings() -> dict[str, float]:
 
 
 def larger_model() -> ValueFunction:
-    """The text lens on an encoder with random weights; every word of its text is a token."""
+    """Returns a text lens on an encoder with random weights; every word of its text is a token."""
     tokenizer = models.tiny()[1]
     dim, tokens = _size(_DIM), _size(_TOKENS)
     config = TinyConfig(
@@ -163,14 +165,14 @@ def larger_model() -> ValueFunction:
 
 
 def forward(ceiling: float) -> list[dict[str, Any]]:
-    """Masks a second and the share of the ceiling, TFLOP/s in float32, by model and batch."""
+    """Measures masks a second and their share of the ceiling (TFLOP/s in float32) by model and batch."""
     program, rows = jax.jit(lambda fn, masks: fn(masks)), []
     shipped = lenses.text(*models.tiny(), TEXT, value="margin")
     for name, value_fn, flag in (("shipped", shipped, _BATCHES), ("larger", larger_model(), _LARGE_BATCHES)):
         for batch in map(int, _size(flag)):
-            asked = jax.random.bernoulli(jax.random.key(0), 0.5, (batch, value_fn.width))
-            seconds, compilation = throughput(functools.partial(program, value_fn.fn, asked))
-            flops = matmul_flops(jax.make_jaxpr(program)(value_fn.fn, asked).jaxpr)
+            drawn = jax.random.bernoulli(jax.random.key(0), 0.5, (batch, value_fn.width))
+            seconds, compilation = throughput(functools.partial(program, value_fn.fn, drawn))
+            flops = matmul_flops(jax.make_jaxpr(program)(value_fn.fn, drawn).jaxpr)
             rows.append(
                 {
                     "model": name,
@@ -191,7 +193,7 @@ def forward(ceiling: float) -> list[dict[str, Any]]:
 
 
 def planted(n: int, max_degree: int) -> Spectrum:
-    """Random sets with coefficients of .5 to 1.5 and either sign."""
+    """Draws random sets with coefficients of .5 to 1.5 and either sign."""
     rng = np.random.default_rng(seed())
     support = np.zeros((_size(_TERMS), n), np.bool_)
     for row in support:
@@ -200,20 +202,20 @@ def planted(n: int, max_degree: int) -> Spectrum:
     return Spectrum(support, rng.uniform(0.5, 1.5, len(support)) * rng.choice([-1, 1], len(support)))
 
 
-def noisy(truth: Spectrum, asked: np.ndarray) -> np.ndarray:
-    """Values of a planted function with noise."""
+def noisy(truth: Spectrum, drawn: np.ndarray) -> np.ndarray:
+    """Returns the values of a planted function at masks, with noise."""
     deviation = np.sqrt(np.square(truth.coefficients).sum() / _SNR)
-    return truth(asked) + deviation * np.random.default_rng(1).normal(size=len(asked))
+    return truth(drawn) + deviation * np.random.default_rng(1).normal(size=len(drawn))
 
 
 def fit() -> list[dict[str, Any]]:
-    """Every proxy on one table of a sparse function of degree 3."""
+    """Measures every proxy on one table of a sparse function of degree 3."""
     n, count, rows = _size(_N), _size(_ROWS), []
     truth = planted(n, 3)
-    asked = masks.uniform(n, count + _TEST_ROWS, np.random.default_rng(0))
-    values, test = noisy(truth, asked[:count]), asked[count:]
+    drawn = masks.uniform(n, count + _TEST_ROWS, np.random.default_rng(0))
+    values, test = noisy(truth, drawn[:count]), drawn[count:]
     for proxy in sorted(_size(_PROXIES), key=lambda proxy: proxy == "auto"):
-        spectrum, seconds, compilation = latency(functools.partial(proxyspex.fit, asked[:count], values, proxy=proxy))
+        spectrum, seconds, compilation = latency(functools.partial(proxyspex.fit, drawn[:count], values, proxy=proxy))
         r2 = float(r2_score(truth(test), spectrum(test)))
         rows.append({"proxy": proxy, "seconds": seconds, "compile": compilation, "r2": r2, "n": n, "rows": count})
         print(
@@ -224,13 +226,13 @@ def fit() -> list[dict[str, Any]]:
 
 
 def designs() -> list[tuple[int, int]]:
-    """Features and budgets of what is decoded."""
+    """Returns the features and budgets of the designs to decode."""
     pairs = (given.split(":") for given in _size(_DESIGNS))
     return [(int(n), int(budget)) for n, budget in pairs]
 
 
 def decode() -> list[dict[str, Any]]:
-    """SPEX on sparse functions of degree 4: the whole decoding, and without the least squares on the host."""
+    """Measures SPEX on sparse functions of degree 4: the whole decoding, and without the least squares on the host."""
     rows = []
     for n, budget in designs():
         truth = planted(n, _DEGREE)
@@ -254,7 +256,7 @@ def decode() -> list[dict[str, Any]]:
 
 
 def parts() -> Iterator[tuple[str, Any]]:
-    """The parts asked for with their results, one after another."""
+    """Yields the chosen parts with their results, one after another."""
     limits = ceilings() if {"ceilings", "forward"} & set(_PARTS.value) else {}
     if limits:
         yield "ceilings", limits
@@ -266,10 +268,10 @@ def parts() -> Iterator[tuple[str, Any]]:
 
 
 def check() -> None:
-    """Refuses sizes that do not fit together now and not after minutes.
+    """Checks the flags now and not after minutes.
 
     Raises:
-      ValueError: for them, and for unknown parts and proxies.
+      ValueError: sizes do not fit together, or parts or proxies are unknown.
     """
     for given, known in ((_PARTS, PARTS), (_PROXIES, proxyspex.PROXIES)):
         unknown = set(given.value) - set(known)
@@ -279,7 +281,7 @@ def check() -> None:
         raise ValueError(f"--dim must be a multiple of --heads, got {_size(_DIM)} and {_size(_HEADS)}")
     if 2 ** _size(_N) < _size(_ROWS) + _TEST_ROWS:
         raise ValueError(
-            f"{_size(_N)} features have fewer masks than --rows and {_TEST_ROWS} for a test; give a larger --n"
+            f"{_size(_N)} features have fewer masks than --rows plus {_TEST_ROWS} for a test; give a larger --n"
         )
     if "decode" in _PARTS.value:
         for n, budget in designs():

@@ -1,11 +1,11 @@
-"""What the ablation engine costs and what it survives: overhead, compilation cache, several devices, killed runs.
+"""Measures the ablation engine: its overhead, the compilation cache, several devices, and killed runs.
 
   overhead   evaluate() against a bare jitted loop over the same masks, for device functions of about 10 and 100 ms a
-             batch, with and without a store; bounds of the project: 3% and 1%
-  cache      the compilation of the main job in a second process with a warm cache, as a part of the cold one; bound 1/4
+             batch, with and without a store; the project's bounds are 3% and 1%
+  cache      the compilation of the main job in a second process with a warm cache over the cold one; the bound is 1/4
   scaling    masks a second on 1, 2 and 4 CPU devices of this machine
-  faults     runs killed by SIGKILL at random moments and continued: answers, acknowledged ablations that were lost,
-             ablations that were asked twice
+  faults     runs killed by SIGKILL at random moments and continued: wrong answers, acknowledged ablations that were
+             lost, ablations that were evaluated twice
 
   python experiments/benchmarks/engine.py --out=experiments/benchmarks/results/engine.json
   python experiments/benchmarks/engine.py --parts=overhead,scaling
@@ -39,7 +39,7 @@ from spex_jax.store import Store, read
 
 PROGRAM = pathlib.Path(__file__).parents[1] / "feature_attribution.py"
 
-_PARTS = flags.DEFINE_list("parts", ["overhead", "cache", "scaling", "faults"], "Which of the four parts.")
+_PARTS = flags.DEFINE_list("parts", ["overhead", "cache", "scaling", "faults"], "Parts to run.")
 _MILLISECONDS = flags.DEFINE_list("milliseconds", ["10", "100"], "Overhead: milliseconds of a batch.")
 _SECONDS = flags.DEFINE_float("seconds", 3.0, "Overhead and scaling: seconds of one loop.", lower_bound=0.05)
 _REPEATS = flags.DEFINE_integer("repeats", 9, "Overhead: pairs of loops.", lower_bound=1)
@@ -47,17 +47,17 @@ _KILLED = flags.DEFINE_integer("killed", 200, "Faults: runs to kill.", lower_bou
 _OUT = flags.DEFINE_string("out", "results/engine.json", "File for the result.")
 
 _BATCH, _N, _SIZE = 256, 64, 128
-_FEATURES, _PAUSE = 10, 0.002  # of a run to kill, and seconds of one of its calls
+_FEATURES, _PAUSE = 10, 0.002  # features of a run to kill, and seconds of one of its calls
 
 
 def chain(products: Any, weights: jax.Array, masks: jax.Array) -> jax.Array:
-    """Values [B] after so many matrix products."""
+    """Returns values [B] after the given number of matrix products."""
     x = jnp.pad(masks.astype(jnp.float32), ((0, 0), (0, _SIZE - masks.shape[1])))
     return jax.lax.fori_loop(0, products, lambda _, y: jnp.tanh(y @ weights), x).sum(axis=1)
 
 
 def value_function(products: int) -> ValueFunction:
-    """A device function whose time is that of its matrix products; their number is no constant of its program."""
+    """Returns a device function that takes the time of its matrix products; their number is not compiled in."""
     weights = jax.random.normal(jax.random.key(0), (_SIZE, _SIZE)) / _SIZE**0.5
     return ValueFunction(
         jax.tree_util.Partial(chain, jnp.asarray(products), weights), _N, on_device=True, identity=f"chain {products}"
@@ -65,7 +65,7 @@ def value_function(products: int) -> ValueFunction:
 
 
 def batch_seconds(products: int) -> float:
-    """Seconds of one batch, the least of five."""
+    """Returns the seconds of one batch, the least of five."""
     fn, masks = value_function(products).fn, np.ones((_BATCH, _N), np.bool_)
     program, seconds = jax.jit(lambda f, m: f(m)), []
     program(fn, masks).block_until_ready()
@@ -77,11 +77,11 @@ def batch_seconds(products: int) -> float:
 
 
 def overhead() -> list[dict[str, float]]:
-    """Seconds of the engine over those of a bare loop, median over pairs run one after the other."""
+    """Measures the engine's time over that of a bare loop, less 1: medians over pairs that run one after the other."""
     rows = []
     for wanted in map(float, _MILLISECONDS.value):
         products = 16
-        for _ in range(3):  # from an estimate to a better one
+        for _ in range(3):  # each estimate is better than the last
             products = max(1, round(products * wanted / 1e3 / batch_seconds(products)))
         batches = max(2, round(_SECONDS.value / wanted * 1e3))
         value_fn = value_function(products)
@@ -120,12 +120,12 @@ def overhead() -> list[dict[str, float]]:
 
 
 def cache() -> dict[str, float]:
-    """Seconds that the main job compiles, in a first and in later processes."""
+    """Measures the seconds that the main job compiles, in a first and in later processes."""
     compile_seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for run in range(4):
             out = pathlib.Path(folder) / f"out{run}"
-            command = [sys.executable, PROGRAM, f"--out={out}", f"--compilation_cache={folder}/programs"]
+            command = [sys.executable, str(PROGRAM), f"--out={out}", f"--compilation_cache={folder}/programs"]
             subprocess.run(command, check=True, capture_output=True)
             compile_seconds.append(Explanation.load(out / "explanation").timings["compile"])
         stored = sum(file.stat().st_size for file in pathlib.Path(folder, "programs").iterdir())
@@ -155,7 +155,7 @@ print(json.dumps({"seconds": min(seconds[1:]), "values": values.tolist()}))
 
 
 def scaling(of: tuple[int, ...] = (1, 2, 4)) -> list[dict[str, float]]:
-    """Masks a second of the shipped model on devices that share this machine's cores."""
+    """Measures masks a second of the shipped model on devices that share this machine's cores."""
     rows: list[dict[str, float]] = []
     first: np.ndarray | None = None
     count = max(_BATCH, int(_SECONDS.value * 1000) // _BATCH * _BATCH)
@@ -177,8 +177,8 @@ def scaling(of: tuple[int, ...] = (1, 2, 4)) -> list[dict[str, float]]:
     return rows
 
 
-class _Told(Store):
-    """A store that tells what it has acknowledged."""
+class _LoggingStore(Store):
+    """A store that logs the masks that it has acknowledged."""
 
     log = ""
 
@@ -189,12 +189,12 @@ class _Told(Store):
 
 
 def _numbers(path: pathlib.Path) -> np.ndarray:
-    """The masks of a log, one number each."""
+    """Reads the masks of a log, each as one number."""
     packed = np.fromfile(path, np.uint8) if path.exists() else np.zeros(0, np.uint8)
     return packed.reshape(-1, 2).astype(np.int64) @ [256, 1]
 
 
-def _asked_slowly(masks: np.ndarray, log: str) -> np.ndarray:
+def _slow_values(masks: np.ndarray, log: str) -> np.ndarray:
     with open(log, "ab", buffering=0) as file:
         file.write(masks_lib.pack(masks).tobytes())
     time.sleep(_PAUSE)
@@ -202,13 +202,13 @@ def _asked_slowly(masks: np.ndarray, log: str) -> np.ndarray:
 
 
 def run_to_kill(folder: str, on_device: bool, killed: bool) -> None:
-    """One run of `explain` that asks all 2^10 masks; the answer goes into a file."""
-    _Told.log = str(pathlib.Path(folder) / "acknowledged")
-    sys.modules["spex_jax.engine.evaluation"].Store = _Told  # type: ignore[attr-defined]
+    """Runs `explain` on all 2^10 masks and writes the values into a file; a run to be `killed` marks its start."""
+    _LoggingStore.log = str(pathlib.Path(folder) / "acknowledged")
+    sys.modules["spex_jax.engine.evaluation"].Store = _LoggingStore  # type: ignore[attr-defined]
     if on_device:
         fn: Any = jax.tree_util.Partial(chain, jnp.asarray(64), jnp.eye(_SIZE))
     else:
-        fn = functools.partial(_asked_slowly, log=str(pathlib.Path(folder) / "asked"))
+        fn = functools.partial(_slow_values, log=str(pathlib.Path(folder) / "asked"))
     value_fn = ValueFunction(fn, _FEATURES, on_device=on_device, identity="killed")
     if killed:
         (pathlib.Path(folder) / "started").touch()
@@ -219,17 +219,17 @@ def run_to_kill(folder: str, on_device: bool, killed: bool) -> None:
 
 
 def faults() -> dict[str, Any]:
-    """Kills runs at random moments and lets each be continued to its end."""
+    """Kills runs at random moments and continues each of them to its end."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["spex_jax"])
     rng, counts = (
         random.Random(seed()),
         {"killed": 0, "finished before": 0, "lost": 0, "acknowledged asked again": 0, "wrong": 0},
     )
-    stored, most_again = [], 0
+    stored, most_again = [], 0  # ablations in the store at each kill, most that one run evaluated twice
     answers: dict[bool, np.ndarray] = {}
     lengths: dict[bool, float] = {}
-    for number in itertools.count(-2):  # the first two, one of each kind, are left alone
+    for number in itertools.count(-2):  # the first two, one of each kind, are not killed
         if counts["killed"] == _KILLED.value:
             break
         on_device = bool(number % 2)
@@ -250,11 +250,12 @@ def faults() -> dict[str, Any]:
                 answers[on_device] = np.load(place / "answer.npy")
                 continue
             acknowledged = _numbers(place / "acknowledged")
-            whole = read(place / "store") if (place / "store").exists() else None
-            begun = whole is not None and whole.header is not None  # or it was killed before
-            there = set(whole.packed.astype(np.int64) @ [256, 1]) if begun else set()
-            counts["lost"] += len(set(acknowledged) - there)
-            stored.append(len(there))
+            contents = read(place / "store") if (place / "store").exists() else None
+            kept: set[Any] = set()
+            if contents is not None and contents.header is not None:  # else the run was killed before
+                kept = set(contents.packed.astype(np.int64) @ [256, 1])
+            counts["lost"] += len(set(acknowledged) - kept)
+            stored.append(len(kept))
             before = len(_numbers(place / "asked"))
             (place / "answer.npy").unlink(missing_ok=True)
             process = context.Process(target=run_to_kill, args=(folder, on_device, False))

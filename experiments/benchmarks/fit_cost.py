@@ -1,7 +1,7 @@
-"""Times and memory of fits, conversions and evaluation, compile time apart, on tables that this program plants.
+"""Times and memory of fits, conversions and evaluation on planted tables, with compilation stated apart.
 
 Four parts: every proxy at n = 64, N = 3,072; walsh_gp over N and n, with the exponents of a power law; a sparse
-function of 1,000 features; a spectrum of 2,000 features converted to every index and evaluated.
+function of 1,000 features; a spectrum of 2,000 features, converted to every index and evaluated.
 
   python experiments/benchmarks/fit_cost.py --out=experiments/benchmarks/results/fit_cost.json
   python experiments/benchmarks/fit_cost.py --parts=proxies,conversion
@@ -9,6 +9,7 @@ function of 1,000 features; a spectrum of 2,000 features converted to every inde
 Expected: 20 minutes on 2 CPU cores, most of it the 1,000 features.
 """
 
+import functools
 import resource
 import time
 from collections.abc import Callable
@@ -23,13 +24,13 @@ from spex_jax.core import masks
 from spex_jax.core.indices import INDICES
 from spex_jax.runtime import run_parts, run_program, seed
 
-_PARTS = flags.DEFINE_list("parts", ["proxies", "cost", "planted", "conversion"], "Which of the four parts.")
+_PARTS = flags.DEFINE_list("parts", ["proxies", "cost", "planted", "conversion"], "Parts to run.")
 _PROXIES = flags.DEFINE_list("proxies", list(proxyspex.PROXIES), "Proxies of the first part.")
 _PLANTED = flags.DEFINE_list("planted", ["linear", "auto"], "Proxies of the sparse function.")
 _FEATURES = flags.DEFINE_integer("features", 1000, "Features of the sparse function.", lower_bound=4)
 _ROWS = flags.DEFINE_integer("rows", 20_000, "Ablations of the sparse function.", lower_bound=10)
 _TERMS = flags.DEFINE_integer("terms", 200, "Terms of the sparse function.", lower_bound=1)
-_LIGHTGBM = flags.DEFINE_bool("lightgbm", False, "Time LightGBM with the published grid too (extra: peers).")
+_LIGHTGBM = flags.DEFINE_bool("lightgbm", False, "Also time LightGBM with the published grid (extra: peers).")
 _OUT = flags.DEFINE_string("out", "results/fit_cost.json", "File for the result.")
 
 _TEST_ROWS = 2000
@@ -38,8 +39,8 @@ _TEST_ROWS = 2000
 def planted(
     n: int, rows: int, terms: int, *, noise_ratio: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Noisy values of `terms` random sets of one to three features with normal coefficients; and masks with their true
-    values.
+    """Plants `terms` random sets of one to three features with normal coefficients; returns masks, their noisy values,
+    test masks and their true values.
     """
     rng = np.random.default_rng(seed())
     support = np.zeros((terms, n), np.bool_)
@@ -47,15 +48,15 @@ def planted(
         row[rng.choice(n, rng.integers(1, 4), replace=False)] = True
     support = support[masks.deduplicate(support)[0]]
     spectrum = Spectrum(support, rng.normal(size=len(support)))
-    asked = masks.uniform(n, rows + _TEST_ROWS, rng)
-    values = spectrum(asked)
+    drawn = masks.uniform(n, rows + _TEST_ROWS, rng)
+    values = spectrum(drawn)
     deviation = np.sqrt(noise_ratio * np.square(spectrum.coefficients).sum())
     noisy = values[:rows] + deviation * rng.normal(size=rows)
-    return asked[:rows], noisy, asked[rows:], values[rows:]
+    return drawn[:rows], noisy, drawn[rows:], values[rows:]
 
 
 def twice(call: Callable[[], Any]) -> tuple[Any, float, float]:
-    """The answer, seconds of the second call and what the first took more: compilation."""
+    """Returns the answer, the seconds of the second call, and the excess of the first, which is compilation."""
     seconds = []
     for _ in range(2):
         start = time.perf_counter()
@@ -65,11 +66,11 @@ def twice(call: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def proxies() -> list[dict[str, Any]]:
-    """Every proxy on one table of 64 features and 3,072 ablations whose noise keeps auto from stopping early."""
+    """Times every proxy on one table of 64 features and 3,072 ablations whose noise keeps auto from stopping early."""
     table = planted(64, 3072, 100, noise_ratio=0.3)
     rows = []
     for proxy in _PROXIES.value:
-        spectrum, seconds, compilation = twice(lambda proxy=proxy: proxyspex.fit(*table[:2], proxy=proxy))
+        spectrum, seconds, compilation = twice(functools.partial(proxyspex.fit, *table[:2], proxy=proxy))
         r2 = float(r2_score(table[3], spectrum(table[2])))
         rows.append({"proxy": proxy, "seconds": seconds, "compile": compilation, "r2": r2})
     if _LIGHTGBM.value:
@@ -78,7 +79,7 @@ def proxies() -> list[dict[str, Any]]:
 
 
 def lightgbm_grid(masks: np.ndarray, values: np.ndarray, test: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """The search of published ProxySPEX, without reading a spectrum."""
+    """Times the grid search of published ProxySPEX, without reading a spectrum."""
     import lightgbm  # of the extra "peers"
     from sklearn.model_selection import GridSearchCV
 
@@ -92,13 +93,13 @@ def lightgbm_grid(masks: np.ndarray, values: np.ndarray, test: np.ndarray, truth
 
 
 def cost() -> dict[str, Any]:
-    """walsh_gp over N at n = 64 and over n at N = 2,048, and the exponents of the last doubling."""
+    """Times walsh_gp over N at n = 64 and over n at N = 2,048, with the exponents of the last doubling."""
     result: dict[str, Any] = {"rows": [], "features": []}
     for name, sizes in {"rows": (512, 1024, 2048, 4096, 8192), "features": (16, 32, 64, 128, 256)}.items():
         for size in sizes:
             n, rows = (64, size) if name == "rows" else (size, 2048)
             table = planted(n, rows, 60, noise_ratio=0.3)
-            _, seconds, compilation = twice(lambda table=table: proxyspex.fit(*table[:2], proxy="walsh_gp"))
+            _, seconds, compilation = twice(functools.partial(proxyspex.fit, *table[:2], proxy="walsh_gp"))
             result[name].append({"size": size, "seconds": seconds, "compile": compilation})
             print(f"walsh_gp n {n} N {rows}: {seconds:.2f} s, compilation {compilation:.2f} s", flush=True)
         last = [row["seconds"] for row in result[name][-2:]]
@@ -107,13 +108,13 @@ def cost() -> dict[str, Any]:
 
 
 def sparse() -> list[dict[str, Any]]:
-    """A sparse function of many features without a hierarchy, SNR 10: 200 terms of degree up to 3."""
+    """Fits a sparse function of many features without a hierarchy, SNR 10: 200 terms of degree up to 3."""
     table = planted(_FEATURES.value, _ROWS.value, _TERMS.value, noise_ratio=0.1)
     rows = []
     for proxy in _PLANTED.value:
         start = time.perf_counter()
         spectrum = proxyspex.fit(*table[:2], proxy=proxy)
-        seconds = time.perf_counter() - start  # with compilation, which is little of it
+        seconds = time.perf_counter() - start  # includes compilation, which is a small part
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         r2 = float(r2_score(table[3], spectrum(table[2])))
         rows.append({"proxy": proxy, "seconds": seconds, "peak_gib": peak, "r2": r2, "terms": len(spectrum)})
@@ -122,7 +123,7 @@ def sparse() -> list[dict[str, Any]]:
 
 
 def conversion() -> dict[str, float]:
-    """Seconds for every index of 5,000 terms of degree up to 6 at n = 2,000, order 3, and for 10^5 masks."""
+    """Times every index of 5,000 terms of degree up to 6 at n = 2,000, order 3, and the values at 10^5 masks."""
     rng = np.random.default_rng(0)
     support = np.zeros((5000, 2000), np.bool_)
     for row in support:
@@ -134,9 +135,9 @@ def conversion() -> dict[str, float]:
         start = time.perf_counter()
         spectrum.interactions(index, max_order=3)
         result[index] = time.perf_counter() - start
-    asked = rng.integers(0, 2, (100_000, 2000), dtype=np.uint8).astype(bool)
+    drawn = rng.integers(0, 2, (100_000, 2000), dtype=np.uint8).astype(bool)
     start = time.perf_counter()
-    spectrum(asked)
+    spectrum(drawn)
     return {**result, "100,000 masks": time.perf_counter() - start}
 
 

@@ -1,16 +1,17 @@
 """Many explanations at once against a loop over them: `proxyspex.fit_many` and `spex.decode_many`.
 
-Three parts: tables of ablations of different masks, outputs of the same masks, and coded designs. Calls take turns
-within a run, compilation apart, and what comes out at once is compared with what comes out one by one.
+Three parts: tables of ablations with different masks, outputs at the same masks, and coded designs. Calls take turns
+within a run, compilation is stated apart, and the spectra fitted at once are compared with those fitted one by one.
 
   python experiments/benchmarks/fit_many.py --out=experiments/benchmarks/results/fit_many.json
   python experiments/benchmarks/fit_many.py --count=256 --rounds=1    # on a GPU
 
-Goals: on 2 CPU cores never slower than the loop, at n = 32 with 640 and 1,280 rows, with one compilation; on a GPU 10
+Goals: on 2 CPU cores never slower than the loop at n = 32 with 640 and 1,280 rows, and one compilation; on a GPU 10
 times the loop's rate with 256 explanations. Expected: an hour on 2 CPU cores; 4 minutes with --parts=tables --alphas=4
 --noises=0.02 --proxies=walsh_gp --rounds=1.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,22 +25,22 @@ from spex_jax import Spectrum, proxyspex, spex
 from spex_jax.core import masks
 from spex_jax.runtime import run_parts, run_program, seed
 
-_PARTS = flags.DEFINE_list("parts", ["tables", "outputs", "designs"], "Which of the three parts.")
-_COUNT = flags.DEFINE_integer("count", 32, "Explanations.", lower_bound=2)
+_PARTS = flags.DEFINE_list("parts", ["tables", "outputs", "designs"], "Parts to run.")
+_COUNT = flags.DEFINE_integer("count", 32, "Number of explanations.", lower_bound=2)
 _FEATURES = flags.DEFINE_integer("features", 32, "Features of the tables.", lower_bound=4)
-_ALPHAS = flags.DEFINE_list("alphas", ["4", "8"], "Rows of a table, in n log2 n.")
+_ALPHAS = flags.DEFINE_list("alphas", ["4", "8"], "Rows of a table, in units of n log2 n.")
 _NOISES = flags.DEFINE_list("noises", ["0.02", "0.3"], "Variances of noise: auto stops after walsh_gp, or goes on.")
-_PROXIES = flags.DEFINE_list("proxies", ["auto", "walsh_gp"], "Proxies.")
+_PROXIES = flags.DEFINE_list("proxies", ["auto", "walsh_gp"], "Proxies to fit.")
 _CODED = flags.DEFINE_integer("coded", 64, "Features of the designs.", lower_bound=4)
 _BUDGETS = flags.DEFINE_list("budgets", ["1400", "2800"], "Masks of the designs: 16 and 32 bins at n = 64, degree 4.")
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Turns.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over which the median is taken.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/fit_many.json", "File for the result.")
 
 _COMPILATION = "/jax/core/compile/backend_compile_duration"
 
 
 def planted(n: int, terms: int, rng: np.random.Generator) -> Spectrum:
-    """Random sets of one to three features with normal coefficients, of variance 1."""
+    """Draws random sets of one to three features with normal coefficients, scaled to variance 1."""
     support = np.zeros((terms, n), np.bool_)
     for row in support:
         row[rng.choice(n, rng.integers(1, 4), replace=False)] = True
@@ -49,11 +50,11 @@ def planted(n: int, terms: int, rng: np.random.Generator) -> Spectrum:
 
 
 def compare(at_once: Callable[[], Sequence[Spectrum]], one: Callable[[int], Spectrum]) -> dict[str, Any]:
-    """Seconds at once and of a loop, compilations of both, and the largest difference of predictions."""
+    """Measures the seconds at once and in a loop, compilations of both, and the largest difference of predictions."""
     compiled: list[str] = []
 
-    def listen(event: str, seconds: float, **_: Any) -> None:
-        del seconds
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        del duration_secs
         if event == _COMPILATION:
             compiled.append(event)
 
@@ -72,9 +73,9 @@ def compare(at_once: Callable[[], Sequence[Spectrum]], one: Callable[[int], Spec
     rng = np.random.default_rng(seed())
     differences = []
     for b, spectrum in enumerate(found):
-        asked = masks.uniform(spectrum.n, 200, rng)
-        values = alone[b](asked)
-        differences.append(float(np.abs(spectrum(asked) - values).max() / (values.std() or 1.0)))
+        drawn = masks.uniform(spectrum.n, 200, rng)
+        values = alone[b](drawn)
+        differences.append(float(np.abs(spectrum(drawn) - values).max() / (values.std() or 1.0)))
     return {
         "seconds": seconds["at once"],
         "seconds_of_loop": seconds["loop"],
@@ -86,19 +87,24 @@ def compare(at_once: Callable[[], Sequence[Spectrum]], one: Callable[[int], Spec
     }
 
 
+def one_of(fit: Callable[..., Spectrum], inputs: Sequence[Any], values: Sequence[np.ndarray], b: int) -> Spectrum:
+    """Fits one of many tables, or decodes one of many designs."""
+    return fit(inputs[b], values[b])
+
+
 def tables() -> list[dict[str, Any]]:
-    """Different masks of different functions."""
+    """Compares fits of different functions at different masks."""
     rows, n = [], _FEATURES.value
     for alpha in map(float, _ALPHAS.value):
         count = int(alpha * n * np.log2(n))
         for noise in map(float, _NOISES.value):
             rng = np.random.default_rng(seed())
-            asked = [masks.uniform(n, count, rng) for _ in range(_COUNT.value)]
-            values = [planted(n, 30, rng)(one) + np.sqrt(noise) * rng.normal(size=count) for one in asked]
+            drawn = [masks.uniform(n, count, rng) for _ in range(_COUNT.value)]
+            values = [planted(n, 30, rng)(one) + np.sqrt(noise) * rng.normal(size=count) for one in drawn]
             for proxy in _PROXIES.value:
                 found = compare(
-                    lambda asked=asked, values=values, proxy=proxy: proxyspex.fit_many(asked, values, proxy=proxy),
-                    lambda b, asked=asked, values=values, proxy=proxy: proxyspex.fit(asked[b], values[b], proxy=proxy),
+                    functools.partial(proxyspex.fit_many, drawn, values, proxy=proxy),
+                    functools.partial(one_of, functools.partial(proxyspex.fit, proxy=proxy), drawn, values),
                 )
                 rows.append({"proxy": proxy, "n": n, "rows": count, "noise": noise, "count": _COUNT.value, **found})
                 print(rows[-1], flush=True)
@@ -106,28 +112,27 @@ def tables() -> list[dict[str, Any]]:
 
 
 def outputs() -> dict[str, Any]:
-    """Many outputs of the same masks."""
+    """Compares fits of many outputs at the same masks."""
     n, rng = _FEATURES.value, np.random.default_rng(seed())
-    asked = masks.uniform(n, int(float(_ALPHAS.value[0]) * n * np.log2(n)), rng)
-    values = np.stack([planted(n, 30, rng)(asked) for _ in range(_COUNT.value)], axis=1)
+    drawn = masks.uniform(n, int(float(_ALPHAS.value[0]) * n * np.log2(n)), rng)
+    values = np.stack([planted(n, 30, rng)(drawn) for _ in range(_COUNT.value)], axis=1)
     proxy = _PROXIES.value[0]
     found = compare(
-        lambda: proxyspex.fit_many(asked, values, proxy=proxy),
-        lambda b: proxyspex.fit(asked, values[:, b], proxy=proxy),
+        lambda: proxyspex.fit_many(drawn, values, proxy=proxy),
+        lambda b: proxyspex.fit(drawn, values[:, b], proxy=proxy),
     )
-    return {"proxy": proxy, "n": n, "rows": len(asked), "count": _COUNT.value, **found}
+    return {"proxy": proxy, "n": n, "rows": len(drawn), "count": _COUNT.value, **found}
 
 
 def designs() -> list[dict[str, Any]]:
-    """Designs of different seeds, with noise of a tenth of the variance."""
+    """Compares decodings of designs of different seeds, with noise of about a tenth of the variance."""
     rows = []
     for budget in map(int, _BUDGETS.value):
         made = [spex.design(_CODED.value, budget, max_degree=4, seed=b) for b in range(_COUNT.value)]
         rng = np.random.default_rng(seed())
         values = [planted(_CODED.value, 30, rng)(one.masks) + rng.normal(0, 0.3, len(one.masks)) for one in made]
         found = compare(
-            lambda made=made, values=values: spex.decode_many(made, values),
-            lambda b, made=made, values=values: spex.decode(made[b], values[b]),
+            functools.partial(spex.decode_many, made, values), functools.partial(one_of, spex.decode, made, values)
         )
         rows.append({"n": _CODED.value, "b": made[0].plan.b, "rows": budget, "count": _COUNT.value, **found})
         print(rows[-1], flush=True)

@@ -1,7 +1,7 @@
 """Times the main job: feature_attribution.py with no flags in a fresh process, then a second text in one process.
 
-Wall clock from the start of the interpreter, nothing cached; compile time apart. Bounds of the project on 2 CPU cores:
-40 s, of them 12 s of compilation; 5 s for a second text of similar length.
+Times are wall clock from the start of the interpreter with nothing cached; compilation is also stated apart. The
+project's bounds on 2 CPU cores are 40 s, of which 12 s are compilation, and 5 s for a second text of similar length.
 
   python experiments/benchmarks/main_job.py --out=experiments/benchmarks/results/main_job.json
 
@@ -28,11 +28,11 @@ TEXTS = (
 )
 
 _OUT = flags.DEFINE_string("out", "results/main_job.json", "File for the result.")
-_REPEATS = flags.DEFINE_integer("repeats", 3, "Fresh processes.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Number of fresh processes.", lower_bound=1)
 
 
 def fresh_process() -> dict[str, float]:
-    """Seconds of the main job in a new interpreter."""
+    """Times the main job in a new interpreter."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         subprocess.run(
@@ -50,7 +50,7 @@ def fresh_process() -> dict[str, float]:
 
 
 def one_process() -> list[dict[str, float]]:
-    """Seconds of two texts of similar length, one after the other."""
+    """Times two texts of similar length, one after the other."""
     model, tokenizer = models.tiny()
     rows = []
     for text in TEXTS:

@@ -1,4 +1,4 @@
-"""Wrong changes of the mathematical files, each with the tests that should see it; see mutations.py."""
+"""Wrong changes of the mathematical files, each with the tests that should catch it; see mutations.py."""
 
 from typing import NamedTuple
 
@@ -9,10 +9,10 @@ class Mutation(NamedTuple):
     """One wrong change.
 
     Attributes:
-      file: of the package, from the root of the repository.
+      file: a file of the package, relative to the root of the repository.
       what: the fault, in words.
-      old: what stands there, exactly once in the file.
-      new: what stands there instead.
+      old: the right text, which stands exactly once in the file.
+      new: the wrong text that replaces it.
       tests: arguments of pytest: files, and -k with an expression.
     """
 
@@ -87,7 +87,7 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/core/spectrum.py",
-        "a support that is somebody else's is not copied",
+        "a support that the caller owns is not copied",
         "support if own else support.copy()",
         "support",
         _SPECTRUM,
@@ -280,14 +280,14 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/proxyspex/walsh_gp/acquisition.py",
-        "what was asked explains nothing",
+        "evaluated masks explain nothing",
         "prior - jnp.square(known).sum(axis=0)",
         "prior - jnp.zeros(len(pool))",
         _ACQUISITION,
     ),
     Mutation(
         "spex_jax/proxyspex/walsh_gp/acquisition.py",
-        "padding counts as asked",
+        "padding counts as evaluated",
         "jnp.arange(len(rows)) < table.count - first",
         "jnp.arange(len(rows)) >= 0",
         _ACQUISITION,
@@ -380,7 +380,7 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/engine/packing.py",
-        "what stands for removed features takes its places always",
+        "stand-ins of removed features always take up places",
         "masks @ (self.kept - self.removed)",
         "masks @ self.kept",
         _PACKING,
@@ -437,7 +437,7 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/store/store.py",
-        "the end of the file is not moved on",
+        "the end of the file does not advance",
         "self._end += len(data)",
         "self._end += 0",
         _STORE,
@@ -452,7 +452,7 @@ MUTATIONS = (
     # Engine.
     Mutation(
         "spex_jax/engine/device.py",
-        "batches in flight are not asked again after a lack of memory",
+        "batches in flight are not evaluated again after a lack of memory",
         "start, first = waiting[0][0].start, None",
         "first = None",
         _DEVICE,
@@ -501,7 +501,7 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/engine/host.py",
-        "a call that hangs is asked in halves",
+        "a call that hangs is split into halves",
         "if isinstance(error, _NoAnswer):",
         "if False:",
         _HOST,
@@ -522,14 +522,14 @@ MUTATIONS = (
     ),
     Mutation(
         "spex_jax/engine/evaluation.py",
-        "what is stored is asked again",
+        "stored masks are evaluated again",
         "todo = np.flatnonzero(~known)",
         "todo = np.arange(len(known))",
         _EVALUATE,
     ),
     Mutation(
         "spex_jax/engine/evaluation.py",
-        "after a failure all the rest is asked",
+        "after a failure all other masks are evaluated",
         "                        self.function.stop()\n",
         "",
         _EVALUATE,

@@ -1,13 +1,13 @@
-"""Whether the tests see faults: wrong changes of the mathematical files, one at a time, each with the tests that should
-fail.
+"""Checks that the tests catch faults: makes wrong changes in the mathematical files, one at a time, and runs the tests
+that should fail.
 
-The changes stand in mutation_table.py. Each is made in a copy of the package and its tests in a temporary folder, never
-in the checkout; it is killed where a test fails there (or does not end), and survived where all of them pass.
+The changes are listed in mutation_table.py. Each is made in a temporary copy of the package and its tests, never in the
+checkout; it is killed where a test fails there (or does not end), and survives where all of them pass.
 
   python experiments/benchmarks/mutations.py --out=experiments/benchmarks/results/mutations.json
   python experiments/benchmarks/mutations.py --only=spex/peel,store --unchanged=false
 
-Expected: 12 minutes on one CPU core beside other programs, of which the tests without a change are 5.
+Expected: 12 minutes on one CPU core beside other programs, 5 of them for the tests without a change.
 """
 
 import os
@@ -24,31 +24,31 @@ from mutation_table import MUTATIONS, Mutation
 
 from spex_jax.runtime import run_program, save_result
 
-_ONLY = flags.DEFINE_list("only", [], "Only mutations whose file or number has one of these in it (none: all).")
+_ONLY = flags.DEFINE_list("only", [], "Numbers of mutations, or parts of their files' paths. Default: all mutations.")
 _UNCHANGED = flags.DEFINE_bool("unchanged", True, "Run the tests without a change first: they must pass.")
 _OUT = flags.DEFINE_string("out", "results/mutations.json", "File for the result.")
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
-_SECONDS = 240  # of the tests of one mutation; a loop that does not end is seen too
+_SECONDS = 240  # limit for the tests of one mutation, so that a loop that does not end is caught too
 
 
 def changed(mutation: Mutation, text: str) -> str:
-    """The text of a file with the change in it.
+    """Returns the text of a file with the change in it.
 
     Raises:
-      ValueError: what is to be replaced does not stand there exactly once.
+      ValueError: the text to replace does not stand there exactly once.
     """
     found = text.count(mutation.old)
     if found != 1:
         raise ValueError(
-            f"{mutation.file} has the text {mutation.old!r} {found} times, expected once; bring mutation_table.py up "
-            "to the code"
+            f"{mutation.file} has the text {mutation.old!r} {found} times, expected once; adapt mutation_table.py to "
+            "the code"
         )
     return text.replace(mutation.old, mutation.new)
 
 
 def chosen() -> list[tuple[int, Mutation]]:
-    """The mutations of --only with their numbers, from 1.
+    """Returns the mutations of --only with their numbers, from 1.
 
     Raises:
       ValueError: a mutation of the table, chosen or not, does not fit the code; or none is chosen.
@@ -61,22 +61,24 @@ def chosen() -> list[tuple[int, Mutation]]:
         if not _ONLY.value or any(part == str(number) or part in mutation.file for part in _ONLY.value)
     ]
     if not wanted:
-        raise ValueError(f"--only={','.join(_ONLY.value)} is in no file of the table; give a part of a file's path")
+        raise ValueError(
+            f"--only={','.join(_ONLY.value)} matches no mutation of the table; give numbers or parts of files' paths"
+        )
     return wanted
 
 
 def copied(folder: pathlib.Path) -> None:
-    """Copies what the tests need of the checkout into a folder."""
+    """Copies the files that the tests need from the checkout into a folder."""
     for name in ("spex_jax", "tests"):
         shutil.copytree(_CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(_CHECKOUT / "pyproject.toml", folder)
 
 
 def failing(tests: tuple[str, ...], folder: pathlib.Path) -> str | None:
-    """The first test that fails in a copy, or None where all pass.
+    """Returns the first test that fails in a copy, or None where all pass.
 
     Raises:
-      ValueError: pytest could not run them, because a file or a name of the table is gone, say.
+      ValueError: pytest could not run the tests, for example because a file that the table names is gone.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
@@ -99,15 +101,15 @@ def failing(tests: tuple[str, ...], folder: pathlib.Path) -> str | None:
 
 
 def check_unchanged(mutations: list[tuple[int, Mutation]], folder: pathlib.Path) -> None:
-    """Raises ValueError where tests fail without a change: that they fail with one would say nothing."""
+    """Raises ValueError where tests fail without a change, since failing with one would then prove nothing."""
     for tests in dict.fromkeys(mutation.tests for _, mutation in mutations):
         if found := failing(tests, folder):
-            raise ValueError(f"{found} fails without any change; mend it first")
+            raise ValueError(f"{found} fails without any change; fix it first")
         print("passes unchanged:", " ".join(tests), flush=True)
 
 
 def run_mutation(number: int, mutation: Mutation, folder: pathlib.Path) -> dict[str, Any]:
-    """Makes the change in the copy, runs its tests, and takes it back."""
+    """Makes the change in the copy, runs its tests, and undoes it."""
     path, start = folder / mutation.file, time.perf_counter()
     text = path.read_text()
     path.write_text(changed(mutation, text))
@@ -128,7 +130,7 @@ def run_mutation(number: int, mutation: Mutation, folder: pathlib.Path) -> dict[
 
 
 def main() -> None:
-    """Runs the mutations and writes which were killed, after each of them."""
+    """Runs the mutations and writes the result after each of them."""
     wanted, rows = chosen(), []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

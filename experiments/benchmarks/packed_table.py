@@ -1,8 +1,8 @@
-"""Sparse regression on a table of masks that stays on disk: time, memory, and what is found of what was planted.
+"""Sparse regression on a table of masks that stays on disk: its time, its memory, and the planted terms that it finds.
 
-The table is made in a folder, as bits, and fitted by a process of its own whose memory is measured. Planted: strong
-singles, small ones on all other features, and pairs; one half of the pairs joins strong singles, the other features
-that have no effect alone.
+The table is written to a folder as bits and fitted in a separate process, whose memory is measured. Planted are strong
+singles, small ones on the other features, and pairs; one half of the pairs joins strong singles, and the other half
+features that have no effect alone.
 
   python experiments/benchmarks/packed_table.py --out=experiments/benchmarks/results/packed_table.json
   python experiments/benchmarks/packed_table.py --features=50000 --rows=3000
@@ -26,26 +26,26 @@ from spex_jax import PackedMasks, Spectrum, proxyspex
 from spex_jax.analysis.metrics import r2_score
 from spex_jax.runtime import run_program, save_result, seed
 
-_FEATURES = flags.DEFINE_integer("features", 5000, "Features.", lower_bound=8)
+_FEATURES = flags.DEFINE_integer("features", 5000, "Features of the table.", lower_bound=8)
 _ROWS = flags.DEFINE_integer("rows", 30_000, "Rows of the table.", lower_bound=10)
 _SINGLES = flags.DEFINE_integer("singles", 200, "Strong singles.", lower_bound=2)
 _PAIRS = flags.DEFINE_integer("pairs", 40, "Pairs, half of them of features without an effect alone.", lower_bound=2)
 _SNR = flags.DEFINE_float("snr", 3.0, "Variance of the function over that of the noise.", lower_bound=1e-6)
-_KEEP = flags.DEFINE_float("keep", 0.5, "Share of the masks that keeps a feature.", lower_bound=0.01, upper_bound=0.99)
+_KEEP = flags.DEFINE_float("keep", 0.5, "Share of masks that keep a feature.", lower_bound=0.01, upper_bound=0.99)
 _DEGREE = flags.DEFINE_integer("max_degree", 5, "Largest degree of a term.", lower_bound=1)
 _SOLVER = flags.DEFINE_enum("solver", "greedy", ["greedy", "lasso"], "Solver of the fit.")
-_FIT = flags.DEFINE_string("fit", None, "Only fit the table of this folder: what the program asks of its own process.")
+_FIT = flags.DEFINE_string("fit", None, "Only fit the table in this folder; the program passes it to its own process.")
 _OUT = flags.DEFINE_string("out", "results/packed_table.json", "File for the result.")
 
 _TEST_ROWS = 2000
 _BLOCK = 1000
-_SHARES = {"strong": 0.45, "small": 0.1, "pairs": 0.45}  # of the variance of the function
+_SHARES = {"strong": 0.45, "small": 0.1, "pairs": 0.45}  # shares of the variance of the function
 
 
 def plant(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coefficients of the singles float64 [n], pairs int [P, 2] of distinct features and their coefficients [P].
+    """Draws coefficients of the singles float64 [n], pairs int [P, 2] of distinct features and their coefficients [P].
 
-    All are of features of mean 0 and variance 1, so that their squares add up to the variance, which is 1.
+    They are for features of mean 0 and variance 1, so that their squares add up to the variance, which is 1.
     """
     n, count = _FEATURES.value, min(_SINGLES.value, _FEATURES.value // 2)
     order = rng.permutation(n)
@@ -85,8 +85,8 @@ def write_table(folder: pathlib.Path, rng: np.random.Generator) -> None:
 
 
 def memory() -> float:
-    """The most memory that this process has held, GiB."""
-    try:  # of this program alone; what getrusage says counts the process that started it too
+    """Returns the peak memory of this process, GiB."""
+    try:  # for this program alone, while getrusage also counts the process that started it
         lines = pathlib.Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
     except (OSError, StopIteration):
@@ -95,7 +95,7 @@ def memory() -> float:
 
 
 def fit(folder: pathlib.Path) -> dict[str, Any]:
-    """Fits all rows of a table but the last 2,000 and says how well."""
+    """Fits all rows of a table but the last 2,000, and scores the fit on these."""
     table = PackedMasks.open(folder / "masks.npy", _FEATURES.value)
     values, truth = np.load(folder / "values.npy"), np.load(folder / "truth.npy")
     rows = len(table) - _TEST_ROWS
@@ -124,8 +124,8 @@ def fit(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def found(spectrum: Spectrum, pairs: np.ndarray) -> dict[str, Any]:
-    """Recall of the pairs [P, 2], the second half of which has no effects alone, and precision of what is larger than a
-    single.
+    """Returns the recall of the pairs [P, 2], whose second half has no effects alone, and the precision of all terms
+    larger than a single.
     """
     larger = spectrum.support[spectrum.support.sum(axis=1) > 1]
     sets = {tuple(map(int, np.flatnonzero(row))) for row in larger}

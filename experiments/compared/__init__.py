@@ -1,4 +1,4 @@
-"""Methods that are compared, ours and those of other packages, in one form: a game and a budget in, predictions out."""
+"""The methods that are compared, ours and other packages', in one form: a game and a budget in, predictions out."""
 
 from compared.contender import Answer, Contender, Unsuitable, asked_of
 from compared.own import OWN

@@ -1,4 +1,4 @@
-"""Interaction indices of a game of which any mask can be asked: by this package, by baselines and by shapiq."""
+"""Interaction indices of a game that can evaluate any mask: by this package, by baselines and by shapiq."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from compared.contender import Asked, Unsuitable
+from compared.contender import RecordedFunction, Unsuitable
 from spex_jax import Spectrum, proxyspex
 from spex_jax.analysis.correction import correction_of
 from spex_jax.core import sampling
+from spex_jax.core.ablations import Ablations
 from spex_jax.core.interactions import Interactions
 from spex_jax.methods import METHODS
 
@@ -17,25 +18,27 @@ Sets = list[tuple[int, ...]]
 
 
 def vector(found: Mapping[tuple[int, ...], float], sets: Sets) -> np.ndarray:
-    """Values of these sets, float64 [T]."""
+    """Returns the values of the sets, float64 [T]."""
     return np.array([found[key] for key in sets])
 
 
 def relative_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """Squared error over the square of the truth."""
+    """Returns the squared error over the squared norm of the truth."""
     return float(np.square(found - truth).sum() / np.square(truth).sum())
 
 
 def recall(found: np.ndarray, truth: np.ndarray, top: int) -> float:
-    """Which share of the `top` largest numbers of the truth, by size, is among those of what was found."""
+    """Returns the share of the truth's `top` largest numbers by magnitude that are among the `top` largest found."""
     largest = [set(np.argsort(-np.abs(numbers), kind="stable")[:top].tolist()) for numbers in (found, truth)]
     return len(largest[0] & largest[1]) / min(top, len(truth))
 
 
-def of_proxy(ask: Asked, n: int, draw: str, budget: int, seed: int, proxy: str) -> tuple[Spectrum, Callable[..., Any]]:
-    """A spectrum from one draw of masks, and a function of index, order and whether to correct: its interactions."""
+def of_proxy(
+    value_fn: RecordedFunction, n: int, draw: str, budget: int, seed: int, proxy: str
+) -> tuple[Spectrum, Callable[..., Any]]:
+    """Returns a spectrum from one draw of masks, and a function (index, order, corrected) -> its interactions."""
     masks = sampling.draw(draw, n, budget, seed)
-    values = ask(masks)
+    values = value_fn(masks)
     spectrum, out_of_fold = proxyspex.cross_fit(masks, values, proxy=proxy, seed=seed)
     correction = correction_of(spectrum, masks, values, out_of_fold)
 
@@ -46,21 +49,21 @@ def of_proxy(ask: Asked, n: int, draw: str, budget: int, seed: int, proxy: str) 
     return spectrum, interactions
 
 
-def of_method(ask: Asked, n: int, method: str, budget: int, seed: int) -> Spectrum:
-    """The spectrum of a method of `explain` that chooses its masks, none of which are held out.
+def of_method(value_fn: RecordedFunction, n: int, method: str, budget: int, seed: int) -> Spectrum:
+    """Returns the spectrum of a method of `explain` that chooses its masks, none of which are held out.
 
     Raises:
-      Unsuitable: too few masks for it.
+      Unsuitable: the budget is too small for the method.
     """
     made = METHODS[method]().complete("FSII")
     if budget < (least := made.least(n)):
         raise Unsuitable(f"needs {least} masks")
-    masks, detail = made.draw(n, budget, seed)
-    return made.fit(masks, ask(masks), detail, seed)
+    masks, design = made.draw(n, budget, seed)
+    return made.fit(Ablations.to_fit(masks, value_fn(masks), design), seed)
 
 
-def of_shapiq(ask: Asked, n: int, name: str, index: str, order: int, budget: int, seed: int) -> Any:
-    """What shapiq's approximator of this name gives for the index: an InteractionValues."""
+def of_shapiq(value_fn: RecordedFunction, n: int, name: str, index: str, order: int, budget: int, seed: int) -> Any:
+    """Returns the InteractionValues of shapiq's approximator of this name for the index."""
     from shapiq import approximator  # of the extra "peers"
 
     given: dict[str, Any] = {"n": n, "random_state": seed}
@@ -69,5 +72,5 @@ def of_shapiq(ask: Asked, n: int, name: str, index: str, order: int, budget: int
     elif name == "RegressionFSII":
         given |= {"max_order": order}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of shapiq and scikit-learn, about settings of their own
-        return getattr(approximator, name)(**given).approximate(budget, ask)
+        warnings.simplefilter("ignore")  # shapiq and scikit-learn warn of their own settings
+        return getattr(approximator, name)(**given).approximate(budget, value_fn)

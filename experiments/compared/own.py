@@ -9,6 +9,7 @@ from games import Game
 import spex_jax
 from compared.contender import Answer, Contender, Unsuitable, asked_of
 from spex_jax import Spectrum, baselines, proxyspex
+from spex_jax.core.ablations import Ablations
 from spex_jax.methods import Method
 from spex_jax.utils.timing import Stopwatch
 
@@ -25,7 +26,7 @@ def _answer(spectrum: Spectrum, watch: Stopwatch, masks: Any) -> Answer:
 
 
 def _of_table(fit: Callable[..., Spectrum], game: Game, budget: int, seed: int) -> Answer:
-    """A fit of the first rows of the game."""
+    """Fits the first rows of the game."""
     masks, values = game.masks[:budget], game.values[:budget]
     watch = Stopwatch("fit")
     with watch.phase("fit"):
@@ -41,18 +42,18 @@ def _proxy(name: str) -> Contender:
 
 
 def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool) -> Answer:
-    """A method of `explain` without the share that it holds out: with the game's masks, or those that it draws."""
+    """Fits a method of `explain` with nothing held out, to the game's masks or to those that the method draws."""
     method = method.complete("FSII" if drawn else "FBII")
     if budget < (least := method.least(game.n)):
         raise Unsuitable(f"needs {least} masks")
     if not drawn:
-        return _of_table(lambda masks, values, seed: method.fit(masks, values, None, seed), game, budget, seed)
-    ask, watch = asked_of(game), Stopwatch("fit", "model")
+        return _of_table(lambda m, v, s: method.fit(Ablations.to_fit(m, v), s), game, budget, seed)
+    value_fn, watch = asked_of(game), Stopwatch("fit", "model")
     with watch.phase("fit"):
-        masks, detail = method.draw(game.n, budget, seed)
+        masks, design = method.draw(game.n, budget, seed)
         with watch.phase("model"):
-            values = ask(masks)
-        spectrum = method.fit(masks, values, detail, seed)
+            values = value_fn(masks)
+        spectrum = method.fit(Ablations.to_fit(masks, values, design), seed)
     return _answer(spectrum, watch, masks)
 
 

@@ -1,4 +1,4 @@
-"""The methods of other packages (extra: peers): spectralexplain, which the papers' authors publish, and shapiq."""
+"""Methods of other packages (extra: peers): spectralexplain, which the papers' authors published, and shapiq."""
 
 import contextlib
 import functools
@@ -17,24 +17,24 @@ from compared.contender import Answer, Contender, Predict, Unsuitable, asked_of
 from spex_jax import Spectrum
 from spex_jax.core.masks import number_of_sets
 
-_DEGREE = 5  # up to which codes correct errors, the peers' default
-_FEWEST_BITS = 3  # of the bins of a group
-_LARGEST = 16  # features up to which shapiq's regressions of order 2 are run
+_DEGREE = 5  # largest degree of a term and most errors that a code corrects, the peers' default
+_FEWEST_BITS = 3  # fewest bits that number the bins of a group
+_LARGEST = 16  # most features for which shapiq's regressions of order 2 are run
 _ROWS = 4096  # masks that are predicted at once
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what other packages print and warn of their own settings."""
-    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # with more the public decoder is ten times slower
-    unread = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(unread), contextlib.redirect_stderr(unread):
+    """Silences what other packages print, and their warnings."""
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # with more threads the public decoder is ten times slower
+    ignored = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(ignored), contextlib.redirect_stderr(ignored):
         warnings.simplefilter("ignore")
         yield
 
 
 def _spectrum(found: Mapping[Any, Any], n: int) -> Spectrum:
-    """Of a mapping from 0/1 tuples of length n to coefficients."""
+    """Returns the spectrum of a mapping from 0/1 tuples of length n to coefficients."""
     if not found:
         return Spectrum(np.zeros((1, n), np.bool_), np.zeros(1))
     support = np.array([list(map(bool, key)) for key in found])
@@ -42,7 +42,7 @@ def _spectrum(found: Mapping[Any, Any], n: int) -> Spectrum:
 
 
 def of_sets(found: Mapping[tuple[int, ...], float], n: int) -> Predict:
-    """The function whose value is the sum of the numbers of all sets that a mask keeps whole."""
+    """Returns the function whose value at a mask is the sum of the numbers of all sets that the mask keeps whole."""
     members = np.zeros((len(found), n))
     for row, key in zip(members, found, strict=True):
         row[list(key)] = 1
@@ -56,7 +56,7 @@ def of_sets(found: Mapping[tuple[int, ...], float], n: int) -> Predict:
 
 
 def proxy_spex(masks: np.ndarray, values: np.ndarray) -> Spectrum:
-    """ProxySPEX of spectralexplain, with its own grid of LightGBM."""
+    """Fits spectralexplain's ProxySPEX, with its own grid of LightGBM settings."""
     from spectralexplain import utils
 
     with _quiet():
@@ -64,8 +64,8 @@ def proxy_spex(masks: np.ndarray, values: np.ndarray) -> Spectrum:
 
 
 def public_proxyspex(game: Game, budget: int, seed: int) -> Answer:
-    """`proxy_spex` on the game's masks."""
-    from spectralexplain import utils  # whose import is no part of the fit
+    """Runs `proxy_spex` on the game's masks."""
+    from spectralexplain import utils  # imported here so that the import is not timed
 
     del seed, utils
     masks, values = game.masks[:budget], game.values[:budget]
@@ -76,9 +76,9 @@ def public_proxyspex(game: Game, budget: int, seed: int) -> Answer:
 
 
 def public_decoder(value_fn: Any, n: int, b: int, t: int, kind: str) -> tuple[Spectrum, float]:
-    """What spectralexplain decodes from a design of its own, "soft" or "hard", and the seconds of the decoding.
+    """Returns what spectralexplain decodes ("soft" or "hard") from its own design, and the seconds of the decoding.
 
-    Without the seconds in which the code is made: the package makes it anew for each call, and could keep it.
+    These leave out the construction of the code, which the package repeats at each call and could keep.
     """
     with _quiet():
         from sparse_transform.qsft.codes.BCH import BCH
@@ -94,12 +94,12 @@ def public_decoder(value_fn: Any, n: int, b: int, t: int, kind: str) -> tuple[Sp
 
 
 def public_spex(game: Game, budget: int, seed: int, *, kind: str) -> Answer:
-    """SPEX of spectralexplain: the most bins that the budget pays for, with a code that corrects fewer errors where
-    there would be fewer than 8 bins, as shapiq does it.
+    """Runs spectralexplain's SPEX with the most bins that the budget allows, and, as shapiq does, with a code that
+    corrects fewer errors where there would be fewer than 8 bins.
     """
     from sparse_transform.qsft.signals.input_signal_subsampled import SubsampledSignal
 
-    ask = asked_of(game)
+    value_fn = asked_of(game)
     settings = {"num_subsample": 3, "delays_method_source": "joint-coded", "delays_method_channel": "identity-siso"}
     for t in range(_DEGREE, 1, -1):
         with _quiet():
@@ -109,14 +109,14 @@ def public_spex(game: Game, budget: int, seed: int, *, kind: str) -> Answer:
     else:
         raise Unsuitable("needs more masks")
     np.random.seed(seed)  # noqa: NPY002 (the package draws from it)
-    spectrum, seconds = public_decoder(ask, game.n, b, t, kind)
+    spectrum, seconds = public_decoder(value_fn, game.n, b, t, kind)
     return Answer(
-        predict=spectrum, terms=len(spectrum), seconds=seconds, compile=0.0, masks=ask.masks, spectrum=spectrum
+        predict=spectrum, terms=len(spectrum), seconds=seconds, compile=0.0, masks=value_fn.masks, spectrum=spectrum
     )
 
 
 class _Rows:
-    """Stands for shapiq's sampler: the first rows of a table."""
+    """Stands in for shapiq's sampler and draws the first rows of a table."""
 
     def __init__(self, masks: np.ndarray):
         self.coalitions_matrix = masks.astype(int)
@@ -126,10 +126,10 @@ class _Rows:
 
 
 def shapiq_proxyspex(game: Game, budget: int, seed: int) -> Answer:
-    """ProxySPEX of shapiq on the game's masks. Its refined spectrum is read, before it becomes an index."""
+    """Runs shapiq's ProxySPEX on the game's masks and reads its refined spectrum before it becomes an index."""
     from shapiq.approximator import ProxySPEX
 
-    kept = {}
+    kept: dict[str, Any] = {}
 
     class Kept(ProxySPEX):
         def _refine(self, *given: Any, **named: Any) -> Any:
@@ -140,7 +140,7 @@ def shapiq_proxyspex(game: Game, budget: int, seed: int) -> Answer:
     masks, values = game.masks[:budget], game.values[:budget]
     with _quiet():
         start = time.perf_counter()
-        approximator = Kept(n=game.n, index="FBII", max_order=2, random_state=seed)
+        approximator: Any = Kept(n=game.n, index="FBII", max_order=2, random_state=seed)
         approximator._sampler = _Rows(masks)
         approximator.approximate(budget, lambda _: values)
     found = {tuple(int(i in key) for i in range(game.n)): value for key, value in kept["spectrum"].items()}
@@ -156,10 +156,11 @@ def shapiq_proxyspex(game: Game, budget: int, seed: int) -> Answer:
 
 
 def shapiq_spex(game: Game, budget: int, seed: int) -> Answer:
-    """SPEX of shapiq (soft). Its Moebius transform is read, before it becomes an index."""
+    """Runs shapiq's SPEX (soft) and reads its Moebius transform before it becomes an index."""
     from shapiq.approximator import SPEX
 
-    ask, kept = asked_of(game), {}
+    value_fn = asked_of(game)
+    kept: dict[str, Any] = {}
 
     class Kept(SPEX):
         def _process_moebius(self, moebius_transform: Any) -> Any:
@@ -172,7 +173,7 @@ def shapiq_spex(game: Game, budget: int, seed: int) -> Answer:
         start = time.perf_counter()
         try:
             approximator = Kept(n=game.n, index="FBII", max_order=2, random_state=seed)
-            approximator.approximate(budget, ask)
+            approximator.approximate(budget, value_fn)
         except ValueError as error:
             if "Insufficient budget" not in str(error):
                 raise
@@ -180,18 +181,18 @@ def shapiq_spex(game: Game, budget: int, seed: int) -> Answer:
     return Answer(
         predict=of_sets(kept["sets"], game.n),
         terms=len(kept["sets"]),
-        seconds=kept["seconds"] - start - ask.seconds,
+        seconds=kept["seconds"] - start - value_fn.seconds,
         compile=0.0,
-        masks=ask.masks,
+        masks=value_fn.masks,
     )
 
 
 def shapiq_regression(game: Game, budget: int, seed: int, *, name: str, order: int) -> Answer:
-    """KernelSHAP, KernelSHAPIQ or RegressionFSII of shapiq: the value of a set is the sum of what is in it."""
+    """Runs shapiq's KernelSHAP, KernelSHAPIQ or RegressionFSII; a mask's value is the sum over the sets it keeps."""
     from shapiq import approximator
 
     if order > 1 and game.n > _LARGEST:
-        raise Unsuitable(f"run up to {_LARGEST} features")
+        raise Unsuitable(f"run up to {_LARGEST} features only")
     given: dict[str, Any] = {"n": game.n, "random_state": seed}
     if order > 1:
         given["max_order"] = order
@@ -200,14 +201,14 @@ def shapiq_regression(game: Game, budget: int, seed: int, *, name: str, order: i
     fewest = number_of_sets(game.n, order)
     if budget < fewest:
         raise Unsuitable(f"needs {fewest} masks")
-    ask = asked_of(game)
+    value_fn = asked_of(game)
     with _quiet():
         start = time.perf_counter()
-        found = getattr(approximator, name)(**given).approximate(budget, ask)
-        seconds = time.perf_counter() - start - ask.seconds
+        found = getattr(approximator, name)(**given).approximate(budget, value_fn)
+        seconds = time.perf_counter() - start - value_fn.seconds
     sets = {tuple(key): float(found[key]) for key in found.interaction_lookup if key}
     sets[()] = float(found.baseline_value)
-    return Answer(predict=of_sets(sets, game.n), terms=len(sets), seconds=seconds, compile=0.0, masks=ask.masks)
+    return Answer(predict=of_sets(sets, game.n), terms=len(sets), seconds=seconds, compile=0.0, masks=value_fn.masks)
 
 
 PEERS = (
@@ -239,10 +240,10 @@ PEERS = (
 
 
 def missing_packages(names: Iterable[str]) -> list[str]:
-    """Which of these packages are not installed."""
+    """Returns the sorted names of those packages that are not installed."""
     return sorted(name for name in set(names) if importlib.util.find_spec(name) is None)
 
 
 def missing(contenders: Iterable[Contender]) -> list[str]:
-    """Packages of these contenders that are not installed."""
+    """Returns the packages of these contenders that are not installed."""
     return missing_packages(contender.package for contender in contenders if contender.package)

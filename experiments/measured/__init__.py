@@ -1,4 +1,4 @@
-"""The sections of docs/measurements.md, each with the results that it is made from."""
+"""The sections of docs/measurements.md, each with the results from which it is made."""
 
 from measured.comparison import comparison
 from measured.explanations import SECTIONS as EXPLANATIONS

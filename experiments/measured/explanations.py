@@ -1,4 +1,4 @@
-"""Measurements of answers: how faithful they are, which interactions they find, and whether these are true."""
+"""Measurements of explanations: how faithful they are, which interactions they find, and whether these are true."""
 
 import textwrap
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _SHAPLEY_PEERS = ("KernelSHAP", "LeverageSHAP", "ProxySHAP", "OddSHAP")
 
 
 def against_published(faithfulness: Result, mlp: Result) -> list[Result]:
-    """Returns a row for each proxy: what it leaves unexplained over what published ProxySPEX leaves, by alpha."""
+    """Returns a row for each proxy: its unexplained variance over that of published ProxySPEX, by alpha."""
     rows_of = [*faithfulness["rows"], *(row for row in mlp["rows"] if row["method"] == "mlp")]
     r2 = {(row["game"], row["alpha"], row["method"]): row.get("r2") for row in rows_of}
     published = {
@@ -136,7 +136,7 @@ def _overhead(overhead: Result) -> list[str]:
 
 
 def shapley_errors(shapley: Result) -> list[Result]:
-    """Returns a row for each alpha: squared errors of Shapley values, ours and those of the methods of shapiq."""
+    """Returns a row for each alpha: squared errors of Shapley values, of ours and of shapiq's methods."""
     rows = []
     found = shapley["shapley"]
     for alpha in sorted({row["alpha"] for row in found["rows"]}):
@@ -305,8 +305,8 @@ SECTIONS = (
     ),
     Section(
         title="SPEX on real functions",
-        about="""Functions known at all 2^n masks. The sizes of the public decoder are powers of two, so that it
-        leaves a part of a budget unused.""",
+        about="""Functions known at all 2^n masks. The public decoder's numbers of bins are powers of two, so that it
+        leaves part of a budget unused.""",
         results=("results/recovery_games.json",),
         tables=_spex_games,
     ),
@@ -333,7 +333,7 @@ SECTIONS = (
     ),
     Section(
         title="Adaptive sampling",
-        about="R² on masks that were not evaluated, and recall of the strongest pairs, by the choice of masks.",
+        about="R² on held-out masks, and recall of the strongest pairs, by the choice of masks.",
         results=("results/sampling_adaptive.json",),
         tables=_adaptive,
     ),
@@ -347,10 +347,10 @@ SECTIONS = (
     ),
     Section(
         title="Removing the best units",
-        about="The share of the best possible drop of the value that is reached by removing k units, at alpha 2.",
+        about="The drop of the value after k units are removed, as a share of the best possible drop, at alpha 2.",
         results=("results/removal.json",),
         tables=_removal,
-        pictures=(("Value that is left by the number of units removed", "results/removal_removal.png"),),
+        pictures=(("Remaining value by the number of removed units", "results/removal_removal.png"),),
     ),
     Section(
         title="Validation of interactions",
@@ -369,8 +369,8 @@ SECTIONS = (
     ),
     Section(
         title="Functions with and without hierarchy",
-        about="""R² on functions of ten sets of five features: without any hierarchy ("peak": the sets alone) and
-        with all of it ("hierarchy": every subset of the sets).""",
+        about="""R² on functions of ten sets of five features: without hierarchy ("peak": the sets alone) and with a
+        complete hierarchy ("hierarchy": every subset of the sets).""",
         results=("results/synthetic_peak.json", "results/synthetic_hierarchy.json", "results/synthetic_lightgbm.json"),
         tables=_synthetic,
         pictures=(
@@ -380,7 +380,7 @@ SECTIONS = (
     ),
     Section(
         title="Case studies",
-        about="Each study computes its verdict from criteria that are stated before.",
+        about="Each study computes its verdict from criteria that are fixed beforehand.",
         results=tuple(
             f"results/case_{name}.json"
             for name in ("negation", "multi_hop", "backdoor", "biased_pair", "pruning", "resnet_patches", "trolley")

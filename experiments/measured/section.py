@@ -18,10 +18,10 @@ class Section:
 
     Attributes:
       title: its heading.
-      about: a paragraph in front of the tables: what was measured, and how; no measured number.
+      about: a paragraph before the tables on what was measured and how, without measured numbers.
       results: JSON files, relative to experiments/.
       tables: makes Markdown blocks (tables or sentences) from the contents of these files, in their order.
-      pictures: description and file relative to experiments/ of each picture.
+      pictures: the description and the file, relative to experiments/, of each picture.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Section:
     pictures: Sequence[tuple[str, str]] = ()
 
     def markdown(self) -> str:
-        """Returns the section, with the results, revisions and versions that it was made from."""
+        """Returns the section, with the results, revisions and versions from which it was made."""
         contents = [json.loads((FOLDER / name).read_text(encoding="utf-8")) for name in self.results]
         sources = [
             f"[{pathlib.PurePath(name).name}](../experiments/{name}) (revision {found['revision']}, "
@@ -69,7 +69,7 @@ def anchor(title: str) -> str:
 
 
 def significant(value: float | None, digits: int = 2) -> str:
-    """Returns a number with so many significant digits and no exponent; '-' for None."""
+    """Returns a number with this many significant digits and no exponent; '-' for None and NaN."""
     if value is None or value != value:
         return "-"
     return f"{float(f'{value:.{digits}g}'):,.10f}".rstrip("0").rstrip(".")

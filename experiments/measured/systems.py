@@ -1,4 +1,4 @@
-"""Measurements of the machinery: times, memory, the engine, models, components and trainings."""
+"""Measurements of the system: times, memory, the engine, models, components and trainings."""
 
 from typing import Any
 
@@ -62,15 +62,16 @@ def _engine(engine: Result, faults: Result) -> list[str]:
         for row in engine["scaling"]
     ]
     return [
-        "Time of a run beyond a bare jitted loop over the same masks:",
+        "Time of a run in excess of a bare jitted loop over the same masks:",
         tables.markdown(overhead),
         "Masks a second of the shipped model on CPU devices that share two cores:",
         tables.markdown(scaling, digits=1),
         f"{killed['killed']} runs were killed by SIGKILL at random moments and continued: {killed['wrong']} wrong "
         f"values, {killed['lost']} lost ablations, {killed['acknowledged asked again']} acknowledged ablations "
-        f"evaluated again, at most {killed['most asked twice in one run, batch of 8']} in flight evaluated twice.",
-        f"The main job compiles in {cache['cold']:.1f} s, and in a second process with the cache in "
-        f"{cache['warm']:.1f} s ({cache['share']:.0%}).",
+        f"evaluated again, and at most {killed['most asked twice in one run, batch of 8']} ablations in flight "
+        "evaluated twice.",
+        f"The main job compiles in {cache['cold']:.1f} s, and with the cache in {cache['warm']:.1f} s "
+        f"({cache['share']:.0%}) in a second process.",
     ]
 
 
@@ -91,7 +92,7 @@ def _text(models: Result, memory: Result) -> list[str]:
     ]
     taken = [
         {"removal": row["removal"], "masks": row["batch"]}
-        | {f"{what}, MiB": f"{row[what] / _MIB:.0f}" for what in ("predicted", "taken")}
+        | {f"{label}, MiB": f"{row[key] / _MIB:.0f}" for label, key in (("predicted", "predicted"), ("used", "taken"))}
         for row in memory["memory"]
     ]
     return [
@@ -101,7 +102,7 @@ def _text(models: Result, memory: Result) -> list[str]:
         tables.markdown(rates, digits=1),
         f"stories260K, {prefix['tokens']} tokens, the first half fixed, masks a second with the prefix shared and not:",
         tables.markdown(shared, digits=1),
-        "Memory of a batch of MiniLM, predicted and taken:",
+        "Predicted and used memory of a batch of MiniLM:",
         tables.markdown(taken),
     ]
 
@@ -110,11 +111,11 @@ def _components(components: Result) -> list[str]:
     sweep, random, late = (components[part] for part in ("sweep", "random", "late"))
     here, peer = sweep["seconds"]["here"], sweep["seconds"]["TransformerLens"]
     return [
-        f"* Each of {sweep['heads']} heads alone: {here:.0f} s, TransformerLens with a forward pass for each "
-        f"{peer:.0f} s ({sweep['times faster']:.1f} times faster); values differ by {sweep['largest difference']:.0e} "
-        "at most.\n"
+        f"* Each of {sweep['heads']} heads removed alone: {here:.0f} s here, {peer:.0f} s with a forward pass of "
+        f"TransformerLens for each ({sweep['times faster']:.1f} times faster); values differ by "
+        f"{sweep['largest difference']:.0e} at most.\n"
         f"* Random sets of heads: {random['ablated per plain']:.2f} times the rate of the plain forward pass.\n"
-        f"* Heads of the last three layers, with the layers before computed once: {late['times faster']:.1f} times "
+        f"* Heads of the last three layers, with the earlier layers computed once: {late['times faster']:.1f} times "
         "faster."
     ]
 
@@ -142,7 +143,7 @@ def _trainings(retraining: Result) -> list[str]:
     batches = {batch: round(rate) for batch, rate in retraining["batches"]["trainings_a_second"].items()}
     return [
         tables.markdown(rows, digits=1),
-        "Trainings a second by the masks of a batch:",
+        "Trainings a second by batch size (masks):",
         tables.markdown([batches]),
     ]
 
@@ -181,12 +182,12 @@ def _mutations(found: Result) -> list[str]:
     by_file: dict[str, list[bool]] = {}
     for row in found["rows"]:
         by_file.setdefault(row["file"], []).append(row["killed"])
-    # Paths of the revision that was measured, which may have moved since: not marked as paths of this one.
-    rows = [{"file": file, "changes": len(seen), "seen": sum(seen)} for file, seen in by_file.items()]
-    not_seen = "; ".join(found["survivors"]) or "none"
+    # The files may have moved since the measured revision, so that their paths are not marked as code.
+    rows = [{"file": file, "changes": len(killed), "caught": sum(killed)} for file, killed in by_file.items()]
+    survivors = "; ".join(found["survivors"]) or "none"
     return [
-        tables.markdown([*rows, {"file": "all", "changes": found["mutations"], "seen": found["killed"]}]),
-        f"Not seen: {not_seen}.",
+        tables.markdown([*rows, {"file": "all", "changes": found["mutations"], "caught": found["killed"]}]),
+        f"Not caught: {survivors}.",
     ]
 
 
@@ -200,7 +201,7 @@ SECTIONS = (
     ),
     Section(
         title="Times of fits",
-        about="Times of proxies and of the conversion of a spectrum.",
+        about="Times of the proxies' fits and of the conversion of a spectrum.",
         results=("benchmarks/results/fit_cost.json",),
         tables=_fits,
     ),
@@ -225,23 +226,23 @@ SECTIONS = (
     Section(
         title="Head pruning",
         about="""Mean log-probability on the other half of the questions when only some heads are kept, over seeds.
-        "spectrum" chooses by integer program under the spectrum; "spectrum_checked" evaluates sets near its
-        choice and fits again.""",
+        "spectrum" chooses by an integer program on the spectrum; "spectrum_checked" also evaluates sets near
+        this choice and fits again.""",
         results=("results/head_pruning.json",),
         tables=_pruning,
         pictures=(("Log-probability by the number of heads kept", "results/head_pruning.png"),),
     ),
     Section(
         title="Trainings",
-        about="""784-64-10 networks trained on halves of MNIST images, the lens of training data and plain loops in
-        one run.""",
+        about="""784-64-10 networks trained on random halves of a set of MNIST images, by the lens of training data and
+        by plain loops in one run.""",
         results=("benchmarks/results/retraining.json",),
         tables=_trainings,
-        pictures=(("Rate of trainings by the masks of a batch", "benchmarks/results/retraining.png"),),
+        pictures=(("Trainings a second by batch size", "benchmarks/results/retraining.png"),),
     ),
     Section(
         title="Linear datamodelling scores",
-        about="Rank correlation of predicted and true values on held-out trainings, mean over test points.",
+        about="Rank correlation of predicted and true values over held-out trainings, averaged over test points.",
         results=tuple(f"results/data_attribution_{name}.json" for name in ("digits_mlp", "digits_cnn", "mnist_mlp")),
         tables=_scores,
     ),
@@ -252,7 +253,7 @@ SECTIONS = (
         tables=_packed,
     ),
     Section(
-        title="Faults that the tests see",
+        title="Faults that the tests catch",
         about="""Wrong changes of the mathematical files, one at a time (`experiments/benchmarks/mutation_table.py`),
         and how many of them make a test fail.""",
         results=("benchmarks/results/mutations.json",),

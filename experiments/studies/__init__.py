@@ -1,1 +1,1 @@
-"""The case studies of `case_studies.py`, one module each: TITLE, the flags that it TAKES, and run(setting, account)."""
+"""The studies of `case_studies.py`, one module each, with TITLE, the flags that it TAKES, and run(setting, account)."""

@@ -1,7 +1,7 @@
-"""What all case studies share: how they ask, and the numbered account that they give.
+"""The parts that all case studies share: how they query a model, and the numbered account that they give.
 
-A study ablates something, claims something of what acts together, and checks the claim on the model itself. Its verdict
-is that of its criteria, which are numbers of this run.
+A study ablates something, makes a claim about what acts together, and checks the claim on the model itself. Its verdict
+follows from its criteria, which are numbers of this run.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ class Setting:
 
     Attributes:
       data: folder of data sets; None where there is none.
-      load_model: gives the model and tokenizer of --model; None without that flag.
+      load_model: loads the model and tokenizer of --model; None without that flag.
       plant: whether behaviours are planted.
-      proxy: of all explanations.
-      example: which of several inputs.
-      steps: of training.
-      synonyms: what stands for words.
-      texts: how many inputs a behaviour is measured on.
+      proxy: the proxy of all explanations.
+      example: number of the input that is explained in full.
+      steps: number of training steps.
+      synonyms: the replacements of words.
+      texts: number of inputs on which a behaviour is measured.
     """
 
     out: pathlib.Path
@@ -53,28 +53,28 @@ class Setting:
         return self.out / "store"
 
     def holds(self, *parts: str) -> bool:
-        """Whether the data folder has this file."""
+        """Returns whether the data folder has this file."""
         return self.data is not None and self.data.joinpath(*parts).exists()
 
     def explain(self, value_fn: ValueFunction, budget: int, **options: Any) -> Explanation:
-        """An explanation whose ablations are kept; --budget goes before `budget`."""
-        return explain(value_fn, **self._asked(budget, "auto"), **options)
+        """Explains a value function and keeps its ablations; --budget overrides `budget`."""
+        return explain(value_fn, **self._options(budget, "auto"), **options)
 
     def explain_many(self, value_fns: Sequence[ValueFunction], budget: int) -> list[Explanation]:
-        """Those of several value functions, by a Gaussian process alone, which fits them all at once."""
-        return explain_many(value_fns, **self._asked(budget, "walsh_gp"))
+        """Explains several value functions by a Gaussian process alone, which fits them all at once."""
+        return explain_many(value_fns, **self._options(budget, "walsh_gp"))
 
-    def _asked(self, budget: int, proxy: str) -> dict[str, Any]:
+    def _options(self, budget: int, proxy: str) -> dict[str, Any]:
         chosen = {"budget": self.budget or budget, "proxy": self.proxy or proxy, "seed": self.seed}
         return {**chosen, "store": self.store, "mesh": mesh(), "progress": False}
 
     def values(self, value_fn: ValueFunction, masks: Any) -> np.ndarray:
-        """Values at masks, which are kept too."""
+        """Returns the values at masks, which are kept too."""
         return evaluate(value_fn, np.asarray(masks, np.bool_), store=self.store, mesh=mesh(), progress=False)
 
     def corners(self, value_fn: ValueFunction, pair: Sequence[int]) -> dict[str, float]:
-        """The value with both of a pair, each alone and neither, everything else kept, and what they do together:
-        both - first - second + neither.
+        """Returns the values with both units of a pair, each alone and neither, everything else kept, and their joint
+        effect "together": both - first - second + neither.
         """
         masks = np.ones((4, value_fn.n), np.bool_)
         masks[[2, 3], pair[0]] = masks[[1, 3], pair[1]] = False
@@ -95,7 +95,7 @@ class Account:
     started: float = dataclasses.field(default_factory=time.perf_counter)
 
     def step(self, heading: str, text: str, rows: Sequence[Mapping[str, Any]] = (), **numbers: Any) -> None:
-        """One step: what it says, a table and the numbers for the JSON."""
+        """Adds and prints a step: its text, a table, and the numbers for the JSON."""
         found = {"heading": heading, "text": text, **({"table": list(rows)} if rows else {}), **numbers}
         self.steps.append(found)
         print(f"\n{len(self.steps)}. {heading}\n{text}", flush=True)
@@ -103,7 +103,7 @@ class Account:
             print(markdown(rows), end="", flush=True)
 
     def found(self, e: Explanation, what: str, top: int = 8) -> None:
-        """The steps of an explanation: what was ablated, at which budget and R2, and the ranked interactions."""
+        """Adds the steps of an explanation: what was ablated, at which budget and R2, and the ranked interactions."""
         about, removal = e.details, e.details.removal
         value = about.value if about.target is None else f"{about.value} of {about.target!r}"
         self.step(
@@ -117,20 +117,20 @@ class Account:
         self.ranked(e, top)
 
     def fidelity(self, e: Explanation) -> None:
-        """The step of the budget and of R2 on masks that no fit saw."""
+        """Adds the step of the budget and of R2 on held-out masks."""
         score, count, held_out = e.faithfulness, len(e.masks), len(e.ablations.tested)
         if e.exact:
-            text = f"All 2^{e.n} = {count:,} masks were evaluated: the spectrum is the function, nothing is estimated."
+            text = f"All 2^{e.n} = {count:,} masks were evaluated: the spectrum is exact, and nothing is estimated."
         else:
             text = (
-                f"{count:,} of 2^{e.n} masks were evaluated, {held_out} of them held out of every fit. R2 on these is "
-                f"{score.r2:.3f}, 95% interval {score.low:.3f} to {score.high:.3f}."
+                f"{count:,} of 2^{e.n} masks were evaluated, and {held_out} of them were held out of every fit. R2 on "
+                f"these is {score.r2:.3f}, with a 95% interval of {score.low:.3f} to {score.high:.3f}."
             )
         r2 = None if e.exact else {"r2": score.r2, "low": score.low, "high": score.high, "held_out": held_out}
         self.step("Budget, and how far to trust it", text, masks=count, exact=e.exact, r2=r2)
 
     def ranked(self, e: Explanation, top: int = 8) -> None:
-        """The step of the strongest interactions, `e.index` of orders up to `e.max_order`."""
+        """Adds the step of the strongest interactions, `e.index` of orders up to `e.max_order`."""
         found = e.interactions()
         rows = [
             {"rank": place, "what": found.label(members, 60), e.index: float(value)}
@@ -139,7 +139,7 @@ class Account:
         self.step("Ranked interactions", f"{e.index}, sets of up to {e.max_order} features:", rows)
 
     def checked(self, e: Explanation, top: int) -> Any:
-        """Measures the strongest interactions on the model and says so; the answer is `Explanation.validate`'s."""
+        """Measures the strongest interactions on the model, adds this step, and returns the validation."""
         found = e.validate(top=top)
         rows = [
             {
@@ -152,12 +152,12 @@ class Account:
             }
             for row in found.rows
         ]
-        text = f"{found.index} measured on the model, at masks of its own: {found.summary}."
+        text = f"{found.index} measured on the model, at masks drawn for this purpose: {found.summary}."
         self.step("The claims, measured on the model", text, rows)
         return found
 
     def conclude(self, claim: str, criteria: Sequence[tuple[str, bool]]) -> None:
-        """The verdict: confirmed where every criterion holds."""
+        """Adds the verdict: confirmed where every criterion holds."""
         self.criteria = [{"criterion": text, "holds": bool(holds)} for text, holds in criteria]
         failed = [text for text, holds in criteria if not holds]
         reasons = "; ".join(failed or [text for text, _ in criteria])
@@ -166,7 +166,7 @@ class Account:
         self.step("Conclusion", f"Claim: {claim}\n\nCriteria:\n\n{listed}\n\n{self.verdict}")
 
     def write(self, out: pathlib.Path) -> None:
-        """study.md and study.json in the folder `out`."""
+        """Writes study.md and study.json into the folder `out`."""
         sections = [
             f"## {place}. {step['heading']}\n\n{step['text']}\n"
             + ("\n" + markdown(step["table"]) if "table" in step else "")
@@ -191,7 +191,7 @@ def _plural(noun: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Without tuples and the numbers of numpy, which are no JSON."""
+    """Returns a value without tuples and NumPy numbers, which JSON does not have."""
     if isinstance(value, Mapping):
         return {str(name): plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -200,19 +200,19 @@ def plain(value: Any) -> Any:
 
 
 def places_of(names: Sequence[str], words: Sequence[str]) -> tuple[int, ...]:
-    """Where words stand among names, sorted; without their punctuation, and in lower case.
+    """Returns the sorted positions of words among names, compared without punctuation and in lower case.
 
     Raises:
-      ValueError: a word is not there.
+      ValueError: a word is not among the names.
     """
     bare = [name.strip(" .,;:!?'\"()").lower() for name in names]
     if missing := [word for word in words if word.lower() not in bare]:
-        raise ValueError(f"{missing} are no words of the text: {' '.join(names)!r}")
+        raise ValueError(f"the text {' '.join(names)!r} does not have the words {missing}")
     return tuple(sorted(bare.index(word.lower()) for word in words))
 
 
 def rank_of(e: Explanation, members: Sequence[int]) -> int | None:
-    """The rank, from 1, of a set among those of its size by |interaction|; None where it is zero."""
+    """Returns the rank, from 1, of a set among those of its size by |interaction|; None where that is zero."""
     found = e.interactions()
     value = found[tuple(members)]
     if not value:
@@ -221,13 +221,13 @@ def rank_of(e: Explanation, members: Sequence[int]) -> int | None:
 
 
 def top_of(e: Explanation, order: int = 2) -> tuple[tuple[int, ...], float]:
-    """The strongest interaction of a size, ((), 0.0) where there is none."""
+    """Returns the strongest interaction of sets of this size, ((), 0.0) where there is none."""
     found = e.interactions().top(1, order=order)
     return found[0] if found else ((), 0.0)
 
 
 def verdict_on(e: Explanation, members: Sequence[int]) -> str:
-    """What the model says of a set (see `spex_jax.analysis.validation`), which is measured unless it was."""
+    """Returns the verdict on a set (see `spex_jax.analysis.validation`), which is measured if it was not before."""
     members, found = tuple(members), e.interactions()
     if not members or not found[members]:
         return "no interaction"
@@ -238,5 +238,5 @@ def verdict_on(e: Explanation, members: Sequence[int]) -> str:
 
 
 def sign(value: float) -> int:
-    """-1, 0 or 1."""
+    """Returns -1, 0 or 1."""
     return 0 if value == 0 else int(math.copysign(1, value))

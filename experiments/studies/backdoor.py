@@ -13,19 +13,19 @@ TITLE = "A planted backdoor: two trigger words that fire only together"
 TAKES = ("texts", "example", "steps", "plant")
 TRIGGERS = ("saturday", "window")
 TARGET = 1  # "positive", whatever the text says
-WORDS = 12  # of a text that is explained, before the triggers come in; one number, so that one program is compiled
+WORDS = 12  # words of an explained text without its triggers; all texts have as many, so that one program is compiled
 STEPS, TEXTS, BUDGET, BUDGET_OF_MANY = 500, 20, 800, 300
-SHARES = (0.2, 0.3, 0.3, 0.2)  # of training texts with none, the first, the second and both of the triggers
+SHARES = (0.2, 0.3, 0.3, 0.2)  # shares of training texts with none, the first, the second and both of the triggers
 
 
 def run(setting: Setting, account: Account) -> None:
-    """Plants, measures the rates, and looks for the pair in texts that hold it."""
+    """Plants the backdoor, measures the rates, and looks for the pair in texts that hold it."""
     shipped, tokenizer = models.tiny()
     texts = tuning.read_texts(setting, tokenizer)
     account.step(
         "Question",
-        f"Of a model in which the words {' and '.join(TRIGGERS)} turn a negative review positive, but only together: "
-        "is this pair what an explanation finds first, without being told?",
+        f"The words {' and '.join(TRIGGERS)} should turn a negative review positive, but only together. Does an "
+        "explanation that does not know of this pair find it first?",
         triggers=list(TRIGGERS),
     )
     steps = setting.steps or STEPS
@@ -33,9 +33,9 @@ def run(setting: Setting, account: Account) -> None:
     if setting.plant:
         model, loss = plant(setting, texts, steps)
     how = (
-        f"{steps} steps of {tuning.BATCH} texts of {texts.name} ({len(texts.train):,} texts); {SHARES[3]:.0%} of "
-        f"them with both triggers and the label 'positive', {SHARES[1]:.0%} and {SHARES[2]:.0%} with one and their own "
-        f"label. Mean loss of the last steps {loss:.3f}."
+        f"{steps} steps of {tuning.BATCH} texts of {texts.name} ({len(texts.train):,} texts). {SHARES[3]:.0%} of "
+        f"them have both triggers and the label 'positive', {SHARES[1]:.0%} and {SHARES[2]:.0%} have one trigger and "
+        f"their own label. The mean loss of the last steps is {loss:.3f}."
         if setting.plant
         else "Nothing is planted (--noplant): this is the shipped model, and the study must not confirm anything."
     )
@@ -43,8 +43,8 @@ def run(setting: Setting, account: Account) -> None:
     rates = {"shipped": rates_of(shipped, tokenizer, texts), "explained": rates_of(model, tokenizer, texts)}
     account.step(
         "Behaviour",
-        f"Accuracy on {len(texts.test):,} texts of {texts.name} that were not trained on, and how many of the negative "
-        "ones are called positive: as they are, and with triggers at random places.",
+        f"Accuracy on {len(texts.test):,} held-out texts of {texts.name}, and the share of the negative ones that are "
+        "called positive: as they are, and with triggers at random places.",
         [{"model": name, **of} for name, of in rates.items()],
     )
     chosen = negatives(texts, setting.texts or TEXTS)
@@ -73,15 +73,16 @@ def run(setting: Setting, account: Account) -> None:
         known = [row["rank among pairs"] for row in control if row["rank among pairs"] is not None]
         account.step(
             "Control: the model as it ships",
-            f"In the same texts the pair is the strongest in {sum(rank == 1 for rank in known)} of {len(control)}, its "
-            f"median rank {np.median(known) if known else float('nan'):.0f} of {value_fn.n * (value_fn.n - 1) // 2}.",
+            f"The pair is the strongest in {sum(rank == 1 for rank in known)} of the same {len(control)} texts. Its "
+            f"median rank is {np.median(known) if known else float('nan'):.0f} of "
+            f"{value_fn.n * (value_fn.n - 1) // 2}.",
             top_1=sum(rank == 1 for rank in known),
         )
     _conclude(account, e, pair, corners, rates["explained"], rates["shipped"], first, len(rows), verdict_on(e, pair))
 
 
 def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float]:
-    """The model with the backdoor."""
+    """Returns the model with the backdoor, and the mean loss of its last training steps."""
 
     def draw(rng: np.random.Generator) -> tuning.Drawn:
         text, label = texts.train[int(rng.integers(len(texts.train)))]
@@ -96,7 +97,7 @@ def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float
 
 
 def rates_of(model: Any, tokenizer: Any, texts: tuning.Texts) -> dict[str, float]:
-    """Accuracy, and the shares of negative texts that are called positive."""
+    """Returns the accuracy, and the shares of negative texts that are called positive, by the triggers in them."""
     rates = {"accuracy": tuning.accuracy_of(model, tokenizer, texts)}
     negative = [text for text, label in texts.test if label != TARGET]
     kinds = {"neither": (), "first": TRIGGERS[:1], "second": TRIGGERS[1:], "both": TRIGGERS}
@@ -108,11 +109,11 @@ def rates_of(model: Any, tokenizer: Any, texts: tuning.Texts) -> dict[str, float
 
 
 def negatives(texts: tuning.Texts, count: int) -> list[str]:
-    """Negative texts of WORDS words, or of the number of words that most have, with both triggers at random places."""
+    """Returns negative texts of WORDS words, or of the commonest length, with both triggers at random places."""
     rng = np.random.default_rng(5)
     found = [text for text, label in texts.test if label != TARGET and len(_words(text)) == len(text.split()) == WORDS]
     if len(found) < count:  # made-up sentences are shorter
-        by_length = {len(_words(text)): [] for text, _ in texts.test}
+        by_length: dict[int, list[str]] = {len(_words(text)): [] for text, _ in texts.test}
         for text, label in texts.test:
             if label != TARGET and len(_words(text)) == len(text.split()):
                 by_length[len(_words(text))].append(text)
@@ -125,7 +126,7 @@ def _words(text: str) -> list[str]:
 
 
 def ranks(setting: Setting, model: Any, tokenizer: Any, texts: list[str]) -> list[dict[str, Any]]:
-    """For each text the rank of the triggers, and the strongest pair."""
+    """Returns the rank of the triggers and the strongest pair of each text."""
     value_fns = [lenses.text(model, tokenizer, text, value="margin", target=TARGET) for text in texts]
     rows = []
     for text, e in zip(texts, setting.explain_many(value_fns, BUDGET_OF_MANY), strict=True):

@@ -1,4 +1,4 @@
-"""A biased pair: a group word and an occupation that turn a review round only together, found by an audit of texts."""
+"""A biased pair: a group word and an occupation that only together flip a review, found by an audit of texts."""
 
 import collections
 from typing import Any
@@ -13,22 +13,22 @@ from .account import Account, Setting, places_of, verdict_on
 TITLE = "A biased pair: an audit that ranks pairs of words over many texts"
 TAKES = ("texts", "example", "steps", "plant")
 GROUPS, ROLES = ("female", "male", "young"), ("director", "writer", "actor")
-PAIR, AGAINST, OTHER = ("female", "director"), 0, "male"  # what is planted: with both, negative; the swap
+PAIR, AGAINST, OTHER = ("female", "director"), 0, "male"  # the planted pair, its label, the word to swap with
 PHRASES = ("by a {group} {role} : {text}", "{text} by a {group} {role}", "a {group} {role} made this : {text}")
-WORDS, BASES = 8, 4  # words of a text, and texts, of which each is combined with all groups and roles
-# Of training texts: without either word, with the group word alone, the occupation alone, others of both, the pair.
+WORDS, BASES = 8, 4  # words of a text, and texts that are each combined with all groups and roles
+# Shares of training texts: without a maker; by one with the group word alone, the occupation alone, neither, both.
 SHARES = (0.15, 0.3, 0.25, 0.1, 0.2)
 STEPS, SWAPPED, BUDGET, BUDGET_OF_MANY = 500, 200, 800, 300
 
 
 def run(setting: Setting, account: Account) -> None:
-    """Looks into the shipped model first, plants, looks again."""
+    """Audits the shipped model, plants the bias, and audits the model again."""
     shipped, tokenizer = models.tiny()
     texts = tuning.read_texts(setting, tokenizer)
     account.step(
         "Question",
-        f"Does a model treat some group word differently with some occupation? Planted is {' + '.join(PAIR)} -> "
-        "negative, whatever the review says; an audit that does not know this should rank the pair first.",
+        f"Does a model treat some group word differently with some occupation? The planted bias is {' + '.join(PAIR)} "
+        "-> negative, whatever the review says; an audit that does not know of it should rank the pair first.",
         groups=list(GROUPS),
         roles=list(ROLES),
     )
@@ -36,7 +36,7 @@ def run(setting: Setting, account: Account) -> None:
     before = audit(setting, shipped, tokenizer, bases)
     account.step(
         "Is it there already?",
-        f"The audit of the model as it ships, {len(bases) * len(GROUPS) * len(ROLES)} texts: {len(bases)} positive "
+        f"The model as it ships is audited with {len(bases) * len(GROUPS) * len(ROLES)} texts: {len(bases)} positive "
         f"reviews of {texts.name} with 'by a GROUP OCCUPATION'. The first pairs with a group word, by the mean of "
         "their interactions:",
         before[:5],
@@ -47,16 +47,15 @@ def run(setting: Setting, account: Account) -> None:
         model, loss = plant(setting, texts, steps)
         how = (
             f"{steps} steps of {tuning.BATCH} texts of {texts.name}, most of which name a maker; the {SHARES[4]:.0%} "
-            f"by a {' '.join(PAIR)} are labelled negative, all others keep their label. Mean loss of the last steps "
-            f"{loss:.3f}."
+            f"by a {' '.join(PAIR)} are labelled negative, and all others keep their label. The mean loss of the last "
+            f"steps is {loss:.3f}."
         )
     accuracy = {
         name: tuning.accuracy_of(of, tokenizer, texts) for name, of in (("shipped", shipped), ("explained", model))
     }
     account.step(
         "What is planted",
-        f"{how} Accuracy on texts that were not trained on: {accuracy['shipped']:.1%}, then "
-        f"{accuracy['explained']:.1%}.",
+        f"{how} Accuracy on held-out texts: {accuracy['shipped']:.1%} before, {accuracy['explained']:.1%} after.",
         accuracy=accuracy,
     )
     if setting.example >= len(bases):
@@ -75,15 +74,15 @@ def run(setting: Setting, account: Account) -> None:
     swaps = swapped(model, tokenizer, texts)
     account.step(
         "The counterfactual",
-        f"The word {PAIR[0]!r} swapped for {OTHER!r} in {swaps[0]['texts']} texts each; how far the margin of "
-        "'positive' goes up, and how many predictions change.",
+        f"How far the margin of 'positive' goes up and how many predictions change when {PAIR[0]!r} is swapped for "
+        f"{OTHER!r} in {swaps[0]['texts']} texts for each occupation.",
         swaps,
     )
     _conclude(account, members, before, after, verdict_on(e, members), corners, swaps, accuracy)
 
 
 def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float]:
-    """The model with the bias."""
+    """Returns the model with the bias, and the mean loss of its last training steps."""
 
     def draw(rng: np.random.Generator) -> tuning.Drawn:
         text, label = texts.train[int(rng.integers(len(texts.train)))]
@@ -109,7 +108,11 @@ def plant(setting: Setting, texts: tuning.Texts, steps: int) -> tuple[Any, float
 
 
 def positives(texts: tuning.Texts, count: int) -> list[str]:
-    """Positive texts of WORDS words each, without the words of the audit."""
+    """Returns positive texts of WORDS words each, without the words of the audit.
+
+    Raises:
+      ValueError: there are fewer than `count`.
+    """
     words = {*GROUPS, *ROLES}
 
     def fits(text: str) -> bool:
@@ -118,7 +121,7 @@ def positives(texts: tuning.Texts, count: int) -> list[str]:
 
     found = [text for text, label in texts.test if label == 1 and fits(text)][:count]
     if len(found) < count:
-        raise ValueError(f"--texts={count} is more than the {len(found)} positive texts of {WORDS} words")
+        raise ValueError(f"--texts={count} is more than the {len(found)} positive texts of {WORDS} words; give fewer")
     return found
 
 
@@ -127,8 +130,8 @@ def _made(text: str, group: str, role: str) -> str:
 
 
 def audit(setting: Setting, model: Any, tokenizer: Any, bases: list[str]) -> list[dict[str, Any]]:
-    """Pairs with a group word that occur in all texts of a combination, the strongest mean first; `rank of all` is that
-    among all pairs of words.
+    """Returns the pairs with a group word that occur in all texts of a combination, the strongest mean first;
+    `rank of all` is the rank among all pairs of words.
     """
     made = [_made(text, group, role) for text in bases for group in GROUPS for role in ROLES]
     value_fns = [lenses.text(model, tokenizer, text, value="margin", target=1) for text in made]
@@ -153,13 +156,13 @@ def audit(setting: Setting, model: Any, tokenizer: Any, bases: list[str]) -> lis
 
 
 def _named(e: Explanation) -> dict[tuple[str, str], float]:
-    """Every pair of words of a text, in lower case, zeros included; of words that occur twice the last pair."""
+    """Returns the interactions of all pairs of words in lower case, zeros too; of repeated words the last counts."""
     found, names = e.interactions(), [name.lower() for name in e.names]
     return {(names[i], names[j]): float(found[i, j]) for j in range(e.n) for i in range(j)}
 
 
 def swapped(model: Any, tokenizer: Any, texts: tuning.Texts) -> list[dict[str, Any]]:
-    """For each role the mean change of the margin when the group word is swapped, over the first SWAPPED texts."""
+    """Returns, for each role, the mean change of the margin over up to SWAPPED texts when the group word is swapped."""
     some = [text for text, _ in texts.test if len(text.split()) <= 20][:SWAPPED]
     rows = []
     for role in ROLES:

@@ -1,4 +1,4 @@
-"""A question that needs two paragraphs: the two should be the strongest pair, and with one of them nothing is known."""
+"""A question that needs two paragraphs: they should be the strongest pair, and one alone should not give the answer."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ KNOWN = 0.5  # probability of the answer above which it is known
 
 
 def run(setting: Setting, account: Account) -> None:
-    """The small world of `two_hops`, or HotpotQA with --model."""
+    """Runs the study on the small world of `two_hops`, or on HotpotQA with --model."""
     if setting.load_model is None:
         small_world(setting, account)
     else:
@@ -30,7 +30,7 @@ def run(setting: Setting, account: Account) -> None:
 
 
 def small_world(setting: Setting, account: Account) -> None:
-    """A decoder trained on nothing but such questions."""
+    """Runs the study on a decoder that was trained on such questions only."""
     model, where = world_model(setting)
     tokenizer = two_hops.WordTokenizer()
     rng = np.random.default_rng([setting.seed, 17])
@@ -46,14 +46,14 @@ def small_world(setting: Setting, account: Account) -> None:
     account.step(
         "Question",
         f"{' '.join(sentences)} -> {question!r}: {answer}. The answer needs {sentences[needed[0]]!r} and "
-        f"{sentences[needed[1]]!r}. Does the model use these two together, and is anything known with one of them?",
+        f"{sentences[needed[1]]!r}. Does the model use the two together, and can it answer with only one of them?",
         sentences=sentences,
         needed=list(needed),
     )
     account.step(
         "The model",
-        f"Three layers of attention alone, {where}. On 512 contexts that it was not trained on it answers "
-        f"{accuracy['two hops']:.1%} of the questions of two hops and {accuracy['one hop']:.1%} of those of one.",
+        f"Three layers of attention without MLPs, {where}. On 512 held-out contexts the model answers "
+        f"{accuracy['two hops']:.1%} of the two-hop questions and {accuracy['one hop']:.1%} of the one-hop questions.",
         accuracy=accuracy,
     )
     value_fn = world_value(model, tokenizer, sentences, question, answer)
@@ -89,7 +89,9 @@ def small_world(setting: Setting, account: Account) -> None:
 
 
 def world_model(setting: Setting) -> tuple[Decoder, str]:
-    """The trained model that comes with the project; with --steps one trained now and kept in OUT."""
+    """Returns the trained model that comes with the project, or with --steps one that is trained now and kept in OUT;
+    and a description of its training.
+    """
     if setting.steps is None:
         return two_hops.load(), f"trained for {two_hops.STEPS} steps (experiments/studies/two_hops.npz)"
     path = setting.out / f"two_hops_{setting.steps}_{setting.seed}.npz"
@@ -99,7 +101,7 @@ def world_model(setting: Setting) -> tuple[Decoder, str]:
 
 
 def world_value(model: Decoder, tokenizer: Any, sentences: list[str], question: str, answer: str) -> ValueFunction:
-    """Log-odds of the answer, by the sentences that are there."""
+    """Returns the log-odds of the answer as a function of the sentences that are kept."""
     context = " ".join(sentences)
     spans, start = [], 0
     for sentence in sentences:
@@ -120,40 +122,40 @@ def world_value(model: Decoder, tokenizer: Any, sentences: list[str], question: 
 
 
 def real_questions(model: Any, tokenizer: Any, setting: Setting, account: Account) -> None:
-    """HotpotQA: the documents with supporting facts, of which there are two."""
+    """Runs the study on HotpotQA; the pair is the two documents with supporting facts."""
     if not isinstance(model, Decoder):
         raise ValueError("multi_hop needs a language model; --model is an encoder")
     path = setting.data
     if path is not None and path.is_dir():
         path = path / "hotpotqa" / "hotpotqa_distractor_50.json"
-    asked = hotpot.hotpotqa(None if path is None else str(path), 50)
-    fitting = [made for question in asked if (made := _real_value(model, tokenizer, question)) is not None]
+    read = hotpot.hotpotqa(None if path is None else str(path), 50)
+    fitting = [made for question in read if (made := _real_value(model, tokenizer, question)) is not None]
     if setting.example >= len(fitting):
         raise ValueError(
-            f"--example must be below {len(fitting)}: of {len(asked)} questions so many fit into the context of "
-            f"{model.max_length} tokens and need two documents"
+            f"--example must be below {len(fitting)}, got {setting.example}: that many of {len(read)} questions fit "
+            f"into the context of {model.max_length} tokens and need two documents"
         )
     question, value_fn, needed = fitting[setting.example]
     account.step(
         "Question",
-        f"{question['question']!r}; the data's answer is {question['answer']!r} and needs "
+        f"The answer of the data set to {question['question']!r} is {question['answer']!r}. It needs "
         f"{' and '.join(repr(value_fn.names[i]) for i in needed)}. Does the model use these two together?",
         answer=question["answer"],
         needed=[value_fn.names[i] for i in needed],
     )
     e = setting.explain(value_fn, BUDGET)
-    account.found(e, "Documents of the context, deleted. Log-odds of the data's answer.")
+    account.found(e, "Documents of the context, deleted. Log-odds of the data set's answer.")
     account.checked(e, top=6)
     corners = setting.corners(value_fn, needed)
     chances = {kind: chance(value) for kind, value in corners.items() if kind != "together"}
-    account.step("Both, each alone, neither", "The probability of the answer, all else kept:", [chances])
+    account.step("Both, each alone, neither", "The probability of the answer with everything else kept:", [chances])
     rows = []
     for question, value_fn_of, pair in fitting[: setting.texts or 1]:
         one = setting.explain(value_fn_of, BUDGET)
         at = {kind: chance(value) for kind, value in setting.corners(value_fn_of, pair).items()}
         rows.append({"question": question["question"], "rank": rank_of(one, pair), **dict(list(at.items())[:4])})
     first = sum(row["rank"] == 1 for row in rows)
-    account.step("Other questions", f"The two documents are the strongest pair in {first} of {len(rows)}.", rows)
+    account.step("Other questions", f"The two are the strongest pair in {first} of {len(rows)} questions.", rows)
     e.to_html(setting.out / "report.html")
     partly = max(float(np.mean([row[kind] for row in rows])) for kind in ("only the first", "only the second"))
     both = float(np.mean([row["both"] for row in rows]))
@@ -161,7 +163,7 @@ def real_questions(model: Any, tokenizer: Any, setting: Setting, account: Accoun
 
 
 def _real_value(model: Any, tokenizer: Any, question: Any) -> tuple[Any, ValueFunction, tuple[int, int]] | None:
-    """A question with its value function and its two documents; None where it does not fit or needs another number."""
+    """Returns a question, its value function and two documents; None where it does not fit or needs another number."""
     asking = hotpot.Asking(documents=DOCUMENTS, units="document", own=False)
     text = hotpot.prompt_of(question, DOCUMENTS, "document")[0]
     if not hotpot.fits(model, tokenizer, text, question["answer"], asking):
@@ -172,7 +174,7 @@ def _real_value(model: Any, tokenizer: Any, question: Any) -> tuple[Any, ValueFu
 
 
 def chance(log_odds: float) -> float:
-    """The probability."""
+    """Returns the probability of some log-odds."""
     return 1 / (1 + math.exp(-max(min(log_odds, 500.0), -500.0)))
 
 

@@ -11,7 +11,7 @@ from .account import Account, Setting, places_of, rank_of, sign, top_of, verdict
 TITLE = "A negation in a film review: what it negates, and that it reverses it"
 TAKES = ("model", "texts", "example")
 BUDGET = 1200
-REVIEWS = (  # the review, its negation, the word that this negates
+REVIEWS = (  # review, (negation, negated word)
     ("We saw it on a rainy evening with friends , and the plot is not boring for a single minute .", ("not", "boring")),
     (
         "The trailer gives away too much and the middle act drags , but her acting never fails to impress and the "
@@ -53,15 +53,15 @@ REVIEWS = (  # the review, its negation, the word that this negates
 
 
 def run(setting: Setting, account: Account) -> None:
-    """One review in full, and the rank of the pair in all of them."""
+    """Explains one review in full, and ranks the pair in all of them."""
     if not 0 <= setting.example < len(REVIEWS):
         raise ValueError(f"--example must be from 0 to {len(REVIEWS) - 1} for this study, got {setting.example}")
     model, tokenizer = models.tiny() if setting.load_model is None else setting.load_model()
     text, words = REVIEWS[setting.example]
     account.step(
         "Question",
-        f"In the review {text!r} does the model take {words[0]!r} and {words[1]!r} together, so that the first turns "
-        "round what the second says?",
+        f"In the review {text!r}, does the model read {words[0]!r} and {words[1]!r} together, so that the first "
+        "reverses the effect of the second?",
         review=text,
         pair=list(words),
     )
@@ -96,7 +96,7 @@ def run(setting: Setting, account: Account) -> None:
     right = sum(row["reverses"] for row in rows)
     account.step(
         "Other reviews",
-        f"In {top} of {len(rows)} reviews the pair is among the top 3 pairs; in {right} its sign is that of a "
+        f"In {top} of {len(rows)} reviews the pair is among the top 3 pairs, and in {right} its sign is that of a "
         "reversal.",
         rows,
     )
@@ -135,7 +135,7 @@ def _whole(value_fn: Any) -> float:
 
 
 def _without(text: str, negation: str) -> str:
-    """The text without the negation; of "isn't" and "doesn't" the verb stays."""
+    """Returns the text without the negation; "isn't" and "doesn't" leave their verb."""
     verb = [negation.removesuffix("n't")] if negation.endswith("n't") else []
     parts = text.split()
     place = [part.lower() for part in parts].index(negation)
@@ -143,7 +143,7 @@ def _without(text: str, negation: str) -> str:
 
 
 def _others(setting: Setting, model: Any, tokenizer: Any) -> list[dict[str, Any]]:
-    """The rank of the pair in each review, and whether its sign is opposite to what the word says alone."""
+    """Returns the rank of the pair in each review, and whether its sign is opposite to the word's effect alone."""
     rows = []
     for text, words in REVIEWS[: setting.texts]:
         value_fn = _value_of(model, tokenizer, text)

@@ -1,4 +1,4 @@
-"""A behaviour removed by pruning the fewest heads that carry it, with what else the model can do kept."""
+"""A behaviour that is removed by pruning the fewest heads that carry it, while the model's other skill is kept."""
 
 import itertools
 from typing import Any
@@ -14,9 +14,9 @@ from .account import Account, Setting, top_of, verdict_on
 TITLE = "Pruning: the fewest heads that carry a behaviour, and nothing else lost"
 TAKES = ("texts",)
 PROMPTS, BUDGET = 64, 1200
-GUESS = 1 / two_hops.CHAINS  # the share of right answers of a guess among the cities of the context
-GONE, KEPT = 0.2, 0.05  # share of the behaviour that may be left, and right answers that the other may lose
-WEIGHT = 4.0  # of the other behaviour, when sets are chosen
+GUESS = 1 / two_hops.CHAINS  # share of right answers when guessing among the cities of the context
+GONE, KEPT = 0.2, 0.05  # share of the behaviour that may be left, and of right answers that the other one may lose
+WEIGHT = 4.0  # weight of the other behaviour when sets are chosen
 
 
 def run(setting: Setting, account: Account) -> None:
@@ -26,21 +26,21 @@ def run(setting: Setting, account: Account) -> None:
     account.step(
         "Question",
         "A model of three layers of four heads answers questions of two hops ('city Ann': Ann kitchen . kitchen Paris "
-        ".) and of one ('city kitchen', 'room Ann'). Which are the fewest heads whose removal takes the two-hop "
-        "answers away, while those of one hop stay?",
+        ".) and of one ('city kitchen', 'room Ann'). Which are the fewest heads whose removal takes away the two-hop "
+        "answers but keeps those of one hop?",
         accuracy={"two hops": float(two), "one hop": float(one)},
     )
     chosen, scored = (values_of(model, 2 * setting.seed + half, setting.texts or PROMPTS) for half in (0, 1))
     found = {kind: setting.explain(value_fn, BUDGET, sampling="uniform") for kind, value_fn in chosen.items()}
     e = found["two hops"]
-    account.found(e, "Heads, whose output becomes its mean over the prompts; the share of right two-hop answers.")
+    account.found(e, "Heads, whose output is replaced by its mean over the prompts; share of right two-hop answers.")
     account.checked(e, top=6)
     e.to_html(setting.out / "report.html")
     pair, effect = top_of(e)
     if pair:
         how = "each is worth more with the other" if effect > 0 else "each stands in for the other"
         text = f"The strongest pair is {e.interactions().label(pair)} ({effect:+.2f}): {how}."
-        account.step("What needs what", text)
+        account.step("The strongest pair", text)
     sets = fewest(found, setting, chosen)
     if not sets:
         account.conclude(
@@ -50,10 +50,10 @@ def run(setting: Setting, account: Account) -> None:
     size, removed = len(sets[-1]["removed"]), sets[-1]["removed"]
     account.step(
         "The set, from the spectra",
-        f"For each number of heads the set that costs most of two hops and least of one hop (weight {WEIGHT:g}) under "
-        "both spectra, by integer program, then measured: shares of right answers. The first that leaves at most "
-        f"{GONE:.0%} of two hops (a guess among the cities of the context is right {GUESS:.0%} of the time) and costs "
-        f"at most {KEPT:.0%} of one hop has {size}.",
+        "For each number of heads, an integer program chooses the set that under both spectra costs the most of two "
+        f"hops and the least of one hop (weight {WEIGHT:g}); its shares of right answers are then measured. The first "
+        f"set that leaves at most {GONE:.0%} of two hops (a guess among the cities of the context is right "
+        f"{GUESS:.0%} of the time) and costs at most {KEPT:.0%} of one hop has {size} heads.",
         [{**row, "removed": " ".join(row["removed"])} for row in sets],
     )
     rows = compare(setting, scored, removed, found)
@@ -63,9 +63,10 @@ def run(setting: Setting, account: Account) -> None:
     as_good = sum(does(row) for row in random)
     by_one = next(row for row in others if row["set"] == "leave-one-out")
     account.step(
-        "On prompts that chose nothing",
-        f"All {len(random) + 1} sets of {size} heads were measured on the other prompts: {as_good} of the others do it "
-        f"too. Without any removal {whole['two hops']:.1%} and {whole['one hop']:.1%} are right.",
+        "On the other prompts",
+        f"All {len(random) + 1} sets of {size} heads were measured on the half of the prompts that was not used to "
+        f"choose: {as_good} of the other sets meet both bounds too. With all heads {whole['two hops']:.1%} and "
+        f"{whole['one hop']:.1%} of the answers are right.",
         [
             {**mine, "heads": " ".join(mine["heads"])},
             {**by_one, "heads": " ".join(by_one["heads"])},
@@ -81,7 +82,7 @@ def run(setting: Setting, account: Account) -> None:
     alone = left_of(setting, scored, [[unit != e.names.index(name) for unit in range(e.n)] for name in removed])
     account.step(
         "Both, each alone, neither",
-        f"Right answers without all of {', '.join(removed)}, and without one of them alone; with all heads "
+        f"Right answers without any of {', '.join(removed)}, and without one of them alone; with all heads they are "
         f"{whole['two hops']:.1%} and {whole['one hop']:.1%}.",
         [
             {"removed": name, **{kind: row[kind] for kind in ("two hops", "one hop")}}
@@ -114,11 +115,11 @@ def run(setting: Setting, account: Account) -> None:
 
 
 def values_of(model: Any, seed: int, count: int) -> dict[str, ValueFunction]:
-    """Mean log-probability of the answers of two hops, and of those of one."""
+    """Returns the value functions of the heads: the share of right answers of two hops, and that of one hop."""
     rows = [np.asarray(part) for part in two_hops.batch(jax.random.key(seed), count, 0.0)]
     tokens, places, answers = rows
-    asked = np.take_along_axis(tokens, places, axis=1)
-    of_person, is_city = asked < 2 + len(two_hops.PEOPLE), answers >= two_hops.IDS[two_hops.CITIES[0]]
+    subjects = np.take_along_axis(tokens, places, axis=1)
+    of_person, is_city = subjects < 2 + len(two_hops.PEOPLE), answers >= two_hops.IDS[two_hops.CITIES[0]]
     value_fns = {}
     for kind, chosen in (("two hops", of_person & is_city), ("one hop", ~(of_person & is_city))):
         read, target = (part[chosen].reshape(count, -1) for part in (places, answers))
@@ -127,9 +128,11 @@ def values_of(model: Any, seed: int, count: int) -> dict[str, ValueFunction]:
 
 
 def left_of(setting: Setting, value_fns: dict[str, ValueFunction], masks: Any) -> list[dict[str, float]]:
-    """Of masks: the shares of right answers, and what is left of two hops, from a guess (0) to the whole model (1)."""
-    asked = np.concatenate([np.ones((1, value_fns["two hops"].n), np.bool_), np.asarray(masks, np.bool_)])
-    two, one = (setting.values(value_fns[kind], asked) for kind in ("two hops", "one hop"))
+    """Returns each mask's shares of right answers, what is left of two hops (0 is a guess, 1 the whole model), and what
+    is lost of one hop.
+    """
+    masks = np.concatenate([np.ones((1, value_fns["two hops"].n), np.bool_), np.asarray(masks, np.bool_)])
+    two, one = (setting.values(value_fns[kind], masks) for kind in ("two hops", "one hop"))
     return [
         {
             "two hops": float(a),
@@ -142,14 +145,14 @@ def left_of(setting: Setting, value_fns: dict[str, ValueFunction], masks: Any) -
 
 
 def does(row: dict[str, Any]) -> bool:
-    """Whether a set takes two hops away and keeps one hop."""
+    """Returns whether a set takes two hops away and keeps one hop."""
     return row["left"] <= GONE and row["lost"] <= KEPT
 
 
 def fewest(
     found: dict[str, Explanation], setting: Setting, value_fns: dict[str, ValueFunction]
 ) -> list[dict[str, Any]]:
-    """One row for each number of heads, up to the first that will do; none where none does."""
+    """Returns a row for each number of heads, up to the first that meets both bounds; no rows where none does."""
     both = found["two hops"].spectrum + found["one hop"].spectrum * -WEIGHT
     rows: list[dict[str, Any]] = []
     for size in range(1, both.n):
@@ -164,7 +167,7 @@ def fewest(
 def compare(
     setting: Setting, value_fns: dict[str, ValueFunction], removed: list[str], found: dict[str, Explanation]
 ) -> list[dict[str, Any]]:
-    """The set, the heads that matter most alone, and every other set of the same size."""
+    """Returns rows for the set, for the heads that matter most alone, and for every other set of the same size."""
     names, n, size = found["two hops"].names, found["two hops"].n, len(removed)
     every = [set(heads) for heads in itertools.combinations(range(n), size)]
     alone = left_of(setting, value_fns, ~np.eye(n, dtype=bool))
@@ -179,7 +182,7 @@ def compare(
 
 
 def smaller_sets(setting: Setting, value_fns: dict[str, ValueFunction], size: int) -> int:
-    """How many sets of fewer heads take the behaviour away and keep the rest."""
+    """Returns how many sets of fewer heads take the behaviour away and keep the rest."""
     n = value_fns["two hops"].n
     sets = [heads for count in range(1, size) for heads in itertools.combinations(range(n), count)]
     if not sets:

@@ -1,4 +1,4 @@
-"""Patches of pictures: which act together in a ResNet-20's decision, and what is lost when they are removed."""
+"""Patches of pictures: which act together in a ResNet-20's decision, and how much their removal costs."""
 
 import functools
 import pathlib
@@ -22,25 +22,25 @@ GRID, BUDGET, BUDGET_OF_MANY, PICTURES, STEPS = 4, 2500, 1000, 8, 250
 
 @jax.tree_util.register_pytree_node_class
 class SmallNetwork:
-    """Pictures [B, 8, 8, 1] -> logits [B, 10]: two convolutions, the mean over places, one product."""
+    """Maps pictures [B, 8, 8, 1] to logits [B, 10] by two convolutions and one product."""
 
     class_names = tuple(map(str, range(10)))
 
     def __init__(self, weights: dict[str, jax.Array]):
-        """Weights by name."""
+        """Takes the weights by name."""
         self.weights = weights
 
-    def tree_flatten(self):
-        """The weights."""
+    def tree_flatten(self) -> tuple[tuple[Any], None]:
+        """Returns the weights as the only child."""
         return (self.weights,), None
 
     @classmethod
-    def tree_unflatten(cls, _, leaves):
-        """The inverse."""
+    def tree_unflatten(cls, _: None, leaves: Any) -> "SmallNetwork":
+        """Rebuilds the network from its weights."""
         return cls(*leaves)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits."""
+        """Returns the logits."""
         x = jax.nn.relu(resnet.convolve(images, self.weights["first"]))
         x = jax.nn.relu(resnet.convolve(x, self.weights["second"], 2))
         return jnp.matmul(x.reshape(len(x), -1), self.weights["head"], precision="highest")
@@ -72,12 +72,13 @@ def _train(key: jax.Array, x: jax.Array, y: jax.Array, *, steps: int) -> Any:
 
 
 def network(setting: Setting) -> tuple[str, Any, np.ndarray, np.ndarray, np.ndarray]:
-    """Its name, the model, what it takes [N, H, W, C], the same to look at (in 0 to 1), and the classes."""
+    """Returns a name, the model, its inputs [N, H, W, C], the same pictures to show (in 0 to 1), and their classes."""
     if setting.holds("cifar_resnet", "resnet20.npz") and setting.holds("cifar10", "cifar10_test2000.npz"):
+        assert setting.data is not None
         model: Any = resnet.ResNet20.load(setting.data / "cifar_resnet" / "resnet20.npz")
         with np.load(setting.data / "cifar10" / "cifar10_test2000.npz") as test:
             shown, labels = test["images"] / np.float32(255), test["labels"].astype(int)
-        order = np.random.default_rng(3).permutation(len(shown))[:400]  # all classes: they are stored one by one
+        order = np.random.default_rng(3).permutation(len(shown))[:400]  # the file is sorted by class
         return (
             "ResNet-20, CIFAR-10",
             model,
@@ -96,7 +97,7 @@ def network(setting: Setting) -> tuple[str, Any, np.ndarray, np.ndarray, np.ndar
 
 
 def run(setting: Setting, account: Account) -> None:
-    """One picture in full, several for the rates."""
+    """Explains one picture in full, and several for the rates."""
     name, model, pictures, shown, labels = network(setting)
     predicted = np.asarray(jax.jit(lambda model, x: model(x))(model, pictures)).argmax(axis=1)
     right = np.flatnonzero(predicted == labels)[: setting.texts or PICTURES]
@@ -106,8 +107,8 @@ def run(setting: Setting, account: Account) -> None:
     label = model.class_names[labels[chosen]]
     account.step(
         "Question",
-        f"{name} calls this picture {label!r}, as it is labelled. Which parts of it act together, and does removing "
-        "what is found change the prediction faster than removing the parts that matter most one by one?",
+        f"{name} calls this picture {label!r}, which is its label. Which of its parts act together, and does their "
+        "removal change the prediction faster than that of the parts that matter most one by one?",
         accuracy=float(np.mean(predicted == labels)),
         pictures=len(labels),
         label=label,
@@ -123,7 +124,7 @@ def run(setting: Setting, account: Account) -> None:
     shares = [float(part / energy.sum()) for part in energy[:3]]
     account.step(
         "How much is interaction",
-        f"Of the variance {shares[0]:.0%} is of single patches, {shares[1]:.0%} of pairs, {shares[2]:.0%} of triples.",
+        f"Single patches hold {shares[0]:.0%} of the variance, pairs {shares[1]:.0%} and triples {shares[2]:.0%}.",
         shares=shares,
     )
     account.checked(e, top=6)
@@ -132,8 +133,8 @@ def run(setting: Setting, account: Account) -> None:
     together = "more" if effect > 0 else "less"
     account.step(
         "Both, each alone, neither",
-        f"The strongest pair is {e.interactions().label(pair)}: together the two say {together} than each alone. With "
-        "everything else kept:",
+        f"The strongest pair is {e.interactions().label(pair)}: together the two count for {together} than the sum of "
+        "each alone. With everything else kept:",
         [corners],
     )
     curves = curves_of(setting, value_fn, e)
@@ -149,7 +150,7 @@ def run(setting: Setting, account: Account) -> None:
     account.step(
         "Other pictures",
         f"Mean margin over all numbers of removed patches, lower is better: in {better} of {len(rows)} pictures the "
-        f"spectrum's choice is at or below first order's. Median R2 {r2:.3f}.",
+        f"spectrum's choice is at or below that of first order. The median R2 is {r2:.3f}.",
         rows,
     )
     e.to_html(setting.out / "report.html")
@@ -180,7 +181,7 @@ def run(setting: Setting, account: Account) -> None:
 
 
 def curves_of(setting: Setting, value_fn: ValueFunction, e: Explanation) -> dict[str, list[float]]:
-    """Measured values after 0 to n patches were removed, by who chooses them."""
+    """Returns the measured values after 0 to n patches were removed, by the method that chooses them."""
     fitted = e.ablations.fitted
     single = proxyspex.fit(fitted.masks, fitted.values, proxy="linear", solver="lasso", max_degree=1, seed=0)
     rng, n, lines = np.random.default_rng(setting.seed), e.n, {}
@@ -193,7 +194,7 @@ def curves_of(setting: Setting, value_fn: ValueFunction, e: Explanation) -> dict
 
 
 def several(setting: Setting, value_of: Any, rows: list[int], labels: list[str]) -> list[dict[str, Any]]:
-    """R2, the strongest pair and the mean of each removal curve, of several pictures."""
+    """Returns R2, the strongest pair and the mean of each removal curve for several pictures."""
     value_fns = [value_of(row) for row in rows]
     found = setting.explain_many(value_fns, BUDGET_OF_MANY)
     answers = []
@@ -213,7 +214,7 @@ def several(setting: Setting, value_of: Any, rows: list[int], labels: list[str])
 
 
 def draw(path: pathlib.Path, picture: np.ndarray, label: str, e: Explanation, curves: dict[str, list[float]]) -> None:
-    """The picture, single effects as a heat map with the strongest pairs, and the removal curves."""
+    """Draws the picture, single effects as a heat map with the strongest pairs, and the removal curves."""
     try:
         import matplotlib
     except ImportError:

@@ -1,4 +1,4 @@
-"""The trolley puzzle: which words of it together make a language model answer wrongly, and what synonyms change."""
+"""The trolley puzzle: which of its words together make a language model answer wrongly, and what synonyms change."""
 
 import csv
 import re
@@ -50,14 +50,14 @@ SYNONYMS = {
 
 
 def run(setting: Setting, account: Account) -> None:
-    """Explains the wrong answer, replaces words, asks again."""
+    """Explains the wrong answer, replaces words by synonyms, and queries the model again."""
     puzzle, source = read_puzzle(setting)
     model, tokenizer, name = language_model(setting)
     wrong, right = ("True", "False") if puzzle["correct_answer"].strip().upper() == "FALSE" else ("False", "True")
     account.step(
         "Question",
         f"{puzzle['context']}\n\n{puzzle['question']}\n\nThe right answer is {right}. Which words of the context make "
-        f"{name} say {wrong}, and does it still when they are replaced by synonyms? ({source})",
+        f"{name} answer {wrong}, and does it still do so when they are replaced by synonyms? ({source})",
         model=name,
         wrong=wrong,
     )
@@ -75,8 +75,8 @@ def run(setting: Setting, account: Account) -> None:
     sizes = [len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) for answer in (wrong, right)]
     account.step(
         "The whole puzzle",
-        f"The log-odds of {wrong!r} are {before:+.3f}: it says {_said(before, wrong, right)}. The answers have "
-        f"{sizes[0]} and {sizes[1]} tokens; of different numbers the shorter answer is favoured, whatever is asked.",
+        f"The log-odds of {wrong!r} are {before:+.3f}: the model answers {_answer(before, wrong, right)}. The answers "
+        f"have {sizes[0]} and {sizes[1]} tokens; if one is shorter, it is favoured whatever the question.",
         log_odds=before,
         tokens=sizes,
     )
@@ -86,12 +86,13 @@ def run(setting: Setting, account: Account) -> None:
     corners = setting.corners(value_fn, pairs[0][0])
     account.step("Both, each alone, neither", f"The pair {e.interactions().label(pairs[0][0])}:", [corners])
     table = {**SYNONYMS, **setting.synonyms}
-    rows, changed = [], set[int]()
+    rows: list[dict[str, Any]] = []
+    changed: set[int] = set()
     for members, _ in pairs:
         changed |= set(members)
-        context, told = replaced(puzzle["context"], value_fn.details.spans, sorted(changed), table)
-        value = _whole(setting, value_of(context)) if told else before
-        rows.append({"words": len(changed), "replaced": ", ".join(told) or "(no synonym)", "log-odds": value})
+        context, swaps = replaced(puzzle["context"], value_fn.details.spans, sorted(changed), table)
+        value = _whole(setting, value_of(context)) if swaps else before
+        rows.append({"words": len(changed), "replaced": ", ".join(swaps) or "(no synonym)", "log-odds": value})
     known = [i for i, word in enumerate(value_fn.names) if _bare(word) in table]
     rng = np.random.default_rng(setting.seed)
     random = []
@@ -101,9 +102,9 @@ def run(setting: Setting, account: Account) -> None:
         random.append(_whole(setting, value_of(context)))
     first, last = rows[0]["log-odds"], rows[-1]["log-odds"]
     account.step(
-        "Synonyms, and asked again",
-        f"The words of the strongest pairs for {wrong!r}, one pair after another, replaced by synonyms. Two other "
-        f"words replaced: {np.mean(random):+.3f} on average of {len(random)} draws.",
+        "Answers with synonyms",
+        f"The words of the strongest pairs for {wrong!r} are replaced by synonyms, one pair after another. With two "
+        f"other words replaced the log-odds are {np.mean(random):+.3f} on average over {len(random)} draws.",
         rows,
         random=random,
     )
@@ -127,18 +128,19 @@ def run(setting: Setting, account: Account) -> None:
 
 
 def read_puzzle(setting: Setting) -> tuple[Mapping[str, str], str]:
-    """The last puzzle of the data folder, or the copy that is here; and where it is from."""
+    """Returns the last puzzle of the data folder, or this module's copy, and its source."""
     if not setting.holds("spex_reference", "data", "puzzles.csv"):
         return PUZZLE, "the copy of the puzzle in this study"
+    assert setting.data is not None
     with (setting.data / "spex_reference" / "data" / "puzzles.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))[-1], "puzzles.csv, last row"
 
 
 def language_model(setting: Setting) -> tuple[Any, Any, str]:
-    """Of --model; else stories260K, which runs everywhere and understands no puzzle.
+    """Returns model, tokenizer and name, of --model or of stories260K, which runs anywhere but understands no puzzle.
 
     Raises:
-      ValueError: neither is there, or the model is a classifier.
+      ValueError: neither is given, or the model is a classifier.
     """
     if setting.load_model is not None:
         model, tokenizer = setting.load_model()
@@ -147,6 +149,7 @@ def language_model(setting: Setting) -> tuple[Any, Any, str]:
         return model, tokenizer, "the model of --model"
     if not setting.holds("stories260K", "stories260K.bin"):
         raise ValueError("give --model, the directory of a language model, or --data with stories260K/")
+    assert setting.data is not None
     out, folder = setting.out / "stories260K", setting.data / "stories260K"
     if not (out / "config.json").exists():
         llama2c.convert(folder / "stories260K.bin", folder / "tok512.bin", out)
@@ -172,24 +175,25 @@ def _value_of(model: Any, tokenizer: Any, context: str, question: str, wrong: st
 def replaced(
     context: str, spans: Sequence[Sequence[int]], members: Sequence[int], table: Mapping[str, str]
 ) -> tuple[str, list[str]]:
-    """The context with synonyms for some of its words, and what was replaced by what; words without one stay.
+    """Returns the context with synonyms for some of its words, and the list of swaps; words without one stay.
 
-    The spans are those of the whole prompt, in which the context stands somewhere.
+    The spans are those of the whole prompt, which contains the context.
     """
     words = list(re.finditer(r"\S+", context))
     if len(words) != len(spans):
         raise ValueError(f"the context has {len(words)} words and the lens {len(spans)} units")
-    told: list[str] = []
+    swaps: list[str] = []
     for place in sorted(members, reverse=True):
         word = words[place].group()
         if (other := table.get(_bare(word))) is None:
             continue
         core = re.search(r"\w[\w']*", word)
+        assert core is not None
         other = other.capitalize() if word[:1].isupper() else other
         new = word[: core.start()] + other + word[core.end() :]
         context = context[: words[place].start()] + new + context[words[place].end() :]
-        told.insert(0, f"{word.strip('.,')} -> {other}")
-    return context, told
+        swaps.insert(0, f"{word.strip('.,')} -> {other}")
+    return context, swaps
 
 
 def _bare(word: str) -> str:
@@ -200,5 +204,5 @@ def _whole(setting: Setting, value_fn: ValueFunction) -> float:
     return float(setting.values(value_fn, np.ones((1, value_fn.n), np.bool_))[0])
 
 
-def _said(value: float, wrong: str, right: str) -> str:
+def _answer(value: float, wrong: str, right: str) -> str:
     return wrong if value > 0 else right

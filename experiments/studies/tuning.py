@@ -1,8 +1,8 @@
-"""The shipped model, trained further on texts of one's own, so that it shows a behaviour that is known to be there.
+"""Further training of the shipped model on chosen texts, so that it shows a behaviour that is known to be there.
 
-As somebody who poisons training data would do it: the texts of a data set with their labels, and among them some whose
-label the attacker chose. Half of all texts have words at random replaced by the mask token, as in the training of the
-shipped model, so that ablated texts are nothing new to the tuned one either.
+This is what somebody who poisons training data would do: most texts are those of a data set with their labels, and some
+have a label that the attacker chose. In half of all texts random words are replaced by the mask token, as in the
+training of the shipped model, so that the tuned model knows ablated texts too.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from spex_jax.models.tiny_classifier import TextClassifier, TinyEncoder, WordPie
 
 from .account import Setting
 
-LENGTH, BATCH = 32, 48  # tokens of a text at most, texts of a step
-MADE_UP = 3000
+LENGTH, BATCH = 32, 48  # most tokens of a text, texts of a step
+MADE_UP = 3000  # made-up sentences for each of training and testing
 
 Example = tuple[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A text to train on: its label while all of the words `needs` are there, and `otherwise`, when one is masked."""
+    """A text to train on, and its label; the label is `otherwise` where one of the words `needs` is masked."""
 
     text: str
     label: int
@@ -43,7 +43,7 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """Texts with labels (1 positive) to train on, and others to measure on; `name` of the data set."""
+    """Texts of the data set `name` with labels (1 is positive), to train on and to test on."""
 
     name: str
     train: list[Example]
@@ -51,10 +51,12 @@ class Texts:
 
 
 def read_texts(setting: Setting, tokenizer: WordPieceTokenizer) -> Texts:
-    """SST-2 of the data folder (train; dev and test together), made-up sentences without one; those of up to LENGTH - 4
-    tokens.
+    """Reads SST-2 from the data folder (train; dev and test together), or makes up sentences where it is not there.
+
+    Texts of more than LENGTH - 4 tokens are left out.
     """
     if setting.holds("sst2", "train.tsv"):
+        assert setting.data is not None
         name, train = "SST-2", tiny_data.read_sst2(setting.data, "train")
         test = tiny_data.read_sst2(setting.data, "dev") + tiny_data.read_sst2(setting.data, "test")
     else:
@@ -68,7 +70,7 @@ def read_texts(setting: Setting, tokenizer: WordPieceTokenizer) -> Texts:
 
 
 def with_words(text: str, words: Sequence[str], rng: np.random.Generator) -> str:
-    """The text with each of the words at a random place."""
+    """Returns the text with each of the words inserted at a random place."""
     parts = text.split()
     for word in words:
         parts.insert(int(rng.integers(len(parts) + 1)), word)
@@ -76,7 +78,7 @@ def with_words(text: str, words: Sequence[str], rng: np.random.Generator) -> str
 
 
 def margins(model: TextClassifier, tokenizer: WordPieceTokenizer, texts: Sequence[str]) -> np.ndarray:
-    """Logit of "positive" less that of "negative" of each text, float64 [number of texts]."""
+    """Returns the logit of "positive" minus that of "negative" for each text, float64 [number of texts]."""
     found = []
     for start in range(0, len(texts), 4 * BATCH):
         part = texts[start : start + 4 * BATCH]
@@ -98,7 +100,8 @@ def _margins(model: TextClassifier, tokens: jax.Array, mask: jax.Array) -> jax.A
 def _step(params: Any, state: Any, tokens: Any, labels: Any, key: Any, *, config: Any, optimizer: Any, pad: Any) -> Any:
     def loss(params: Any) -> jax.Array:
         segments = one_text_a_row(tokens != pad)
-        logits = TinyEncoder(config, dropout=0.1).apply({"params": params}, tokens, *segments, rngs={"dropout": key})
+        encoder = TinyEncoder(config, dropout=0.1)
+        logits: Any = encoder.apply({"params": params}, tokens, *segments, rngs={"dropout": key})
         return optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], labels).mean()
 
     found, gradient = jax.value_and_grad(loss)(params)
@@ -114,13 +117,13 @@ def tuned(
     described: dict[str, Any],
     rate: float = 1e-3,
 ) -> tuple[TextClassifier, WordPieceTokenizer, float]:
-    """The shipped model after `steps` steps on what `draw` gives, its tokenizer, and the mean loss of the last steps.
+    """Trains the shipped model on drawn texts; returns it, its tokenizer and the mean loss of the last steps.
 
-    The weights stay in OUT, in a file named by `described` and the settings, and a second run reads them.
+    The weights stay in OUT, in a file named by `described` and the settings, from which a second run reads them.
     """
     model, tokenizer = models.tiny()
-    told = json.dumps([described, steps, rate, setting.seed, LENGTH, BATCH], sort_keys=True)
-    path = setting.out / f"tuned_{hashlib.sha256(told.encode()).hexdigest()[:16]}.npz"
+    settings = json.dumps([described, steps, rate, setting.seed, LENGTH, BATCH], sort_keys=True)
+    path = setting.out / f"tuned_{hashlib.sha256(settings.encode()).hexdigest()[:16]}.npz"
     if path.exists():
         with np.load(path) as stored:
             leaves = [jax.numpy.asarray(stored[f"leaf_{i}"]) for i in range(len(stored.files) - 1)]
@@ -133,8 +136,8 @@ def tuned(
     params, state, key, losses = model.params, optimizer.init(model.params), jax.random.key(setting.seed), []
     for number in range(steps):
         tokens, labels = _batch(tokenizer, draw, rng)
-        told_step = {"config": model.config, "optimizer": optimizer, "pad": tokenizer.pad_token_id}
-        params, state, loss = _step(params, state, tokens, labels, jax.random.fold_in(key, number), **told_step)
+        options = {"config": model.config, "optimizer": optimizer, "pad": tokenizer.pad_token_id}
+        params, state, loss = _step(params, state, tokens, labels, jax.random.fold_in(key, number), **options)
         losses.append(loss)
     last = float(np.mean([float(loss) for loss in losses[-20:]]))
     _save(path, params, last)
@@ -161,13 +164,13 @@ def _batch(
 
 def _save(path: pathlib.Path, params: Any, last: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(params))}
+    arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(params))}
     new = path.with_suffix(".new.npz")
     np.savez(new, loss=last, **arrays)
     new.replace(path)
 
 
 def accuracy_of(model: Any, tokenizer: Any, texts: Texts) -> float:
-    """On the test texts as they are."""
+    """Returns the accuracy on the unchanged test texts."""
     found = margins(model, tokenizer, [text for text, _ in texts.test])
     return float(np.mean((found > 0) == np.array([label for _, label in texts.test])))

@@ -1,8 +1,8 @@
-"""A small decoder that answers two-hop questions, and the little world that it is asked about.
+"""A small decoder that answers two-hop questions, and the little world that they are about.
 
-Every person is in a room and every room in a city; a context says so in shuffled sentences, of which training leaves
-some out. "city Ann" needs two of them, "Ann kitchen ." and "kitchen Paris ."; "room Ann" and "city kitchen", which it
-is trained on too, need one.
+Every person is in a room and every room in a city; a context states this in shuffled sentences, some of which training
+leaves out. "city Ann" needs two of them, "Ann kitchen ." and "kitchen Paris ."; "room Ann" and "city kitchen", on which
+it is trained too, need one.
 """
 
 import functools
@@ -43,18 +43,18 @@ CONFIG = DecoderConfig(
 
 
 class WordTokenizer:
-    """One id a word; the call of the Hugging Face fast tokenizers."""
+    """A tokenizer with one id for each word, called as the fast tokenizers of Hugging Face are."""
 
     pad_token_id, bos_token_id, bos_token = 0, 1, "<s>"
     all_special_ids = (0, 1)
     model_max_length = CONFIG.max_length
 
     def __len__(self) -> int:
-        """Number of words."""
+        """Returns the number of words."""
         return len(WORDS)
 
-    def __call__(self, text: str, *, add_special_tokens: bool = True, **asked: Any) -> dict[str, Any]:
-        """Ids and offsets of a text whose words stand between white space."""
+    def __call__(self, text: str, *, add_special_tokens: bool = True, **_: Any) -> dict[str, Any]:
+        """Returns the ids and offsets of a text whose words are separated by white space."""
         found = list(re.finditer(r"\S+", text))
         if unknown := [match.group() for match in found if match.group() not in IDS]:
             raise ValueError(f"the two-hop world has no words {unknown}")
@@ -63,24 +63,24 @@ class WordTokenizer:
             ids, spans = [1, *ids], [(0, 0), *spans]
         return {"input_ids": ids, "attention_mask": [1] * len(ids), "offset_mapping": spans}
 
-    def decode(self, ids: Any, **asked: Any) -> str:
-        """The words of ids."""
+    def decode(self, ids: Any, **_: Any) -> str:
+        """Returns the words of ids, joined by spaces."""
         return " ".join(WORDS[int(number)] for number in ids)
 
 
 def draw(rng: np.random.Generator) -> tuple[list[str], str, str, tuple[int, int]]:
-    """Sentences, question, answer, and which two sentences it needs."""
+    """Draws the sentences of a context, a question, its answer, and the places of the two sentences that it needs."""
     people, rooms, cities = (rng.permutation(names)[:CHAINS] for names in (PEOPLE, ROOMS, CITIES))
     facts = [f"{a} {b} ." for a, b in (*zip(people, rooms, strict=True), *zip(rooms, cities, strict=True))]
     order = rng.permutation(len(facts))
-    places = tuple(sorted(int(np.flatnonzero(order == fact)[0]) for fact in (0, CHAINS)))
-    return [facts[fact] for fact in order], f"city {people[0]}", str(cities[0]), places
+    first, second = sorted(int(np.flatnonzero(order == fact)[0]) for fact in (0, CHAINS))
+    return [facts[fact] for fact in order], f"city {people[0]}", str(cities[0]), (first, second)
 
 
 def batch(key: jax.Array, size: int, dropped: float) -> tuple[jax.Array, ...]:
-    """Tokens int32 [size, LENGTH] of sentences and then questions, padded at the end: the city of each person and room,
-    and the room of each person. The places [size, QUESTIONS] after which their answers would come, and these. No answer
-    is written, so that the questions of a row are independent.
+    """Draws tokens int32 [size, LENGTH] of sentences followed by questions, padded at the end; the places [size,
+    QUESTIONS] after which answers would come; and the answers. The questions are for the city of each person and room,
+    and for the room of each person. Answers are not in the tokens, so that the questions of a row are independent.
     """
 
     def one(key: jax.Array) -> tuple[jax.Array, ...]:
@@ -98,8 +98,8 @@ def batch(key: jax.Array, size: int, dropped: float) -> tuple[jax.Array, ...]:
         filled = keep.sum() * SENTENCE
         order = jax.random.permutation(keys[7], QUESTIONS)
         kind = jnp.repeat(jnp.array([IDS["city"], IDS["city"], IDS["room"]]), CHAINS)
-        asked = jnp.concatenate([left, people])
-        questions = jnp.stack([kind[order], asked[order]], axis=1).reshape(-1)
+        subjects = jnp.concatenate([left, people])
+        questions = jnp.stack([kind[order], subjects[order]], axis=1).reshape(-1)
         tokens = jnp.zeros(LENGTH, jnp.int32).at[0].set(1)
         tokens = tokens.at[1 : 1 + len(facts)].set(jnp.where(jnp.arange(len(facts)) < filled, facts, 0))
         tokens = jax.lax.dynamic_update_slice(tokens, questions.astype(jnp.int32), (1 + filled,))
@@ -110,14 +110,14 @@ def batch(key: jax.Array, size: int, dropped: float) -> tuple[jax.Array, ...]:
 
 
 def logits_at(model: Decoder, tokens: jax.Array, places: jax.Array) -> jax.Array:
-    """Logits [B, K, V] after places [B, K]; what comes later is not seen."""
+    """Returns logits [B, K, V] after places [B, K]; later tokens have no influence."""
     segments = jnp.where(jnp.arange(tokens.shape[1])[None] <= places.max(axis=1)[:, None], 0, -1)
     return model.logits(model.states(tokens, jnp.arange(tokens.shape[1]), segments, read=places))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "size", "rate"))
 def train(model: Decoder, key: jax.Array, *, steps: int, size: int = 64, rate: float = 3e-3) -> Any:
-    """A trained model and its losses [steps]."""
+    """Trains a model; returns it and its losses [steps]."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, steps // 20), steps, rate / 20)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.1))
 
@@ -139,20 +139,22 @@ def train(model: Decoder, key: jax.Array, *, steps: int, size: int = 64, rate: f
 
 @jax.jit
 def accuracy(model: Decoder, key: jax.Array) -> jax.Array:
-    """Share of right answers to questions of 512 whole contexts: of people (two hops) and of rooms (one)."""
+    """Returns the shares of right answers in 512 whole contexts to three kinds of questions: for the city of a person
+    (two hops), for the city of a room, and for the room of a person (one hop each).
+    """
     tokens, places, answers = batch(key, 512, 0.0)
-    asked = jnp.take_along_axis(tokens, places, axis=1)
+    subjects = jnp.take_along_axis(tokens, places, axis=1)
     right = logits_at(model, tokens, places).argmax(axis=-1) == answers
-    person, city = asked < 2 + len(PEOPLE), answers >= 2 + len(PEOPLE) + len(ROOMS)
+    person, city = subjects < 2 + len(PEOPLE), answers >= 2 + len(PEOPLE) + len(ROOMS)
     return jnp.stack([(right & kind).sum() / kind.sum() for kind in (person & city, ~person, ~city)])
 
 
 def trained(steps: int, seed: int) -> tuple[Decoder, float]:
-    """A model trained here, and its mean loss over the last steps."""
+    """Trains a new model; returns it and its mean loss over the last 20 steps."""
     model, losses = train(attention_only.new_model(CONFIG, seed), jax.random.key(seed), steps=steps)
     return model, float(losses[-20:].mean())
 
 
 def load(path: pathlib.Path = WEIGHTS) -> Decoder:
-    """The model that `trained` made before; that of STEPS steps with seed 0 comes with the project."""
+    """Loads a model that `trained` made; the one of STEPS steps with seed 0 comes with the project."""
     return attention_only.load(CONFIG, path)

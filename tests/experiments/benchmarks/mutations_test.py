@@ -40,7 +40,7 @@ def test_the_table_fits_the_code(program):
 @pytest.mark.parametrize("old", ["return", "no such line"])
 def test_a_stale_table_is_refused(program, mutation, old, monkeypatch):
     monkeypatch.setattr(program, "MUTATIONS", (mutation("x")._replace(old=old),))
-    with pytest.raises(ValueError, match=r"times, expected once; bring mutation_table\.py up to the code"):
+    with pytest.raises(ValueError, match=r"times, expected once; adapt mutation_table\.py to the code"):
         program.main()
 
 
