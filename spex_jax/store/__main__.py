@@ -111,9 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         files = _files(given.path)
         if given.command == "export" and given.out is not None and len(files) > 1:
-            raise ValueError(
-                f"--out takes one store, but the folder {str(given.path)!r} holds {len(files)}; leave it out"
-            )
+            raise ValueError(f"--out takes one store, but {str(given.path)!r} holds {len(files)}; leave it out")
         whole = True
         for path in files:
             if given.command == "info":

@@ -111,7 +111,7 @@ class _Reader:
         self._left = _READINGS * len(data)
 
     def _framed(self, offset: int, marker: bytes) -> tuple[int, int, int] | None:
-        """Returns start, stop and checksum of the payload by the frame at an offset; None where there is no frame."""
+        """Returns start, stop and checksum of the payload, read from the frame at an offset; None without a frame."""
         start = offset + self.frame.size
         if start > len(self.data):
             return None
