@@ -143,7 +143,7 @@ def all_games(largest: float) -> Iterator[games_lib.Game | str]:
 
 
 def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
-    """Returns the share of the 200 largest coefficients whose 90% interval holds the true one, if it has any."""
+    """Returns the share of the 200 largest coefficients whose 90% interval holds the truth; None without intervals."""
     if spectrum.variances is None:
         return None
     rows = np.argsort(-np.abs(spectrum.coefficients))[:_LARGEST]

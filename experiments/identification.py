@@ -38,7 +38,7 @@ from compared import Unsuitable, asked_of
 from compared.indices import of_method, of_proxy, of_shapiq, recall, relative_error, vector
 from compared.peers import missing_packages
 
-from spex_jax import Spectrum, ValueFunction, evaluate, lenses, models, optimize
+from spex_jax import Spectrum, evaluate, lenses, models, optimize
 from spex_jax.baselines import additive_spectrum
 from spex_jax.core.sampling import for_index
 from spex_jax.core.spectrum import exact_spectrum
@@ -116,10 +116,10 @@ def truth_of(game: games_lib.Game, index: str, order: int) -> np.ndarray:
     sets = sets_of(game.n, order)
     if game.complete:
         return vector(exact_spectrum(game.masks, game.values).interactions(index, order), sets)
-    ask, budget = asked_of(game), min(_REFERENCE.value, 2**game.n)
+    value_fn, budget = asked_of(game), min(_REFERENCE.value, 2**game.n)
     if order == 1:
-        return vector(of_method(ask, game.n, "kernel_shap", budget, 1).interactions("BV", 1), sets)
-    return vector(of_method(ask, game.n, "faith_shapley", budget, 1).interactions("FSII", 2), sets)
+        return vector(of_method(value_fn, game.n, "kernel_shap", budget, 1).interactions("BV", 1), sets)
+    return vector(of_method(value_fn, game.n, "faith_shapley", budget, 1).interactions("FSII", 2), sets)
 
 
 def measured(
@@ -127,7 +127,7 @@ def measured(
 ) -> dict[str, Any]:
     """Returns the recall of the largest values and the squared error of a method, or why it is unsuitable."""
     try:
-        numbers = vector(ask(game, name, index, order, budget), sets_of(game.n, order))
+        numbers = vector(estimated(game, name, index, order, budget), sets_of(game.n, order))
     except (Unsuitable, ValueError) as error:
         return {"unsuitable": str(error)[:200]}
     return {"recall": recall(numbers, truth(), _TOP.value), "error": relative_error(numbers, truth())}
@@ -157,7 +157,7 @@ def names(index: str, n: int) -> list[str]:
     return [*_METHODS.value, *peers]
 
 
-def ask(game: games_lib.Game, name: str, index: str, order: int, budget: int) -> Values:
+def estimated(game: games_lib.Game, name: str, index: str, order: int, budget: int) -> Values:
     """Returns the interactions that a method finds."""
     if budget < 3:
         raise Unsuitable("needs 3 masks")
@@ -197,12 +197,6 @@ def spectrum_of(game: games_lib.Game, name: str, budget: int) -> Spectrum:
     return of_method(asked_of(game), game.n, name, budget, seed())
 
 
-def _function(game: games_lib.Game) -> ValueFunction:
-    value_fn = game.value_fn()
-    assert value_fn is not None  # all_games() yields none without
-    return value_fn
-
-
 def removed(game: games_lib.Game, name: str, budget: int, ks: list[int]) -> dict[str, Any]:
     """Returns the values after the best k units are removed, and the optimality gaps of the integer program."""
     try:
@@ -210,7 +204,9 @@ def removed(game: games_lib.Game, name: str, budget: int, ks: list[int]) -> dict
     except (Unsuitable, ValueError) as error:
         return {"unsuitable": str(error)[:200]}
     chosen = [optimize.select(spectrum, remove=k, maximize=False, time_limit=_SECONDS) for k in ks]
-    left = evaluate(_function(game), np.stack([each.mask for each in chosen]), progress=False)
+    value_fn = game.value_fn()
+    assert value_fn is not None  # all_games() yields no others
+    left = evaluate(value_fn, np.stack([each.mask for each in chosen]), progress=False)
     return {"left": left.tolist(), "gaps": [each.gap for each in chosen]}
 
 
@@ -218,7 +214,9 @@ def run_removal(known: cells.Cells) -> list[dict[str, Any]]:
     """Runs the part removal; returns a row for each game and method: the drop by the number of units removed."""
     rows = []
     for game in all_games():
-        ends = evaluate(_function(game), np.array([np.ones(game.n, bool), np.zeros(game.n, bool)]), progress=False)
+        value_fn = game.value_fn()
+        assert value_fn is not None
+        ends = evaluate(value_fn, np.array([np.ones(game.n, bool), np.zeros(game.n, bool)]), progress=False)
         ks = [k for k in map(int, _KS.value) if k < game.n]
         budget = min(int(_REMOVAL_ALPHA.value * game.n * np.log2(game.n)), 2**game.n - 1)
         row = {"game": game.name, "n": game.n, "budget": budget, "ks": ks}

@@ -66,7 +66,7 @@ def without_overlap(examples: Sequence[Example], held_out: Sequence[str], *, sha
 
 
 def as_written(text: str, rng: random.Random) -> str:
-    """Rewrites a treebank text as people write, half of the time: joins contractions and commas, may add a full stop."""
+    """Rewrites a treebank text as people write, half of the time: joined contractions and commas, maybe a full stop."""
     if rng.random() < 0.5:
         text = re.sub(r" (?=n't\b|'(?:s|re|ve|ll|d|m)\b|[,.?!])", "", text)
     if rng.random() < 0.4 and text[-1:].isalnum():

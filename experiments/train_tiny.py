@@ -69,7 +69,7 @@ Text = tuple[np.ndarray, np.ndarray, int]  # token ids, word index of every toke
 
 
 def build_tokenizer(texts: Sequence[str], bert: Sequence[str]) -> WordPieceTokenizer:
-    """Builds the vocabulary: special tokens, contractions, characters, the texts' pieces, then BERT's first whole words."""
+    """Builds a vocabulary: special tokens, contractions, characters, pieces of the texts, BERT's first whole words."""
     full = WordPieceTokenizer(list(dict.fromkeys([*bert, *tiny_teacher.CONTRACTIONS])), model_max_length=512)
     counts = collections.Counter(
         piece
