@@ -46,15 +46,15 @@ class Cells:
             if _REUSE.value == "any" or (made_with == self._made_with and not changed):
                 self._known[key] = made_with, outcome
 
-    def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """Returns the stored outcome for the key, or computes and stores it; outcomes are JSON-like."""
+    def get(self, key: Mapping[str, Any], compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns the outcome of compute(*arguments), JSON-like, or the stored one for the key."""
         name = json.dumps(key, sort_keys=True)
         if name in self._known:
             made_with, outcome = self._known[name]
             if made_with != self._made_with and made_with not in self._others:
                 self._others.append(made_with)
             return outcome
-        outcome = json.loads(json.dumps(without_nan(compute()), allow_nan=False))
+        outcome = json.loads(json.dumps(without_nan(compute(*arguments)), allow_nan=False))
         self._known[name] = self._made_with, outcome
         spare_memory_maps()  # hundreds of computations with different shapes compile thousands of programs
         if first_process():

@@ -23,7 +23,6 @@ Outcomes are saved as they are computed, and with --store ablations too: a stopp
 Expected: 26 minutes on 2 CPU cores for the default with 19 games, 4 minutes without them.
 """
 
-import functools
 import os
 import pathlib
 import time
@@ -201,7 +200,7 @@ def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cell
         for contender in chosen:
             key = {"content": game.content, "budget": budget, "method": contender.name, "seed": seed()}
             key |= {"rounds": _ROUNDS.value} if _ROUNDS.value > 1 else {}
-            outcome = known.get(key, functools.partial(measure, game, budget, contender, truth))
+            outcome = known.get(key, measure, game, budget, contender, truth)
             yield {**what, "method": contender.name, **outcome}
 
 

@@ -145,7 +145,7 @@ def run_values(known: cells.Cells) -> list[dict[str, Any]]:
                 for name in names(index, game.n):
                     key = {"part": "values", "game": game.name, "index": index, "budget": budget, "method": name}
                     key |= {"top": _TOP.value, "reference": _REFERENCE.value, "seed": seed(), "content": game.content}
-                    found = known.get(key, functools.partial(measured, game, index, order, budget, name, truth))
+                    found = known.get(key, measured, game, index, order, budget, name, truth)
                     rows.append({**row, "budget": budget, "method": name, **found})
             _show(rows, game.name, index)
     return rows
@@ -223,7 +223,7 @@ def run_removal(known: cells.Cells) -> list[dict[str, Any]]:
         for name in _METHODS.value:
             key = {"part": "removal", "game": game.name, "budget": budget, "method": name, "ks": ks, "seed": seed()}
             key |= {"content": game.content}
-            found = known.get(key, functools.partial(removed, game, name, budget, ks))
+            found = known.get(key, removed, game, name, budget, ks)
             rows.append({**row, "method": name, **found})
         if game.complete:
             rows.append({**row, "method": "best of all sets", "left": [best_left(game, k) for k in ks]})

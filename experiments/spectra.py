@@ -26,7 +26,6 @@ terms that it has.
 Expected: 5 minutes for 21 tables on 2 CPU cores.
 """
 
-import functools
 import itertools
 import math
 import pathlib
@@ -233,7 +232,7 @@ def main() -> None:
     for game in all_games():
         setting = {"game": game.name, "table": game.content, "seed": seed(), "tops": _TOPS.value, "draws": _DRAWS.value}
         setting |= {"proxy": _PROXY.value, "alpha": _ALPHA.value}
-        rows.append({"game": game.name, "n": game.n, **cells.get(setting, functools.partial(of_game, game))})
+        rows.append({"game": game.name, "n": game.n, **cells.get(setting, of_game, game)})
         own = rows[-1]["proxy"]
         print(f"{game.name}: {_PROXY.value} R2 {own['r2']:.3f}" if own else f"{game.name}: too few rows", flush=True)
     of_proxy = [row["proxy"] for row in rows if accepted(row["proxy"])]

@@ -28,7 +28,6 @@ Expected: 8 minutes for each of the two on 2 CPU cores, compilation included; se
 """
 
 import dataclasses
-import functools
 import importlib.util
 import itertools
 import math
@@ -312,10 +311,8 @@ def main() -> None:
         for alpha, contender in itertools.product(alphas, contenders):
             setting = {"family": family, "n": n, "seed": seed, "alpha": alpha, "contender": contender}
             task = Task(truth=truth, budget=int(alpha * n * np.log2(n)), seed=seed)
-            found = cells.get(
-                {**setting, "sets": _SETS.value, "snr": _SNR.value},
-                functools.partial(outcome, contender, task),
-            )
+            key = {**setting, "sets": _SETS.value, "snr": _SNR.value}
+            found = cells.get(key, outcome, contender, task)
             rows.append({**setting, "budget": task.budget, "planted": int(truth.support.any(axis=1).sum()), **found})
     summary = summarise(rows, alphas)
     panels: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
