@@ -34,7 +34,7 @@ from pruning_tasks import Task
 
 from spex_jax import ProxySPEX, baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
 from spex_jax.lenses.component_lens import COMPONENT_REMOVALS
-from spex_jax.pipeline.plan import default_budget
+from spex_jax.pipeline.budget_split import default_budget
 from spex_jax.runtime import define_path, first_process, run_program, save_result
 
 _TASKS = flags.DEFINE_list(
