@@ -9,6 +9,7 @@ spectrum of any function that can be evaluated.
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +84,9 @@ def grow(
       coefficients: [max_degree, front], P(S) c(S).
       prior: [max_degree, front], P(S); zero where a row holds no set.
     """
+    chex.assert_shape(
+        [signs, log_w, first], [(*weights.shape, *used.shape), (*log_amplitude.shape, *used.shape), used.shape]
+    )
     n = signs.shape[1]
     # Two sums of random integers identify a set, so that sorting finds equal sets reached from different parents.
     names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
@@ -169,6 +173,7 @@ def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> 
     On uniform masks the characters are nearly orthogonal, so that a few steps of conjugate gradients are exact to
     rounding.
     """
+    chex.assert_shape([signs, support], [(*answers.shape, None), (None, signs.shape[1])])
     characters = characters_of(signs, support)
 
     def normal(c: jax.Array) -> jax.Array:

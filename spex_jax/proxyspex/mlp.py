@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from typing import Any, ClassVar
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -80,6 +81,8 @@ def train(
     Returns:
       Parameters after each tenth of the steps, with leading axes [10, B].
     """
+    chex.assert_shape([signs, rows], [(*targets.shape, None), (*count.shape, *targets.shape)])
+    chex.assert_equal_shape([keys, count, decay])
 
     def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
         optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=decay)

@@ -12,6 +12,7 @@ import functools
 from itertools import combinations
 from typing import ClassVar, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,6 +159,8 @@ def boost(
       depth: depth of the trees.
       most_trees: T.
     """
+    chex.assert_shape([signs, used], [(*targets.shape, None), signs.shape[1:]])
+    chex.assert_shape([weight, held_out], (*rate.shape, *targets.shape))
     fits, rows = weight.shape
     kept = (signs < 0).astype(jnp.float32)
     scored = held_out.sum(axis=1) > 0

@@ -16,6 +16,7 @@ from spex_jax.report.wording import plural
 __all__ = [
     "ROUNDING",
     "ROWS",
+    "Ranked",
     "View",
     "bars",
     "constant",

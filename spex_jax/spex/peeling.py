@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -81,6 +82,9 @@ def peel(
     Returns:
       sets bool [K, n] and coefficients [K], 0 in rows without a set; the first is the empty set.
     """
+    chex.assert_rank([values, rows, matrices, thresholds], [1, 3, 3, 1])
+    chex.assert_shape([uniform, every], (None, matrices.shape[1]))
+    chex.assert_type([uniform, every], bool)
     _, n, b = matrices.shape
     found = Residual(bins(values, rows), values[len(values) - len(uniform) :])
     of = lattice(matrices, uniform, code)

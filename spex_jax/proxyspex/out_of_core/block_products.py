@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +169,7 @@ def _accumulate(
     coefficients: tuple[jax.Array, jax.Array],
 ) -> Sums:
     """Adds a block of rows to the sums."""
+    chex.assert_rank([bits, targets, weight, which], [2, 2, 2, 1])
     signs = _signs(bits)
     columns = _columns(signs, terms)
     fitted = jnp.matmul(signs, coefficients[0])

@@ -10,6 +10,7 @@ Friedman, Hastie and Tibshirani, 2010, and of the strong rules, 2012).
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -154,6 +155,8 @@ def lasso_path(
       pool: further candidates, sets bool [P, n] and characters [N, P]; None for none.
       max_degree: largest degree of a character.
     """
+    chex.assert_shape([weight, held_out, used], [(None, *targets.shape), weight.shape, signs.shape[1:]])
+    chex.assert_shape(signs, (*targets.shape, None))
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
     # No more slots than there are characters, plus room for those that enter.
     most = number_of_sets(n, max_degree) - 1

@@ -7,6 +7,7 @@ Each step screens with `screening.choose`. The chosen characters are orthogonali
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -85,6 +86,8 @@ def pursue(
       most_terms: T, a multiple of at_once.
       at_once: characters chosen in a step.
     """
+    chex.assert_shape([weight, held_out, used], [(None, *targets.shape), weight.shape, signs.shape[1:]])
+    chex.assert_shape(signs, (*targets.shape, None))
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
     scored = jnp.maximum(held_out.sum(axis=1), 1.0)
     pool = no_pool(signs) if pool is None else pool

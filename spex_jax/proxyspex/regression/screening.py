@@ -7,6 +7,7 @@ whether or not their singles matter; (characters * r)^T s holds those of all one
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +110,7 @@ def _best_partners(
       float [block, 3, n - start] of correlations, -1 where there is no triple, and int [block, 3, n - start] of
       k - start.
     """
+    chex.assert_shape([signs, used], [(*residual.shape, None), signs.shape[1:]])
     tail, width = signs[:, start:], signs.shape[1] - start
     place = jnp.arange(width)
 

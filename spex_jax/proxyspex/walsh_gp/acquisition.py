@@ -10,6 +10,7 @@ after every batch, and through the sets whose corners are candidates.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,6 +74,7 @@ def greedy_information(
     Returns:
       rows int [count] and gains float [count], log(1 + variance / noise) / 2 of each given those before it.
     """
+    chex.assert_shape([evaluated, pool], [(*real.shape, *used.shape), (*free.shape, *used.shape)])
     noise = scales.noise
     factor = walsh_gp.factorise(walsh_gp.kernel(scales, evaluated, evaluated, used), noise, real)
     cross = jnp.where(real[:, None], walsh_gp.kernel(scales, evaluated, pool, used), 0.0)

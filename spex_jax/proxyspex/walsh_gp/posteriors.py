@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,7 @@ def solve(k: jax.Array, scales: Scales, values: jax.Array, real: jax.Array) -> j
 @compiled
 def posterior(scales: Scales, signs: jax.Array, values: jax.Array, real: jax.Array, used: jax.Array) -> jax.Array:
     """Returns alpha = (K + noise)^-1 values, [N] or [N, R], on the rows where real bool [N] is True, zero elsewhere."""
+    chex.assert_shape([signs, real, used], [(len(values), None), (len(values),), signs.shape[1:]])
     return solve(kernel(scales, signs, signs, used), scales, values, real)
 
 
@@ -101,6 +103,7 @@ def held_out_predictions(
     """Returns the posterior mean [N] at each row from the rows of the other folds, under the same scales; fold int [N]
     is -1 on padding.
     """
+    chex.assert_shape([signs, fold, used], [(len(values), None), values.shape, signs.shape[1:]])
     k = kernel(scales, signs, signs, used)
 
     def left_out(each: jax.Array) -> jax.Array:
@@ -115,6 +118,7 @@ def spectrum_terms(
     scales: Scales, alpha: jax.Array, signs: jax.Array, used: jax.Array, *, max_degree: int, front: int = FRONT
 ) -> Terms:
     """Returns the largest terms of the posterior mean that `extraction.grow` finds, with exact values, and F(())."""
+    chex.assert_shape([signs, used], [(*alpha.shape, None), signs.shape[1:]])
     known = spectral_prior(scales, used)
     support, coefficients, prior = grow(
         signs, alpha, used, known.log_w, known.log_empty, known.first, max_degree=max_degree, front=front
@@ -129,6 +133,7 @@ def _prior_draws(
     """Draws the coefficients of support bool [K, n], whose rows from `count` on are padding; also returns the values
     [N, R] of the draws.
     """
+    chex.assert_shape([signs, support], [(None, *used.shape), (None, *used.shape)])
     present = jnp.arange(len(support)) < count
     odd = jnp.matmul((signs < 0).astype(jnp.float32), support.T.astype(jnp.float32)).astype(jnp.int32) & 1
     characters = jnp.where(present, 1.0 - 2.0 * odd, 0.0)

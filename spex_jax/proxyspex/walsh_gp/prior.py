@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -73,6 +74,8 @@ def spectral_prior(scales: Scales, used: jax.Array) -> SpectralPrior:
 @compiled
 def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
     """Returns P(S), [K], of the sets support bool [K, n]."""
+    chex.assert_shape(support, (None, *used.shape))
+    chex.assert_type([used, support], bool)
     parts = spectral_prior(scales, used)
     members, size = support.astype(jnp.float32), support.sum(axis=1)
     products = jnp.exp(parts.log_empty + jnp.matmul(members, parts.log_w.T)).sum(axis=1)

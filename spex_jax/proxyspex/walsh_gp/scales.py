@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,6 +92,8 @@ def learn_scales(
       rows: rows in a step.
       steps: Adam steps.
     """
+    chex.assert_shape([signs, values, real], [(*real.shape, *used.shape), real.shape, real.shape])
+    chex.assert_type([signs, values, real, used], [float, float, bool, bool])
     start = _initial(jax.random.fold_in(key, WalshGPKey.SCALES_START), kernels, signs.shape[1], used)
     precision = jnp.clip(_PRECISION / real.sum(), *_PRECISION_BOUNDS)
     optimizer = optax.adam(optax.cosine_decay_schedule(_RATE, steps))

@@ -7,6 +7,7 @@ kernels of several tables no longer fit in the cache (BUILD_NOTES.md).
 import functools
 from collections.abc import Sequence
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,6 +64,8 @@ def solve_together(
     Returns:
       The scales, the terms of `spectrum_terms` and out-of-fold predictions [B, N], each with a leading axis of tables.
     """
+    tables, features = used.shape
+    chex.assert_shape([signs, targets, fold], [(tables, None, features), signs.shape[:2], signs.shape[:2]])
     learn = functools.partial(learn_scales, kernels=kernels, rows=rows, steps=steps)
 
     def one(signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array) -> tuple[Scales, Terms, jax.Array]:
