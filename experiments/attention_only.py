@@ -1,4 +1,4 @@
-"""Small decoders of attention alone, which are trained here: random weights and their files."""
+"""Attention-only decoders that the experiments train: random initial weights, saving and loading."""
 
 import pathlib
 from typing import Any
@@ -11,7 +11,7 @@ from spex_jax.models.decoder import Decoder, DecoderConfig
 
 
 def new_model(config: DecoderConfig, seed: int) -> Decoder:
-    """With random weights."""
+    """Returns a decoder with random weights."""
     c, rng = config, np.random.default_rng(seed)
 
     def normal(*shape: int) -> jax.Array:
@@ -35,16 +35,17 @@ def new_model(config: DecoderConfig, seed: int) -> Decoder:
 
 
 def save(model: Decoder, path: pathlib.Path) -> None:
-    """Weights as .npz, by their paths."""
+    """Saves the weights as .npz, keyed by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
+    arrays: dict[str, Any] = {
+        jax.tree_util.keystr(where, simple=True, separator="."): np.asarray(leaf) for where, leaf in leaves
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        path, **{jax.tree_util.keystr(where, simple=True, separator="."): np.asarray(leaf) for where, leaf in leaves}
-    )
+    np.savez(path, **arrays)
 
 
 def load(config: DecoderConfig, path: pathlib.Path) -> Decoder:
-    """A model whose weights `save` wrote."""
+    """Loads a model whose weights `save` wrote."""
     with np.load(path) as stored:
         weights = {where: jnp.asarray(stored[where]) for where in stored.files}
     return jax.tree_util.tree_map_with_path(

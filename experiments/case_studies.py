@@ -1,15 +1,15 @@
-"""Case studies: a claim about what acts together in a model, found by ablation and checked on the model itself.
+"""Case studies: a claim about units that act together in a model, found by ablation and checked on the model itself.
 
-Each study gives its reasoning as a numbered account: the question; what is ablated and which value is watched; the
-budget and the held-out R2; the ranked interactions; the same measured on the model; counterfactuals; and a verdict,
-which is that of criteria stated with their numbers. OUT holds study.md, study.json, reports and the store of all
-ablations, from which a run that was stopped continues.
+Each study gives its reasoning as a numbered account: the question; what is ablated and which value is explained; the
+budget and the held-out R2; the ranked interactions; their effects measured on the model; counterfactuals; and a verdict
+by criteria that are stated with their numbers. OUT holds study.md, study.json, reports and the store of all ablations,
+from which a stopped run continues.
 
   python experiments/case_studies.py --study=negation
   python experiments/case_studies.py --flagfile=experiments/configs/case_backdoor.cfg
   python experiments/case_studies.py --study=trolley --model=DIR --synonyms="trolley=tram,lever=handle"
 
-The configs experiments/configs/case_*.cfg say what each study reproduces, how long it takes and what was measured.
+The configs experiments/configs/case_*.cfg state what each study reproduces, how long it takes and what was measured.
 """
 
 import os
@@ -35,21 +35,21 @@ STUDIES = {
     "trolley": trolley,
 }
 
-_STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "Which study.")
+_STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "The study to run.")
 _DATA = define_path(
     "data",
     os.environ.get("SPEX_JAX_DATA"),
-    "Folder of data sets (sst2/, cifar_resnet/, stories260K/, ...); a study says what stands in where it is not there.",
+    "Folder of data sets (sst2/, cifar_resnet/, stories260K/, ...); a study states what it uses where one is missing.",
 )
-_BUDGET = flags.DEFINE_integer("budget", None, "Ablations of each explanation. Default: the study's.", lower_bound=8)
+_BUDGET = flags.DEFINE_integer("budget", None, "Ablations per explanation. Default: the study's.", lower_bound=8)
 _TEXTS = flags.DEFINE_integer(
     "texts", None, "Inputs on which a behaviour is measured. Default: the study's.", lower_bound=1
 )
-_EXAMPLE = flags.DEFINE_integer("example", 0, "Number of the input that is explained in full.", lower_bound=0)
-_STEPS = flags.DEFINE_integer("steps", None, "Steps of training. Default: the study's.", lower_bound=1)
-_PLANT = flags.DEFINE_bool("plant", True, "Plant the behaviour; without it the study looks for what is not there.")
-_PROXY = flags.DEFINE_enum("proxy", None, PROXIES, "Of all explanations. Default: auto, of many at once walsh_gp.")
-_SYNONYMS = flags.DEFINE_string("synonyms", None, 'Of trolley: "word=other,word=other". Default: a table of its own.')
+_EXAMPLE = flags.DEFINE_integer("example", 0, "Index of the input that is explained in full.", lower_bound=0)
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps. Default: the study's.", lower_bound=1)
+_PLANT = flags.DEFINE_bool("plant", True, "Plant the behaviour; --noplant runs the study on a model without it.")
+_PROXY = flags.DEFINE_enum("proxy", None, PROXIES, "Proxy of all fits. Default: auto, or walsh_gp for many fits.")
+_SYNONYMS = flags.DEFINE_string("synonyms", None, 'For trolley: "word=other,word=other". Default: a built-in table.')
 _OUT = define_path("out", None, "Folder for the account. Default: results/case_studies/STUDY.")
 
 _OPTIONAL = {
@@ -62,10 +62,10 @@ _OPTIONAL = {
 
 
 def synonyms(given: str | None) -> Mapping[str, str]:
-    """Of --synonyms.
+    """Parses --synonyms.
 
     Raises:
-      ValueError: it is no list of pairs.
+      ValueError: it is not a list of pairs.
     """
     pairs = [part.partition("=") for part in (given or "").split(",") if part.strip()]
     if wrong := [word for word, equals, other in pairs if not (word.strip() and equals and other.strip())]:
@@ -74,10 +74,10 @@ def synonyms(given: str | None) -> Mapping[str, str]:
 
 
 def setting_of(study: str) -> Setting:
-    """Of the flags.
+    """Builds the study's setting from the flags.
 
     Raises:
-      ValueError: flags that the study does not take, or a folder that cannot be written.
+      ValueError: the study does not take one of the flags, or the folder cannot be written.
     """
     takes = STUDIES[study].TAKES
     for name, flag in _OPTIONAL.items():

@@ -3,10 +3,10 @@
 A config is a file of flags (`--flagfile`) that opens with
 
   # Title: the table or figure that it reproduces
-  # Paper: where that is
+  # Paper: its place in a paper
   # Command: the exact command
-  # Time: how long it is expected to take
-  # Score: what is expected
+  # Time: the expected time
+  # Score: the expected score
   #
   # | what | published | measured (stand-in) | not run (needs) |
   # |---|---|---|---|
@@ -26,7 +26,7 @@ from absl import flags
 
 from spex_jax.runtime import run_program
 
-_README = flags.DEFINE_string("readme", None, "A file whose table is written anew.")
+_README = flags.DEFINE_string("readme", None, "File in which the table is replaced.")
 
 FOLDER = pathlib.Path(__file__).parent / "configs"
 FIELDS = ("Title", "Paper", "Command", "Time", "Score")
@@ -36,7 +36,7 @@ MARKS = ("<!-- catalogue -->", "<!-- end of catalogue -->")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The opening comments of a config: its fields, its rows {column: text}, and the rest of its lines."""
+    """Holds the fields and the rows {column: text} of a config's opening comments, and its other lines."""
 
     name: str
     fields: dict[str, str]
@@ -45,7 +45,7 @@ class Config:
 
 
 def read(path: pathlib.Path) -> Config:
-    """A config.
+    """Reads a config.
 
     Raises:
       ValueError: it does not open as described above.
@@ -69,7 +69,7 @@ def read(path: pathlib.Path) -> Config:
 
 
 def catalogue() -> str:
-    """Markdown: a row for each config."""
+    """Returns a Markdown table with a row for each config."""
     configs = [read(path) for path in sorted(FOLDER.glob("*.cfg"))]
     needed = [[row[COLUMNS[3]] for row in config.rows if row[COLUMNS[3]] not in ("", "-")] for config in configs]
     return tables.markdown(

@@ -1,9 +1,9 @@
-"""Results that are kept as they come, so that a run that was stopped continues where it was.
+"""Outcomes that are saved as they are computed, so that a stopped run continues where it was.
 
-Each cell, the outcome of one computation, is one line of JSON in a file beside the result, with what it was made with.
-A cell is used again where its key and the revision, versions and device are the same, so that a result holds numbers of
-one revision; none of a revision with changes on top is, which may be others each time. --reuse=any takes them all, and
-the result says with what else its cells were made.
+Each cell, the outcome of one computation, is one line of JSON in a file beside the result, with its provenance. A cell
+is reused if its key, revision, versions and device are the same, so that a result holds numbers of one revision. Cells
+of a revision with uncommitted changes are not reused, since those changes may differ from run to run. --reuse=any
+reuses all cells, and the result then lists their other provenances.
 """
 
 import json
@@ -19,16 +19,16 @@ _REUSE = flags.DEFINE_enum(
     "reuse",
     "same",
     ["none", "same", "any"],
-    "Which results of an earlier run with the same --out are used again: none, those of the same revision, versions "
+    "Which cells of an earlier run with the same --out are reused: none, those of the same revision, versions "
     "and device, or any.",
 )
 
 
 class Cells:
-    """Outcomes by key, in `PATH.cells.jsonl` for the result PATH."""
+    """Stores outcomes by key, in `PATH.cells.jsonl` for the result PATH."""
 
     def __init__(self, result: str | pathlib.Path):
-        """Reads what is there; a line that a stopped run left incomplete counts for nothing."""
+        """Reads the stored cells; a line that a stopped run left incomplete is skipped."""
         self._result = pathlib.Path(result).expanduser()
         self._path = self._result.with_name(f"{self._result.name}.cells.jsonl")
         self._made_with = provenance()
@@ -46,17 +46,17 @@ class Cells:
             if _REUSE.value == "any" or (made_with == self._made_with and not changed):
                 self._known[key] = made_with, outcome
 
-    def get(self, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:
-        """The outcome of `compute`, JSON-like, or what it was before for the same key."""
+    def get(self, key: Mapping[str, Any], compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Returns the outcome of compute(*arguments), JSON-like, or the stored one for the key."""
         name = json.dumps(key, sort_keys=True)
         if name in self._known:
             made_with, outcome = self._known[name]
             if made_with != self._made_with and made_with not in self._others:
                 self._others.append(made_with)
             return outcome
-        outcome = json.loads(json.dumps(without_nan(compute()), allow_nan=False))
+        outcome = json.loads(json.dumps(without_nan(compute(*arguments)), allow_nan=False))
         self._known[name] = self._made_with, outcome
-        spare_memory_maps()  # hundreds of computations of other shapes compile thousands of programs
+        spare_memory_maps()  # hundreds of computations with different shapes compile thousands of programs
         if first_process():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             line = json.dumps({"key": name, "made_with": self._made_with, "outcome": outcome}, allow_nan=False)
@@ -66,5 +66,5 @@ class Cells:
         return outcome
 
     def save(self, result: Mapping[str, Any]) -> None:
-        """Writes the result, and with what else the cells in it were made."""
+        """Writes the result and the other provenances of its cells."""
         save_result(self._result, {**({"other_cells_made_with": self._others} if self._others else {}), **result})

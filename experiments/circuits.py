@@ -1,17 +1,17 @@
-"""Small language models whose mechanism is known: what they learn, how they are trained, and their weights.
+"""Small language models with a known mechanism: their task, their training and their weights.
 
-"induction": two layers of attention alone, four heads each, on sequences of random tokens that begin again after a
-random number of them. What comes next in the second round can only be known by a circuit of two heads: one of the first
+"induction": two attention-only layers of four heads each, on sequences of random tokens that repeat after a random
+number of tokens. The next token of the second round can only be predicted by a circuit of two heads: one of the first
 layer that moves each token to the place after it, and one of the second that finds the place where the current token
 was moved to (Olsson et al. 2022, https://arxiv.org/abs/2209.11895). "backup": the same task, with heads of the second
-layer dropped at random in training, so that two of them learn to stand in for each other. "redundant": with all heads
-dropped at random, so that all of them do.
+layer dropped at random in training, so that two of them learn to stand in for each other. "redundant": the same with
+all heads dropped at random, so that all of them stand in for each other.
 """
 
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import attention_only
 import jax
@@ -41,17 +41,17 @@ CONFIG = DecoderConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model is trained.
+    """The training settings of a model.
 
     Attributes:
-      seed: of weights and sequences.
-      dropped: share of the heads that is removed in training, for each sequence anew; or "pair": the first or second
-        head of the last layer and, from half of the sequences, its others.
+      seed: seed of the weights and the sequences.
+      dropped: share of the heads that training drops, drawn anew for each sequence; or "pair": the first or second head
+        of the last layer and, in half of the sequences, its other heads.
       sparsity: weight of the penalty on heads.
     """
 
     seed: int
-    dropped: float | str
+    dropped: float | Literal["pair"]
     sparsity: float
     steps: int
     batch: int = 64
@@ -66,12 +66,12 @@ RECIPES = {
 
 
 def new_model(seed: int) -> Decoder:
-    """With random weights."""
+    """Returns a model with random weights."""
     return attention_only.new_model(CONFIG, seed)
 
 
 def sequences(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Tokens int32 [count, LENGTH] that repeat after SHORTEST to LONGEST different ones, and those numbers [count]."""
+    """Draws tokens int32 [count, LENGTH] that repeat after SHORTEST to LONGEST distinct ones, and periods [count]."""
     periods = jax.random.randint(key, (count,), SHORTEST, LONGEST + 1)
     orders = jax.vmap(lambda k: jax.random.permutation(k, VOCABULARY))(jax.random.split(key, count))
     places = jnp.arange(LENGTH)[None] % periods[:, None]
@@ -79,7 +79,7 @@ def sequences(key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _states(model: Decoder, tokens: jax.Array, keep: jax.Array) -> jax.Array:
-    """Of one sequence [L], with heads kept float32 [N, H]."""
+    """Returns the final states of one sequence [L], with heads kept float32 [N, H]."""
     x, place = model.begin(tokens[None], jnp.zeros_like(tokens)[None])
     ablation = Ablation(keep={"heads": keep}, instead={}, slot=jnp.zeros(CONFIG.num_layers, jnp.int32), at=None)
     for layer in range(CONFIG.num_layers):
@@ -88,7 +88,7 @@ def _states(model: Decoder, tokens: jax.Array, keep: jax.Array) -> jax.Array:
 
 
 def loss(model: Decoder, tokens: jax.Array, periods: jax.Array, keep: jax.Array) -> jax.Array:
-    """Cross entropy of the tokens of the second round, with heads kept float32 [B, N, H]."""
+    """Returns the cross entropy of the second round's tokens, with heads kept float32 [B, N, H]."""
     logits = model.logits(jax.vmap(lambda row, kept: _states(model, row, kept))(tokens, keep))
     each = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], tokens[:, 1:])
     weight = (jnp.arange(1, LENGTH)[None] > periods[:, None]).astype(jnp.float32)
@@ -96,9 +96,9 @@ def loss(model: Decoder, tokens: jax.Array, periods: jax.Array, keep: jax.Array)
 
 
 def kept(key: jax.Array, recipe: Recipe) -> jax.Array:
-    """Heads that training keeps in each sequence of a batch, float32 [batch, N, H]."""
+    """Draws the heads that training keeps in each sequence of a batch, float32 [batch, N, H]."""
     shape = (recipe.batch, CONFIG.num_layers, CONFIG.num_heads)
-    if recipe.dropped != "pair":
+    if not isinstance(recipe.dropped, str):
         return (jax.random.uniform(key, shape) >= recipe.dropped).astype(jnp.float32)
     coins = jax.random.bernoulli(key, shape=(2, recipe.batch)).astype(jnp.float32)
     others = jnp.broadcast_to(coins[1], (CONFIG.num_heads - 2, recipe.batch))
@@ -106,8 +106,8 @@ def kept(key: jax.Array, recipe: Recipe) -> jax.Array:
 
 
 def penalty(model: Decoder) -> jax.Array:
-    """Sum over the heads of the root of the size of their output products: heads that are not needed vanish, and what
-    one can do is not spread over several.
+    """Returns the sum over heads of the root of the norm of their output weights: heads that are not needed vanish, and
+    the work of one head is not spread over several.
     """
     shape = (CONFIG.num_layers, CONFIG.dim, CONFIG.num_heads, CONFIG.head_dim)
     squares = jnp.square(model.params["layers"]["output"]["weight"].reshape(shape)).sum(axis=(1, 3))
@@ -116,7 +116,7 @@ def penalty(model: Decoder) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="recipe")
 def train(model: Decoder, key: jax.Array, *, recipe: Recipe) -> tuple[Decoder, jax.Array]:
-    """A trained model and its losses [steps]; AdamW with a warm-up and cosine decay."""
+    """Trains a model with AdamW, a warm-up and cosine decay; returns it and its losses [steps]."""
     schedule = optax.warmup_cosine_decay_schedule(0.0, recipe.rate, max(1, recipe.steps // 20), recipe.steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.1))
 
@@ -139,7 +139,7 @@ def train(model: Decoder, key: jax.Array, *, recipe: Recipe) -> tuple[Decoder, j
 
 
 def load(name: str) -> Decoder:
-    """The trained model of this name.
+    """Loads the trained model of this name.
 
     Raises:
       ValueError: there is none.
@@ -153,7 +153,7 @@ def load(name: str) -> Decoder:
 
 
 def questions(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts int32 [count, LENGTH - 1], each in its second round, and the tokens that come next [count]."""
+    """Draws prompts int32 [count, LENGTH - 1], each in its second round, and their next tokens [count]."""
     tokens, _ = sequences(jax.random.key(seed), count)
     found = np.asarray(tokens)
     return found[:, :-1], found[:, -1]

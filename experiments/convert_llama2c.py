@@ -1,4 +1,4 @@
-"""Makes a Hugging Face directory of a llama2.c checkpoint (https://github.com/karpathy/llama2.c), for --model=DIR.
+"""Makes a Hugging Face directory from a llama2.c checkpoint (https://github.com/karpathy/llama2.c), for --model=DIR.
 
 The stories models of that project are real Llamas of 260 thousand to 110 million weights.
 
@@ -20,9 +20,10 @@ _OUT = flags.DEFINE_string("out", None, "Directory to make.")
 
 def main() -> None:
     """Reads the flags and converts."""
-    if None in (_CHECKPOINT.value, _TOKENIZER.value, _OUT.value):
+    given = (_CHECKPOINT.value, _TOKENIZER.value, _OUT.value)
+    paths = [pathlib.Path(path).expanduser() for path in given if path is not None]
+    if len(paths) < len(given):
         raise ValueError("give --checkpoint, --tokenizer and --out")
-    paths = [pathlib.Path(flag.value).expanduser() for flag in (_CHECKPOINT, _TOKENIZER, _OUT)]
     try:
         convert(*paths)
     except (OSError, struct.error, UnicodeDecodeError) as error:

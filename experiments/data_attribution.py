@@ -1,10 +1,10 @@
-"""Which groups of training images act together in what a classifier says about a test image, by retraining it.
+"""Which groups of training images act together in a classifier's answer to a test image, by retraining it.
 
-Every ablation is a training on a random half of the groups, clusters of each class by default. Of each network the
+Every ablation is a training on a random half of the groups, clusters of each class by default. For each network the
 program prints and writes to --out/NETWORK: a page for each test image with its ranked groups and pairs as pictures
 (point_0.html ...), and a table of linear datamodelling scores (lds.json): ProxySPEX, its first order alone, datamodels'
 LASSO, Banzhaf and Shapley values from the same trainings at several budgets, and influence functions, a TRAK-like
-projection and leave-one-out, which need none of them, all against trainings that no fit saw.
+projection and leave-one-out, which need none of them, all scored on held-out trainings.
 
   python experiments/data_attribution.py
   python experiments/data_attribution.py --data_dir=MNIST --train=1000 --groups=100 --networks=mlp --seeds=4
@@ -47,52 +47,53 @@ from spex_jax.runtime import define_path, first_process, mesh, run_program, save
 DAMPINGS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 _MODELS = 4  # networks of the TRAK-like projections
 
-_NETWORKS = flags.DEFINE_list("networks", ["mlp", "cnn"], "Of mlp and cnn.")
-_GROUPS = flags.DEFINE_integer("groups", 60, "Groups in all: clusters of each class, or blocks.", lower_bound=2)
+_NETWORKS = flags.DEFINE_list("networks", ["mlp", "cnn"], "Networks to train: mlp, cnn.")
+_GROUPS = flags.DEFINE_integer("groups", 60, "Number of groups: clusters of each class, or blocks.", lower_bound=2)
 _GROUPING = flags.DEFINE_enum(
-    "grouping", "clusters", ["clusters", "classes", "blocks"], "Clusters of each class (k-means), classes, or random."
+    "grouping", "clusters", ["clusters", "classes", "blocks"], "Clusters in a class (k-means), classes, random blocks."
 )
-_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over what is kept.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 50, "Examples of a step.", lower_bound=1)
-_RATE = flags.DEFINE_float("learning_rate", 0.003, "Of Adam.", lower_bound=0.0)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings of each mask, averaged.", lower_bound=1)
-_VALUE = flags.DEFINE_enum("value", "margin", VALUES, "What is watched of the test images.")
+_EPOCHS = flags.DEFINE_integer("epochs", 10, "Passes over the kept examples.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch", 50, "Examples per step.", lower_bound=1)
+_RATE = flags.DEFINE_float("learning_rate", 0.003, "Learning rate of Adam.", lower_bound=0.0)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Trainings per mask, which are averaged.", lower_bound=1)
+_VALUE = flags.DEFINE_enum("value", "margin", VALUES, "Value of the test images that is explained.")
 _BUDGET = flags.DEFINE_integer("budget", 2000, "Trainings, held-out ones included.", lower_bound=70)
-_BUDGETS = flags.DEFINE_list("budgets", None, "Trainings to fit for the table. Default: all, a half and a quarter.")
-_PROXY = flags.DEFINE_enum("proxy", "auto", PROXIES, "Of ProxySPEX.")
-_STORE = flags.DEFINE_string("store", None, "Folder for the trainings' values: what is there is not trained again.")
+_BUDGETS = flags.DEFINE_list("budgets", None, "Numbers of trainings to fit in the table. Default: all, half, quarter.")
+_PROXY = flags.DEFINE_enum("proxy", "auto", PROXIES, "Proxy of ProxySPEX.")
+_STORE = flags.DEFINE_string("store", None, "Folder for the trainings' values; stored trainings are not repeated.")
 _REFINE = flags.DEFINE_integer(
-    "refine", 0, "Groups to divide and explain once more, the others staying.", lower_bound=0
+    "refine", 0, "Groups to divide further and explain again; the others stay.", lower_bound=0
 )
-_MASKS = define_path("masks", None, "Retrainings of others: .npy of their masks.")
-_MARGINS = define_path("margins", None, "Retrainings of others: .npy of values [M, T] (or [M]).")
-_FEATURES = flags.DEFINE_integer("features", None, "Training examples that packed --masks are about.", lower_bound=1)
+_MASKS = define_path("masks", None, "Existing retrainings: .npy of their masks.")
+_MARGINS = define_path("margins", None, "Existing retrainings: .npy of values [M, T] (or [M]).")
+_FEATURES = flags.DEFINE_integer("features", None, "Number of training examples in packed --masks.", lower_bound=1)
 _POINTS = flags.DEFINE_list("points", ["0"], "Columns of --margins to explain.")
 _OUT = flags.DEFINE_string("out", "results/data_attribution", "Folder for the pages and tables.")
 
 
 class MLP(nn.Module):
-    """One hidden layer of 64."""
+    """A network with one hidden layer of 64 units."""
 
     classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits [B, classes] of pictures [B, H, W, C]."""
+        """Returns logits [B, classes] for pictures [B, H, W, C]."""
         x = x.reshape(len(x), -1)
         return nn.Dense(self.classes)(nn.relu(nn.Dense(64)(x)))
 
 
 class Convolution(nn.Module):
-    """Of 3 x 3, as a product with nine shifted pictures: vmapped over networks a convolution would become a grouped
-    one, which is 5 to 8 times slower on a CPU.
+    """A 3 x 3 convolution, computed as a product with nine shifted pictures.
+
+    A convolution that is vmapped over networks becomes a grouped one, which is 5 to 8 times slower on a CPU.
     """
 
     channels: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Pictures [B, H, W, C] to [B, H, W, channels]."""
+        """Maps pictures [B, H, W, C] to [B, H, W, channels]."""
         height, width = x.shape[1:3]
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         shifted = [x[:, row : row + height, column : column + width] for row in range(3) for column in range(3)]
@@ -100,13 +101,13 @@ class Convolution(nn.Module):
 
 
 class CNN(nn.Module):
-    """Two convolutions, each halving the sides, and a hidden layer of 64."""
+    """A network with two convolutions, each halving the sides, and a hidden layer of 64 units."""
 
     classes: int
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Logits [B, classes] of pictures [B, H, W, C]."""
+        """Returns logits [B, classes] for pictures [B, H, W, C]."""
         for channels in (8, 16):
             x = nn.avg_pool(nn.relu(Convolution(channels)(x)), (2, 2), (2, 2))
         return nn.Dense(self.classes)(nn.relu(nn.Dense(64)(x.reshape(len(x), -1))))
@@ -116,7 +117,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN}
 
 
 def divide(images: image_data.Images) -> groups.Groups:
-    """The groups that the flags ask for."""
+    """Divides the training images into the groups that the flags select."""
     if _GROUPING.value == "classes":
         return groups.by_class(images.y)
     if _GROUPING.value == "blocks":
@@ -126,15 +127,16 @@ def divide(images: image_data.Images) -> groups.Groups:
 
 
 def lens_of(name: str, images: image_data.Images, divided: groups.Groups) -> Any:
-    """The value function of a network."""
+    """Builds the value function of a network."""
     model = MODELS[name](classes=int(max(images.y.max(), images.y_test.max())) + 1)
     content = hashlib.sha256()
     for array in (images.x, images.y, images.x_test, images.y_test, divided.labels):
         content.update(np.ascontiguousarray(array).tobytes())
+    apply: Callable[..., Any] = model.apply  # its own type allows a pair, which only mutable collections return
     settings = [name, _EPOCHS.value, _BATCH.value, _RATE.value, _SEEDS.value, _VALUE.value, seed(), content.hexdigest()]
     return lenses.training_data(
         functools.partial(model.init, x=jnp.zeros((1, *images.x.shape[1:]))),
-        model.apply,
+        apply,
         (images.x, images.y),
         (images.x_test, images.y_test),
         groups=divided,
@@ -150,13 +152,13 @@ def lens_of(name: str, images: image_data.Images, divided: groups.Groups) -> Any
 
 
 def first_order(spectrum: Any) -> Any:
-    """The part of a spectrum of single units."""
+    """Returns the terms of a spectrum with at most one unit."""
     few = spectrum.support.sum(axis=1) <= 1
     return type(spectrum)(support=spectrum.support[few], coefficients=spectrum.coefficients[few])
 
 
 def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -> list[dict[str, Any]]:
-    """Linear datamodelling scores of all methods on the held-out trainings of the explanations."""
+    """Scores all methods (LDS) on the held-out trainings of the explanations; returns a row for each."""
     held = len(answers[0].ablations.tested)
     masks, values = answers[0].masks, np.stack([e.values for e in answers], axis=1)
     fitted = masks[:-held]
@@ -171,11 +173,11 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
         print(f"{name:24} {trainings:6}  {found}", flush=True)
 
     for budget in budgets:
-        asked = slice(0, budget)
+        first = slice(0, budget)
         whole = budget == len(fitted)
 
-        def spectra(method: Callable[..., Any], asked: slice = asked) -> list[Any]:
-            return [method(fitted[asked], column[asked]) for column in values[: len(fitted)].T]
+        def spectra(method: Callable[..., Any], first: slice = first) -> list[Any]:
+            return [method(fitted[first], column[first]) for column in values[: len(fitted)].T]
 
         found = [e.spectrum for e in answers] if whole else spectra(
             functools.partial(proxyspex.fit, proxy=_PROXY.value, seed=seed())
@@ -185,7 +187,7 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
         add("lasso (datamodels)", budget, spectra(baselines.datamodels))
         add("banzhaf", budget, spectra(functools.partial(baselines.banzhaf, estimator="reuse")))
         add("shapley", budget, spectra(baselines.kernel_shap))
-    # What the gradient methods leave open is chosen where the other methods are fitted.
+    # The free settings of the gradient methods are chosen on the trainings that the other methods are fitted to.
     sizes = sorted({max(1, value_fn.fn.examples // share) for share in (32, 8, 4)})
     choices = {
         "influence, damping": {
@@ -198,11 +200,12 @@ def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -
     for name, methods in choices.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # dampings that are too small, which are not chosen
-            found = {setting: method(value_fn) for setting, method in methods.items()}
-        scores = {setting: score(spectra, slice(len(fitted))).mean for setting, spectra in found.items()}
+            tried: dict[str, Any] = {setting: method(value_fn) for setting, method in methods.items()}
+        scores = {setting: score(each, slice(len(fitted))).mean for setting, each in tried.items()}
         best = max(scores, key=lambda setting: scores[setting])
-        add(f"{name} {best}", _MODELS if name.startswith("trak") else _SEEDS.value, found[best])
-    add("leave one out", value_fn.n + 1, baselines.leave_one_out(value_fn, mesh=mesh(), progress=False))
+        add(f"{name} {best}", _MODELS if name.startswith("trak") else _SEEDS.value, tried[best])
+    alone: Any = baselines.leave_one_out(value_fn, mesh=mesh(), progress=False)
+    add("leave one out", value_fn.n + 1, alone)
     return rows
 
 
@@ -217,8 +220,8 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
         f"other seeds: standard deviation {np.mean(noise.deviation):.3g}, "
         f"{100 * reproduced:.0f}% of the variance over masks reproduced (means over test points)"
     )
-    options = {"budget": _BUDGET.value, "proxy": _PROXY.value, "seed": seed(), "store": _STORE.value, "mesh": mesh()}
-    options["sampling"] = "uniform"  # what the score is measured on
+    options: dict[str, Any] = {"budget": _BUDGET.value, "proxy": _PROXY.value, "seed": seed(), "store": _STORE.value}
+    options |= {"mesh": mesh(), "sampling": "uniform"}  # the score is measured on uniform masks
     answers = explain_many(value_fn, **options)
     if not first_process():
         return

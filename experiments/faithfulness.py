@@ -1,22 +1,21 @@
-"""How faithful an answer is for its price: R2 on masks that no method saw, seconds and terms, by method and budget.
+"""Faithfulness and its cost: R2 on held-out masks, seconds and terms, by method and budget.
 
-Methods of this package and, with --peers (extra: peers), spectralexplain's ProxySPEX and SPEX and shapiq's ProxySPEX,
-SPEX, KernelSHAP, KernelSHAPIQ and RegressionFSII. Those that fit a table read the same uniform masks; those that choose
-their own are run where the value function can be asked. Seconds are those outside the value function, without
+Compares methods of this package and, with --peers (extra: peers), spectralexplain's ProxySPEX and SPEX and shapiq's
+ProxySPEX, SPEX, KernelSHAP, KernelSHAPIQ and RegressionFSII. Methods that fit a table get the same uniform masks;
+methods that choose their own are run where the value function can be evaluated. Seconds exclude the value function and
 compilation. A method that fails has no R2, and the last rank in `leaderboard.py`.
 
---dataset says of what (Kang et al. 2025, https://arxiv.org/abs/2502.13870, section 6; Butler et al. 2025,
-https://arxiv.org/abs/2505.17495, section 4):
+--dataset selects the value functions (Kang et al. 2025, https://arxiv.org/abs/2502.13870, section 6; Butler et al.
+2025, https://arxiv.org/abs/2505.17495, section 4):
 
-  games      a folder of tables (--games; games/ beside the folder SPEX_JAX_DATA) and two texts that the shipped model
-             reads
+  games      a folder of tables (--games; games/ beside the folder SPEX_JAX_DATA) and two texts with the shipped model
   sentiment  SPEX's 160 film reviews (--data: sentiment.csv), --each of every length (--group), with --model and
              --head or the shipped model
   hotpotqa   questions with --model, a language model: sentences of their documents
-  drop       the same with DROP's (--data): words of a passage
+  drop       the same with questions of DROP (--data): words of a passage
 
-The published tables for the last three stand beside ours where there is --published, the arrays of the paper's
-repository. Cells are kept as they come; ablations too with --store: a run that was stopped continues.
+With --published, the arrays of the paper's repository, the published tables for the last three stand beside ours.
+Outcomes are saved as they are computed, and with --store ablations too: a stopped run continues.
 
   python experiments/faithfulness.py
   python experiments/faithfulness.py --dataset=sentiment --each=2 --alphas=1,4 --methods=auto,walsh_gp,lasso
@@ -50,23 +49,23 @@ from spex_jax.runtime import define_path, run_program, seed
 
 DATASETS = ("games", "sentiment", "hotpotqa", "drop")
 
-_DATASET = flags.DEFINE_enum("dataset", "games", DATASETS, "Of what.")
+_DATASET = flags.DEFINE_enum("dataset", "games", DATASETS, "The value functions to explain.")
 _GAMES = define_path("games", None, "Folder of tables. Default: games/ beside the folder SPEX_JAX_DATA; 'none': none.")
 _CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
 _DATA = define_path("data", None, "File of the data set. Default: that of the folder SPEX_JAX_DATA.")
-_EACH = flags.DEFINE_integer("each", 2, "Reviews of every length; questions of hotpotqa and drop.", lower_bound=1)
+_EACH = flags.DEFINE_integer("each", 2, "Reviews per length; questions of hotpotqa and drop.", lower_bound=1)
 _GROUPS = flags.DEFINE_multi_enum(
-    "group", list(games_lib.GROUPS), games_lib.GROUPS, "Reviews of so many words; may be given several times."
+    "group", list(games_lib.GROUPS), games_lib.GROUPS, "Lengths of the reviews, in words; may be repeated."
 )
-_DOCUMENTS = flags.DEFINE_integer("documents", 10, "Of a context of hotpotqa.", lower_bound=1)
+_DOCUMENTS = flags.DEFINE_integer("documents", 10, "Documents per context of hotpotqa.", lower_bound=1)
 _REMOVAL = flags.DEFINE_enum(
-    "removal", "delete", [r for r in REMOVALS if r != "replace"], "Of a part of a context of hotpotqa and drop."
+    "removal", "delete", [r for r in REMOVALS if r != "replace"], "How a part of a hotpotqa or drop context is removed."
 )
 _ALPHAS = flags.DEFINE_list("alphas", ["0.5", "1", "2", "4", "8"], "Budgets in units of n log2 n.")
 _METHODS = flags.DEFINE_list(
     "methods",
     [contender.name for contender in OWN if contender.name != "mlp"],
-    "Which methods. There are also mlp, which takes as long as all others together, and with --peers "
+    "Methods to compare. There are also mlp, which takes as long as all others together, and with --peers "
     f"{', '.join(contender.name for contender in PEERS)}.",
 )
 _PEERS = flags.DEFINE_bool("peers", False, "Run all methods of other packages too.")
@@ -74,9 +73,9 @@ _PUBLISHED = define_path(
     "published", None, "published_results.npz of the papers. Default: that of the folder SPEX_JAX_DATA."
 )
 _ROUNDS = flags.DEFINE_integer(
-    "rounds", 1, "Runs of every method; seconds are those of the fastest, and with 2 and more those of the CPU too.", 1
+    "rounds", 1, "Runs of every method; seconds are those of the fastest. From 2 on, CPU seconds are reported too.", 1
 )
-_STORE = flags.DEFINE_string("store", None, "Folder of stores of ablations.")
+_STORE = flags.DEFINE_string("store", None, "Folder for stores of ablations.")
 _OUT = flags.DEFINE_string("out", "results/faithfulness.json", "File for the result; the picture is written beside it.")
 
 _LARGEST = 200  # coefficients whose intervals are checked
@@ -84,10 +83,10 @@ _IN_PICTURE = 12  # games that have a panel of their own
 
 
 def contenders() -> list[Contender]:
-    """Of --methods and --peers.
+    """Returns the methods of --methods and --peers.
 
     Raises:
-      ValueError: unknown methods, or of packages that are not installed.
+      ValueError: a method is unknown, or its package is not installed.
     """
     names = list(_METHODS.value) + [contender.name for contender in PEERS if _PEERS.value]
     if unknown := sorted(set(names) - set(CONTENDERS)):
@@ -99,7 +98,7 @@ def contenders() -> list[Contender]:
 
 
 def data_file(given: str | None, *parts: str) -> str | None:
-    """A path that a flag gives, or that of a file of the folder SPEX_JAX_DATA, if there is one."""
+    """Returns the path that a flag gives, or else that of a file in the folder SPEX_JAX_DATA, if there is one."""
     folder = os.environ.get("SPEX_JAX_DATA")
     if given is not None or not folder:
         return given
@@ -108,7 +107,7 @@ def data_file(given: str | None, *parts: str) -> str | None:
 
 
 def all_games(largest: float) -> Iterator[games_lib.Game | str]:
-    """The games of the data set, one after the other, and of what is left out why."""
+    """Yields the games of the data set, and for each game that is left out the reason, as a string."""
     if _DATASET.value == "games":
         if (folder := games_lib.folder_of(_GAMES.value)) is not None:
             yield from games_lib.load(folder, _CONTAINS.value)
@@ -127,8 +126,8 @@ def all_games(largest: float) -> Iterator[games_lib.Game | str]:
     asking = questions.Asking(
         documents=_DOCUMENTS.value, units="word" if of_drop else "sentence", removal=_REMOVAL.value, value="logprob"
     )
-    asked = (questions.drop if of_drop else questions.hotpotqa)(_DATA.value, _EACH.value)
-    for number, question in enumerate(asked):
+    chosen = (questions.drop if of_drop else questions.hotpotqa)(_DATA.value, _EACH.value)
+    for number, question in enumerate(chosen):
         name = f"question {number + 1}"
         try:
             if of_drop:
@@ -143,7 +142,7 @@ def all_games(largest: float) -> Iterator[games_lib.Game | str]:
 
 
 def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
-    """Share of the 200 largest coefficients whose 90% interval holds the true one; None without intervals."""
+    """Returns the share of the 200 largest coefficients whose 90% interval holds the truth; None without intervals."""
     if spectrum.variances is None:
         return None
     rows = np.argsort(-np.abs(spectrum.coefficients))[:_LARGEST]
@@ -153,7 +152,7 @@ def coverage(spectrum: Spectrum, truth: Spectrum) -> float | None:
 
 
 def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spectrum | None) -> dict[str, Any]:
-    """What one method does on one game with one budget; why not, where it cannot or fails."""
+    """Scores one method on one game with one budget; returns the reason where it is unsuitable or fails."""
     spent, on_cpu = [], []
     try:
         for _ in range(_ROUNDS.value):
@@ -163,7 +162,7 @@ def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spec
             spent.append(answer)
     except Unsuitable as error:
         return {"unsuitable": str(error)}
-    except Exception as error:  # whatever it is, it counts as a failure of the method
+    except Exception as error:  # any exception counts as a failure of the method
         traceback.print_exc()
         return {"r2": None, "failure": f"{type(error).__name__}: {error}"[:300]}
     *_, test, answers = game.split(budget)
@@ -177,14 +176,14 @@ def measure(game: games_lib.Game, budget: int, contender: Contender, truth: Spec
         "asked": len(answer.masks),
         "seconds": min(each.seconds for each in spent),
         "compile": spent[0].compile,
-        **({"cpu_seconds": min(on_cpu[1:])} if len(on_cpu) > 1 else {}),  # the first has compiled
+        **({"cpu_seconds": min(on_cpu[1:])} if len(on_cpu) > 1 else {}),  # the first run compiles
         "coverage": None if truth is None or answer.spectrum is None else coverage(answer.spectrum, truth),
         **({} if np.isfinite(r2) else {"failure": "R2 is not finite"}),
     }
 
 
 def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cells) -> Iterator[dict[str, Any]]:
-    """One row for each budget and method."""
+    """Yields a row for each budget and method."""
     truth = exact_spectrum(game.masks, game.values) if game.complete else None
     for alpha in games_lib.alphas_of(_ALPHAS.value):
         budget = game.budget(alpha)
@@ -193,20 +192,20 @@ def rows_of(game: games_lib.Game, chosen: Sequence[Contender], known: cells.Cell
         what = {"game": game.name, "n": game.n, "alpha": alpha, "budget": budget}
         if game.group is not None:
             what["group"] = game.group
-        for name, key in (("ProxySPEX (recorded)", "proxyspex"), ("LightGBM (recorded)", "lightgbm")):
+        for name, prefix in (("ProxySPEX (recorded)", "proxyspex"), ("LightGBM (recorded)", "lightgbm")):
             found = game.reference.get(alpha, {})
-            if found.get(f"{key}_r2") is not None:
-                recorded = {"terms": found.get(f"{key}_terms"), "seconds": found.get(f"{key}_s")}
-                yield {**what, "method": name, "r2": found[f"{key}_r2"], **recorded}
+            if found.get(f"{prefix}_r2") is not None:
+                recorded = {"terms": found.get(f"{prefix}_terms"), "seconds": found.get(f"{prefix}_s")}
+                yield {**what, "method": name, "r2": found[f"{prefix}_r2"], **recorded}
         for contender in chosen:
             key = {"content": game.content, "budget": budget, "method": contender.name, "seed": seed()}
             key |= {"rounds": _ROUNDS.value} if _ROUNDS.value > 1 else {}
-            outcome = known.get(key, lambda contender=contender, budget=budget: measure(game, budget, contender, truth))
+            outcome = known.get(key, measure, game, budget, contender, truth)
             yield {**what, "method": contender.name, **outcome}
 
 
 def means(rows: Iterable[dict[str, Any]], by: Sequence[str] = ("method", "alpha")) -> list[dict[str, Any]]:
-    """Mean R2, seconds and terms over the cells with the same values of `by`; failures are counted apart."""
+    """Returns mean R2, seconds and terms over the cells with the same values of `by`; failures are counted apart."""
     parts: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if "unsuitable" not in row:
@@ -224,8 +223,8 @@ def means(rows: Iterable[dict[str, Any]], by: Sequence[str] = ("method", "alpha"
 
 
 def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
-    """R2 over alpha: the means of the methods that fit the same masks, where they are of all games, then games by
-    themselves.
+    """Draws R2 over alpha: means over all games for the methods that fit the same masks and have all of them, then
+    single games.
     """
     order = [name for name in CONTENDERS if any(row["method"] == name and row.get("r2") is not None for row in rows)]
     names = list(dict.fromkeys(row["game"] for row in rows))
@@ -241,7 +240,7 @@ def draw(rows: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
     of_all = [row for row in rows if row["method"] in CONTENDERS and CONTENDERS[row["method"]].same_masks]
     panels = {f"mean of {len(names)} games, same masks": lines(of_all)}
     panels |= {name: lines([row for row in rows if row["game"] == name]) for name in names[: _IN_PICTURE - 1]}
-    pictures.draw_lines(path, panels, x="budget in units of n log2 n", y="R2 on masks not seen", lowest=-0.1)
+    pictures.draw_lines(path, panels, x="budget in units of n log2 n", y="R2 on held-out masks", lowest=-0.1)
 
 
 def main() -> None:
@@ -285,7 +284,7 @@ def main() -> None:
 
 
 def by_length(rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each length: R2 of ours with the largest budget, and what was published with the most samples."""
+    """Returns a row for each length: our R2 with the largest budget, and the published R2 with the most samples."""
     largest = max(row["alpha"] for row in rows)
     ours = [row for row in means(rows, ("group", "method", "alpha")) if row["alpha"] == largest]
     most = {row["group"]: max(r["b"] for r in beside if r["group"] == row["group"]) for row in beside}
@@ -304,7 +303,7 @@ def by_length(rows: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]) 
 
 
 def _wide(rows: Iterable[dict[str, Any]], what: str = "r2") -> list[dict[str, Any]]:
-    """A row for each method with a column for each alpha."""
+    """Returns a row for each method with a column for each alpha."""
     wide: dict[str, dict[str, Any]] = {}
     for row in rows:
         if row.get(what) is not None:

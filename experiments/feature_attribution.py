@@ -1,8 +1,8 @@
-"""Explains a text or a conversation: which of its words act together in what a model says.
+"""Explains a text or a conversation: which of its words act together in a model's answer.
 
 With no flags it explains a film review with the sentiment model that ships with the package, at the default budget of 8
 n log2(n) ablations, prints the ranked interactions and writes results/feature_attribution/: report.html (a page to
-share), interactions.json and explanation/ (everything asked and found, for `spex_jax.Explanation.load`).
+share), interactions.json and explanation/ (all ablations and results, for `spex_jax.Explanation.load`).
 
   python experiments/feature_attribution.py
   python experiments/feature_attribution.py --text="Her acting never fails to impress" --index=STII
@@ -60,41 +60,41 @@ _PROXY = flags.DEFINE_enum(
 _BUDGET = flags.DEFINE_integer(
     "budget", None, "Ablations, held-out ones included. Default: 8 n log2(n) for n units.", lower_bound=1
 )
-_UNITS = flags.DEFINE_enum("units", "word", UNITS, "What is kept or removed as one.")
+_UNITS = flags.DEFINE_enum("units", "word", UNITS, "The unit that is kept or removed as a whole.")
 _PATTERN = flags.DEFINE_string("pattern", None, "Regular expression whose matches are the units; instead of --units.")
 _WITHIN = flags.DEFINE_multi_string(
-    "within", None, "Part of the text in which the units are; may be repeated. With --units=document each is one."
+    "within", None, "Part of the text that holds units; may be repeated. With --units=document each part is a unit."
 )
 _REMOVAL = flags.DEFINE_enum(
     "removal",
     "mask",
     REMOVALS,
-    "What becomes of a removed unit: 'mask', the model's mask token; 'attention', hidden from all other positions; "
-    "'delete', gone; 'replace', --replacement.",
+    "How a unit is removed: 'mask', replaced by the model's mask token; 'attention', hidden from all other positions; "
+    "'delete', deleted; 'replace', replaced by --replacement.",
 )
-_REPLACEMENT = flags.DEFINE_string("replacement", None, "What stands for a removed unit with --removal=replace.")
+_REPLACEMENT = flags.DEFINE_string("replacement", None, "Text in the place of a removed unit with --removal=replace.")
 _TARGET = flags.DEFINE_string(
-    "target", None, "Class, or answer of a language model. Default: what the model says to the whole text."
+    "target", None, "Class, or answer of a language model. Default: the model's answer to the whole text."
 )
 _CONTRAST = flags.DEFINE_string("contrast", None, "Class or answer that --value=logit_diff subtracts.")
-_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "Of the model's own answer.", lower_bound=1)
-_VALUE = flags.DEFINE_enum("value", "margin", VALUES, "What is watched of the target.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 32, "Token limit of the model's own answer.", lower_bound=1)
+_VALUE = flags.DEFINE_enum("value", "margin", VALUES, "Value of the target that is explained.")
 _INDEX = flags.DEFINE_enum("index", "FSII", INDICES, "Interaction index of the report.")
-_MAX_ORDER = flags.DEFINE_integer("max_order", 2, "Largest interactions of the report.", lower_bound=1)
+_MAX_ORDER = flags.DEFINE_integer("max_order", 2, "Largest order of interactions in the report.", lower_bound=1)
 _STORE = flags.DEFINE_string(
     "store",
     None,
-    "Store of ablations (a file, or a folder of them): what is in it is not asked again, and a run that was stopped "
+    "Store of ablations (a file, or a folder of them): stored ablations are not evaluated again, and a stopped run "
     "continues. Default: none.",
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what the run would take, after two batches, and stop.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the estimated cost of the run after two batches, and stop.")
 _OUT = flags.DEFINE_string("out", "results/feature_attribution", "Folder for the report and the data.")
 
 
 def read_text() -> Any:
-    """The text of --text or --text_file, or the messages of --messages_file."""
+    """Returns the text of --text or --text_file, or the messages of --messages_file."""
     if sum(flag.value is not None for flag in (_TEXT, _TEXT_FILE, _MESSAGES)) > 1:
-        raise ValueError("of --text, --text_file and --messages_file several were given; give one")
+        raise ValueError("--text, --text_file and --messages_file exclude each other; give one of them")
     for flag in (_TEXT_FILE, _MESSAGES):
         if flag.value is None:
             continue
@@ -107,13 +107,13 @@ def read_text() -> Any:
 
 
 def units() -> Any:
-    """Of --units, or the pattern of --pattern."""
+    """Returns the value of --units, or the compiled --pattern."""
     if _PATTERN.value is None:
         return _UNITS.value
     try:
         return re.compile(_PATTERN.value)
     except re.error as error:
-        raise ValueError(f"--pattern {_PATTERN.value!r} is no regular expression: {error}") from error
+        raise ValueError(f"--pattern {_PATTERN.value!r} is not a regular expression: {error}") from error
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
     if not _DRY_RUN.value and first_process():
         try:
             out.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=out).close()  # now, and not after the model has been paid for
+            tempfile.TemporaryFile(dir=out).close()  # fails now, not after the model has run
         except OSError as error:
             raise ValueError(f"cannot write to the folder --out {str(out)!r}: {error}") from error
     text = read_text()
@@ -139,7 +139,7 @@ def main() -> None:
         max_new_tokens=_MAX_NEW_TOKENS.value,
     )
     option = "proxy" if _METHOD.value == "proxyspex" else "residual_of"
-    asked = {
+    options: dict[str, Any] = {
         "budget": _BUDGET.value,
         "method": _METHOD.value,
         "seed": seed(),
@@ -148,9 +148,9 @@ def main() -> None:
         **({} if _PROXY.value is None else {option: _PROXY.value}),
     }
     if _DRY_RUN.value:
-        print(estimate(value_fn, **asked))
+        print(estimate(value_fn, **options))
         return
-    explanation = explain(value_fn, index=_INDEX.value, max_order=_MAX_ORDER.value, **asked)
+    explanation = explain(value_fn, index=_INDEX.value, max_order=_MAX_ORDER.value, **options)
     if not first_process():
         return
     explanation.save(out / "explanation")

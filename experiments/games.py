@@ -23,7 +23,7 @@ TEXTS = {
 SENTENCE = "Her acting never fails to impress , but the plot is thin ."
 TEST_ROWS = 1000
 ALPHAS = (1, 2, 4, 8)  # of the published results
-GROUPS = ("8-15", "16-31", "32-63", "64-127", "128-255", "256-511", "512-1023", "1024-")  # of reviews, by words
+GROUPS = ("8-15", "16-31", "32-63", "64-127", "128-255", "256-511", "512-1023", "1024-")  # lengths of reviews, in words
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Game:
     """A table of distinct ablations in random order.
 
     masks: bool [M, n]; values: float64 [M]; reference: published results on the same rows by alpha, may be empty; live:
-    what answers any mask, where there is one, and store: the folder that keeps what it answered; group: what it is
-    counted with.
+    the value function that evaluates any mask, if there is one, and store: the folder of its stored values; group: the
+    group of games with which it is averaged.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Game:
         return hashlib.sha256(self.masks.tobytes() + self.values.tobytes()).hexdigest()[:16]
 
     def budget(self, alpha: float) -> int | None:
-        """alpha n log2 n rows, None where the table does not leave enough to test on: 1,000, or of a complete game with
-        less than 4,000 a quarter.
+        """Returns alpha n log2 n, or None where the table leaves too few rows to test on: 1,000, or a quarter of a
+        complete game with less than 4,000.
 
-        A table that is a little too short for alpha = 8 gives all but the last 1,000.
+        For a table that is a little too short for alpha = 8 the budget is all but the last 1,000 rows.
         """
         tested = min(TEST_ROWS, len(self.masks) // 4) if self.complete else TEST_ROWS
         budget, most = int(alpha * self.n * np.log2(self.n)), len(self.masks) - tested
@@ -71,23 +71,23 @@ class Game:
         return most if alpha == 8 and most >= 6 * self.n * np.log2(self.n) - 2 else None
 
     def table(self) -> np.ndarray:
-        """The values float64 [2^n] of a complete game in the order of `masks.all_masks`."""
+        """Returns the values float64 [2^n] of a complete game in the order of `masks.all_masks`."""
         found = np.empty(2**self.n)
         found[self.masks @ (1 << np.arange(self.n))] = self.values
         return found
 
     def value_fn(self) -> ValueFunction | None:
-        """The game as a function that can be asked any mask; None where only a table is known."""
+        """Returns the game as a function of any mask, or None where only a table is known."""
         if self.live is not None:
             return self.live
         if not self.complete:
             return None
         table, weights = self.table(), 1 << np.arange(self.n)
-        return ValueFunction(lambda asked: table[asked @ weights], self.n)
+        return ValueFunction(lambda rows: table[rows @ weights], self.n)
 
     def split(self, budget: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Masks and values to fit, masks and values to test: the last 1,000 rows, or all others of a large or complete
-        table.
+        """Returns masks and values to fit, and masks and values to test: the last 1,000 rows, or all others of a large
+        or complete table.
         """
         few = len(self.masks) < 2**13 and not self.complete
         test = slice(-TEST_ROWS, None) if few else slice(budget, None)
@@ -95,7 +95,7 @@ class Game:
 
 
 def load(folder: str, contains: str = "") -> list[Game]:
-    """Games of a folder: NAME.npz with packed masks, n and values, and reference.json with "NAME|alpha" keys."""
+    """Loads a folder of games: NAME.npz with packed masks, n and values, and reference.json with "NAME|alpha" keys."""
     path = pathlib.Path(folder)
     reference = path / "reference.json"
     known = json.loads(reference.read_text(encoding="utf-8")) if reference.exists() else {}
@@ -119,8 +119,8 @@ def load(folder: str, contains: str = "") -> list[Game]:
 
 
 def folder_of(given: str | None) -> str | None:
-    """The folder of a flag; where it was not given games/ beside that of SPEX_JAX_DATA, if there is one. None for
-    "none".
+    """Returns the folder of a flag; without the flag, games/ beside the folder SPEX_JAX_DATA if there is one. "none"
+    gives None.
     """
     if given is not None:
         return None if given == "none" else given
@@ -130,10 +130,10 @@ def folder_of(given: str | None) -> str | None:
 
 
 def alphas_of(given: list[str]) -> list[float]:
-    """Budgets in units of n log2 n, as a flag lists them, the smallest first.
+    """Parses the budgets of a flag, in units of n log2 n, the smallest first.
 
     Raises:
-      ValueError: none, or what is no number above 0.
+      ValueError: there are none, or one is not a number above 0.
     """
     try:
         found = sorted({float(alpha) for alpha in given})
@@ -144,28 +144,28 @@ def alphas_of(given: list[str]) -> list[float]:
     return found
 
 
-def unseen(test: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """Which test masks bool [T, n] are none of those that were asked, bool [T]."""
-    seen = {row.tobytes() for row in masks.pack(asked)}
+def unseen(test: np.ndarray, evaluated: np.ndarray) -> np.ndarray:
+    """Returns which test masks bool [T, n] are not among the evaluated ones, bool [T]."""
+    seen = {row.tobytes() for row in masks.pack(evaluated)}
     return np.array([row.tobytes() not in seen for row in masks.pack(test)], np.bool_)
 
 
 def of_value_function(name: str, value_fn: ValueFunction, alpha: float, store: str | None = None, **more: Any) -> Game:
-    """A game of a function that can be asked: uniform masks for budgets up to alpha, all masks where there are not so
+    """Makes a game of a value function: uniform masks for budgets up to alpha, or all masks where there are not so
     many.
     """
     rows = int(alpha * value_fn.n * np.log2(value_fn.n)) + TEST_ROWS
     rng = np.random.default_rng(0)
     if value_fn.n < 30 and 2**value_fn.n <= rows:
-        asked = rng.permutation(masks.all_masks(value_fn.n))
+        drawn = rng.permutation(masks.all_masks(value_fn.n))
     else:
-        asked = masks.uniform(value_fn.n, rows, rng)
-    values = evaluate(value_fn, asked, store=store, progress=False)
-    return Game(name=name, masks=asked, values=values, live=value_fn, store=store, **more)
+        drawn = masks.uniform(value_fn.n, rows, rng)
+    values = evaluate(value_fn, drawn, store=store, progress=False)
+    return Game(name=name, masks=drawn, values=values, live=value_fn, store=store, **more)
 
 
 def of_the_shipped_model(contains: str = "", alpha: float = 8, store: str | None = None) -> list[Game]:
-    """Games of the shipped sentiment model, one for each text, with rows for budgets up to alpha."""
+    """Makes games of the shipped sentiment model, one for each text, with rows for budgets up to alpha."""
     model, tokenizer = models.tiny()
     return [
         of_value_function(name, lenses.text(model, tokenizer, text, value="margin"), alpha, store)
@@ -183,19 +183,19 @@ def of_reviews(
     store: str | None = None,
     groups: Collection[str] = GROUPS,
 ) -> Iterator[Game | str]:
-    """Games of the first reviews of each length of SPEX's sentiment data, and of those that a model cannot read why.
+    """Yields games of the first reviews of each length of SPEX's sentiment data, or why a model cannot read one.
 
     Args:
       path: sentiment.csv of the paper's repository: 160 reviews in 8 groups of 20 by their number of words.
       model, tokenizer: a sentiment classifier; words are replaced by its mask token, the value is the margin of the
         class that it gives the whole review.
       each: reviews of each group.
-      alpha: the largest budget that will be asked for.
+      alpha: the largest budget, in units of n log2 n.
       store: folder for the ablations.
-      groups: of the groups only these.
+      groups: the groups to yield.
 
     Raises:
-      ValueError: no such file, or not in that form.
+      ValueError: the file cannot be read, or does not have that form.
     """
     try:
         with pathlib.Path(path).open(encoding="utf-8", newline="") as file:
@@ -217,7 +217,7 @@ def of_reviews(
 
 
 def complete(folder: str, contains: str = "") -> list[Game]:
-    """Games of which all 2^n values are known: a sentence read by the shipped model, and those of a folder."""
+    """Returns games of which all 2^n values are known: a sentence read by the shipped model, and those of a folder."""
     found = []
     if contains in "shipped model":
         value_fn = lenses.text(*models.tiny(), SENTENCE, value="margin", target="positive")

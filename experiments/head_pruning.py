@@ -1,13 +1,13 @@
 """Which attention heads to prune: sets chosen by a spectrum against sets chosen head by head.
 
 The experiment of ProxySPEX (Butler et al. 2025, https://arxiv.org/abs/2505.17495, section 5): ablate random sets of
-heads, watch the model on one half of the questions, recover the spectrum, and find under it the best set to keep, by an
-integer program (exact), greedily and by a beam. "spectrum_checked" goes on: of each size the sets that the spectrum
-likes best, one swap from its choice or from the best so far, are asked on that half, the spectrum is fitted again, and
-after three rounds of 64 the best set that was asked is taken. The same choice is made by first-order LASSO on the same
-ablations, leave-one-out, attribution patching, integrated gradients, ACDC, the best of as many random sets as there
-were ablations altogether, and at random. All sets are then scored on the other half. It also splits the energy of the
-spectrum into what is linear, within layers and across layers.
+heads, evaluate the model on one half of the questions, recover the spectrum, and find the best set to keep under it, by
+an integer program (exact), greedily and by beam search. "spectrum_checked" continues: for each size, the sets that the
+spectrum ranks highest, one swap from its choice or from the best so far, are evaluated on that half and the spectrum is
+fitted again; after three rounds of 64 the best evaluated set is taken. The same choice is made by first-order LASSO on
+the same ablations, leave-one-out, attribution patching, integrated gradients, ACDC, the best of as many random sets as
+there were ablations in all, and at random. All sets are then scored on the other half. The program also splits the
+energy of the spectrum into a linear part, a part within layers and a part across layers.
 
   python experiments/head_pruning.py                      # small models, with --data or SPEX_JAX_DATA five of them
   python experiments/head_pruning.py --tasks=backup --seeds=1
@@ -34,25 +34,25 @@ from pruning_tasks import Task
 
 from spex_jax import ProxySPEX, baselines, evaluate, explain, lenses, metrics, optimize, proxyspex
 from spex_jax.lenses.component_lens import COMPONENT_REMOVALS
-from spex_jax.pipeline.plan import default_budget
+from spex_jax.pipeline.budget_split import default_budget
 from spex_jax.runtime import define_path, first_process, run_program, save_result
 
 _TASKS = flags.DEFINE_list(
-    "tasks", None, "Small models: induction, backup, redundant, sorter, stories260K. Default: all there are."
+    "tasks", None, "Small models: induction, backup, redundant, sorter, stories260K. Default: all available."
 )
 _DATA = define_path("data", os.environ.get("SPEX_JAX_DATA"), "Folder with gpt_nano_sort/ and stories260K/.")
 _QUESTIONS = define_path("questions", None, "With --model: a test file of MMLU, question,choice0..3,answer.")
 _TRAINING = flags.DEFINE_integer("training", 120, "With --model: questions on which sets are chosen.", lower_bound=1)
-_LAYERS = flags.DEFINE_list("layers", None, "With --model: layers whose heads may go. Default: all.")
+_LAYERS = flags.DEFINE_list("layers", None, "With --model: layers whose heads may be removed. Default: all.")
 _TOGETHER = flags.DEFINE_integer(
-    "together", None, "With --layers: so many at a time are one experiment. Default: all at once.", lower_bound=1
+    "together", None, "With --layers: layers per experiment. Default: all at once.", lower_bound=1
 )
-_KEEP = flags.DEFINE_list("keep", [0.25, 0.5, 0.66, 0.83], "Shares of the heads that are kept.")
+_KEEP = flags.DEFINE_list("keep", ["0.25", "0.5", "0.66", "0.83"], "Shares of the heads that are kept.")
 _BUDGET = flags.DEFINE_integer("budget", None, "Ablations. Default: all for 10 heads and fewer, else 8 n log2(n).")
-_SEEDS = flags.DEFINE_integer("seeds", 5, "Runs, with other questions (small models), ablations and random sets.", 1)
-_REMOVAL = flags.DEFINE_enum("removal", "zero", COMPONENT_REMOVALS[:3], "What stands for a head that is gone.")
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "For the integer program of each size.", lower_bound=1.0)
-_STORE = flags.DEFINE_string("store", None, "Folder of stores of ablations; a run that was stopped continues.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Runs with new questions (small models), ablations and random sets.", 1)
+_REMOVAL = flags.DEFINE_enum("removal", "zero", COMPONENT_REMOVALS[:3], "What replaces a removed head.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "Time limit of the integer program for each size.", lower_bound=1.0)
+_STORE = flags.DEFINE_string("store", None, "Folder for stores of ablations; a stopped run continues.")
 _OUT = flags.DEFINE_string("out", "results/head_pruning", "Folder for the results.")
 
 ADDITIVE = ("lasso", "leave_one_out", "attribution_patching", "integrated_gradients")
@@ -70,19 +70,19 @@ METHODS = (
 
 
 def tasks() -> list[Task]:
-    """Of the flags.
+    """Returns the tasks that the flags select.
 
     Raises:
       ValueError: flags that do not fit together.
     """
     if not model_flags.given():
         if _QUESTIONS.value or _LAYERS.value or _TOGETHER.value:
-            raise ValueError("--questions, --layers and --together are for a model of one's own; give --model too")
+            raise ValueError("--questions, --layers and --together apply to the model of --model; give --model too")
         chosen = _TASKS.value
         if chosen is None:
             chosen = [name for name in pruning_tasks.SMALL if _DATA.value or name not in pruning_tasks.NEEDS_DATA]
         if not chosen:
-            raise ValueError(f"--tasks names none; expected some of {', '.join(pruning_tasks.SMALL)}")
+            raise ValueError(f"--tasks is empty; expected some of {', '.join(pruning_tasks.SMALL)}")
         for name in chosen:
             if name not in pruning_tasks.SMALL:
                 raise ValueError(f"--tasks has {name!r}; expected some of {', '.join(pruning_tasks.SMALL)}")
@@ -107,10 +107,10 @@ def _numbers(given: Any, kind: type, name: str) -> list[Any]:
 
 
 def sizes(n: int) -> list[int]:
-    """How many heads are kept, of n.
+    """Returns the numbers of heads to keep, out of n.
 
     Raises:
-      ValueError: --keep has something else than shares between 0 and 1.
+      ValueError: --keep has values other than shares between 0 and 1.
     """
     shares = _numbers(_KEEP.value, float, "keep")
     if not shares or not all(0 < share < 1 for share in shares):
@@ -119,18 +119,18 @@ def sizes(n: int) -> list[int]:
 
 
 def effects(name: str, value_fn: Any, smooth_fn: Any, found: Any) -> Any:
-    """The additive spectrum of a method that judges every head alone."""
+    """Returns the additive spectrum of a method that scores every head alone."""
     if name == "lasso":
         fitted = found.ablations.fitted
         return proxyspex.fit(fitted.masks, fitted.values, proxy="linear", solver="lasso", max_degree=1, seed=0)
-    # An accuracy has no gradient: then that of the log-probability of the answer.
+    # An accuracy has no gradient: that of the answer's log-probability is used.
     return getattr(baselines, name)(value_fn if name == "leave_one_out" else smooth_fn, progress=False)
 
 
 def acdc_sets(value_fn: Any, kept: list[int]) -> dict[int, np.ndarray]:
-    """Of each size the largest circuit of at most that many heads, filled up with the heads that went last."""
+    """Returns for each size the largest circuit of at most so many heads, filled up with the heads removed last."""
     limits = np.concatenate([[1e-9], np.geomspace(1e-5, 100, 35)])
-    found = baselines.acdc(value_fn, limits)
+    found = baselines.acdc(value_fn, limits.tolist())
     counts = found.masks.sum(axis=1)
     chosen = {}
     for size in kept:
@@ -142,7 +142,7 @@ def acdc_sets(value_fn: Any, kept: list[int]) -> dict[int, np.ndarray]:
 
 
 def swaps(mask: np.ndarray) -> np.ndarray:
-    """The mask itself and all that differ from it by one unit in and one out, bool [1 + k (n - k), n]."""
+    """Returns the mask itself and all that differ from it by one unit in and one out, bool [1 + k (n - k), n]."""
     inside, outside = np.flatnonzero(mask), np.flatnonzero(~mask)
     found = np.repeat(mask[None], 1 + len(inside) * len(outside), axis=0)
     rows = np.arange(1, len(found))
@@ -152,8 +152,8 @@ def swaps(mask: np.ndarray) -> np.ndarray:
 
 
 def checked_sets(value_fn: Any, found: Any, kept: list[int]) -> tuple[dict[int, np.ndarray], int]:
-    """Of each size the best set that was asked, after rounds in which those were asked that the spectrum likes best;
-    and the ablations that all took.
+    """Returns for each size the best evaluated set, after rounds that evaluate the sets that the spectrum ranks high,
+    and the number of ablations in all.
     """
     masks, values, spectrum = found.masks, found.values, found.spectrum
 
@@ -164,31 +164,31 @@ def checked_sets(value_fn: Any, found: Any, kept: list[int]) -> tuple[dict[int, 
     for number in range(ROUNDS):
         if number:
             spectrum = proxyspex.fit(masks, values, proxy="walsh_gp")
-        asking = []
+        candidates = []
         known = {row.tobytes() for row in masks}
         for size in kept:
             pool = swaps(optimize.select(spectrum, keep=size, method="beam").mask)
             if (so_far := best(size)) is not None:
                 pool = np.unique(np.concatenate([pool, swaps(so_far)]), axis=0)
             pool = pool[[row.tobytes() not in known for row in pool]]
-            asking.append(pool[np.argsort(-spectrum(pool), kind="stable")[:WIDTH]])
-        asking = np.concatenate(asking)
-        if not len(asking):
+            candidates.append(pool[np.argsort(-spectrum(pool), kind="stable")[:WIDTH]])
+        chosen = np.concatenate(candidates)
+        if not len(chosen):
             break
-        new = evaluate(value_fn, asking, store=_STORE.value, progress=False)
-        masks, values = np.concatenate([masks, asking]), np.concatenate([values, new])
-    return {size: best(size) for size in kept}, len(masks)
+        new = evaluate(value_fn, chosen, store=_STORE.value, progress=False)
+        masks, values = np.concatenate([masks, chosen]), np.concatenate([values, new])
+    return {size: mask for size in kept if (mask := best(size)) is not None}, len(masks)
 
 
 def random_sets(n: int, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Masks bool [count, n] with `size` kept."""
+    """Draws masks bool [count, n] with `size` heads kept."""
     return rng.random((count, n)).argsort(axis=1) < size
 
 
 def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
-    """One choice on one half and its scores on the other; and the explanation."""
+    """Chooses sets on one half and scores them on the other; returns the outcome and the explanation."""
     chosen, scored = task.split(seed)
-    options = {"removal": _REMOVAL.value, "layers": task.layers}
+    options: dict[str, Any] = {"removal": _REMOVAL.value, "layers": task.layers}
     value_fn = lenses.components(task.model, **chosen, **options, value=task.value)
     smooth = value_fn
     if task.value == "accuracy":
@@ -200,13 +200,13 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
     rng = np.random.default_rng([seed, 7])
     additive = {name: effects(name, value_fn, smooth, found) for name in ADDITIVE}
     greedy = acdc_sets(value_fn, kept)
-    checked, asked_in_all = checked_sets(value_fn, found, kept)
+    checked, ablations = checked_sets(value_fn, found, kept)
     sets: dict[int, dict[str, np.ndarray]] = {}
     gaps = {}
     for size in kept:
         exact = optimize.select(found.spectrum, keep=size, time_limit=_SECONDS.value)
         gaps[size] = exact.gap
-        tried = random_sets(n, size, max(1, asked_in_all // len(kept)), rng)
+        tried = random_sets(n, size, max(1, ablations // len(kept)), rng)
         best = tried[int(evaluate(value_fn, tried, store=_STORE.value, progress=False).argmax())]
         sets[size] = {
             "spectrum_checked": checked[size],
@@ -220,30 +220,31 @@ def run(task: Task, seed: int) -> tuple[dict[str, Any], Any]:
     scores: dict[str, Any] = {}
     for value in dict.fromkeys((task.value, "accuracy")):
         other = lenses.components(task.model, **scored, **options, value=value)
-        asked = [mask for of_size in sets.values() for mask in of_size.values()]
+        fixed = [mask for of_size in sets.values() for mask in of_size.values()]
         drawn = {size: random_sets(n, size, 20, rng) for size in kept}
-        values = iter(evaluate(other, np.stack([*asked, np.ones(n, np.bool_), np.zeros(n, np.bool_)]), progress=False))
+        values = iter(evaluate(other, np.stack([*fixed, np.ones(n, np.bool_), np.zeros(n, np.bool_)]), progress=False))
         scores[value] = {size: {name: float(next(values)) for name in of_size} for size, of_size in sets.items()}
         for size, masks in drawn.items():
             scores[value][size]["random"] = float(evaluate(other, masks, progress=False).mean())
         scores[value]["whole"], scores[value]["none"] = float(next(values)), float(next(values))
-    layers = np.array([layers[0] for layers in value_fn.details.layers])
-    energy = metrics.energy_by_group(found.spectrum, layers)
+    layers = value_fn.details.layers
+    assert layers is not None  # the lens on components sets them
+    energy = metrics.energy_by_group(found.spectrum, np.array([each[0] for each in layers]))
     return {
         "seed": seed,
         "n": n,
         "ablations": len(found.masks),
-        "ablations_checked": asked_in_all,
+        "ablations_checked": ablations,
         "r2": None if np.isnan(found.faithfulness.r2) else found.faithfulness.r2,
         "gaps": gaps,
-        "energy": energy if np.isfinite(list(energy.values())).all() else None,  # none of a constant
+        "energy": energy if np.isfinite(list(energy.values())).all() else None,  # a constant has none
         "scores": scores,
         "kept": {size: [value_fn.names[i] for i in np.flatnonzero(of["spectrum"])] for size, of in sets.items()},
     }, found
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the seeds of each value, size and method, and how far spectrum_checked is ahead of the best other."""
+    """Returns means over seeds by value, size and method, and how far spectrum_checked is ahead of the best other."""
     means: dict[str, Any] = {}
     for value in runs[0]["scores"]:
         means[value] = {}
@@ -278,7 +279,7 @@ def show(name: str, value: str, found: dict[str, Any], runs: list[dict[str, Any]
 
 
 def draw(results: dict[str, Any], path: pathlib.Path) -> None:
-    """A panel for each task: the score by the number of heads kept."""
+    """Draws a panel for each task: the score over the number of heads kept."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -314,7 +315,7 @@ def main() -> None:
     """Runs every task with every seed and writes the results after each task."""
     out = pathlib.Path(_OUT.value).expanduser()
     results: dict[str, Any] = {}
-    sizes(100)  # refuses wrong shares, and a folder that cannot be made, before anything is asked
+    sizes(100)  # wrong shares, and a folder that cannot be made, fail before any ablation
     if first_process():
         try:
             out.mkdir(parents=True, exist_ok=True)

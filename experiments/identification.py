@@ -1,20 +1,20 @@
-"""Does a method find what matters: recall of the top units and pairs, their error, and what is left when the best are
-removed.
+"""Does a method find the units that matter: recall of the top units and pairs, their error, and the value that is left
+when the best are removed.
 
 Two parts, after SPEX (Kang et al. 2025, https://arxiv.org/abs/2502.13870, section 6, recovery and feature removal) and
 ProxySPEX (Butler et al. 2025, https://arxiv.org/abs/2505.17495, section 5.1):
 
-  values   the 10 largest Shapley values (SV) and pair interactions (FSII of order 2): which share of them is among the
-           10 largest of a method, and the squared error of all over their square, by budget. The truth is exact where
-           all values are known (--games, and a sentence read by the shipped model), and for the longer texts that the
-           shipped model reads KernelSHAP, and faithful interactions, of --reference ablations.
-  removal  the value after the k units are removed that a method thinks best to remove, by integer program
-           (`optimize.select`): its drop over that of removing everything. Where all values are known also the best
-           possible drop, by trying all sets of k.
+  values   the 10 largest Shapley values (SV) and pair interactions (FSII of order 2): the share of them that is among
+           the 10 largest of a method, and the squared error of all over their square, by budget. The truth is exact
+           where all values are known (--games, and a sentence read by the shipped model); for longer texts read by the
+           shipped model it is KernelSHAP's, or that of faithful interactions, from --reference ablations.
+  removal  the value after the best k units of a method are removed, chosen by integer program (`optimize.select`): its
+           drop over that of removing everything. Where all values are known also the best possible drop, by trying all
+           sets of k.
 
 The methods: ProxySPEX with the draw of the index and its correction ("auto", "walsh_gp"), the same from uniform masks
 and without it ("walsh_gp, uniform"), SPEX, KernelSHAP, faithful Shapley interactions, permutation sampling, and with
---peers (extra: peers) those of shapiq. A method that cannot do with so few masks has no number.
+--peers (extra: peers) those of shapiq. A method that needs more masks has no number.
 
   python experiments/identification.py
   python experiments/identification.py --parts=removal --ks=1,2,4,8
@@ -44,25 +44,25 @@ from spex_jax.core.sampling import for_index
 from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.runtime import define_path, run_program, seed
 
-_PARTS = flags.DEFINE_list("parts", ["values", "removal"], "Which of the two.")
+_PARTS = flags.DEFINE_list("parts", ["values", "removal"], "Parts to run: values, removal.")
 _GAMES = define_path("games", None, "Folder of tables. Default: games/ beside the folder SPEX_JAX_DATA; 'none': none.")
 _CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
 _ALPHAS = flags.DEFINE_list("alphas", ["0.25", "0.5", "1", "2", "4", "8"], "Budgets in units of n log2 n.")
-_TOP = flags.DEFINE_integer("top", 10, "How many of the largest.", lower_bound=1)
-_KS = flags.DEFINE_list("ks", ["1", "2", "4", "8"], "Units removed.")
-_REMOVAL_ALPHA = flags.DEFINE_float("removal_alpha", 2.0, "Budget of the part removal.", lower_bound=0.0)
-_REFERENCE = flags.DEFINE_integer("reference", 10_000, "Ablations of the truth of longer texts.", lower_bound=100)
+_TOP = flags.DEFINE_integer("top", 10, "How many of the largest values to recall.", lower_bound=1)
+_KS = flags.DEFINE_list("ks", ["1", "2", "4", "8"], "Numbers of units to remove.")
+_REMOVAL_ALPHA = flags.DEFINE_float("removal_alpha", 2.0, "Budget of the part removal over n log2 n.", lower_bound=0.0)
+_REFERENCE = flags.DEFINE_integer("reference", 10_000, "Ablations for the truth of longer texts.", lower_bound=100)
 _METHODS = flags.DEFINE_list(
     "methods",
     ["auto", "walsh_gp", "walsh_gp, uniform", "spex", "kernel_shap", "faith_shapley", "permutation_shapley"],
-    "Which methods.",
+    "Methods to compare.",
 )
-_PEERS = flags.DEFINE_bool("peers", False, "Run those of shapiq too.")
+_PEERS = flags.DEFINE_bool("peers", False, "Run the methods of shapiq too.")
 _OUT = flags.DEFINE_string("out", "results/identification.json", "File for the result; pictures are beside it.")
 
 Values = Mapping[tuple[int, ...], float]
 _OF_SHAPIQ = {"SV": ("KernelSHAP", "LeverageSHAP", "ProxySHAP", "OddSHAP"), "FSII": ("RegressionFSII", "ProxySHAP")}
-_SECONDS = 10.0  # of an integer program
+_SECONDS = 10.0  # time limit of an integer program
 _MOST_SETS = 16  # features up to which shapiq's order 2 is run, and all sets of k are tried
 
 
@@ -96,7 +96,7 @@ METHODS: dict[str, Callable[..., Values]] = {
 
 
 def all_games() -> Iterator[games_lib.Game]:
-    """Those of which all values are known, and the longer texts of the shipped model."""
+    """Yields games of which all values are known, and the longer texts of the shipped model."""
     yield from games_lib.complete(games_lib.folder_of(_GAMES.value) or "", _CONTAINS.value)
     model, tokenizer = models.tiny()
     for name, text in games_lib.TEXTS.items():
@@ -107,34 +107,34 @@ def all_games() -> Iterator[games_lib.Game]:
 
 
 def sets_of(n: int, order: int) -> list[tuple[int, ...]]:
-    """All sets of so many features."""
+    """Returns all sets of `order` of n features."""
     return list(itertools.combinations(range(n), order))
 
 
 def truth_of(game: games_lib.Game, index: str, order: int) -> np.ndarray:
-    """The true numbers of all sets of so many features, or those of a reference of many ablations."""
+    """Returns the true values of all sets of `order` features, or reference values from many ablations."""
     sets = sets_of(game.n, order)
     if game.complete:
         return vector(exact_spectrum(game.masks, game.values).interactions(index, order), sets)
-    ask, budget = asked_of(game), min(_REFERENCE.value, 2**game.n)
+    value_fn, budget = asked_of(game), min(_REFERENCE.value, 2**game.n)
     if order == 1:
-        return vector(of_method(ask, game.n, "kernel_shap", budget, 1).interactions("BV", 1), sets)
-    return vector(of_method(ask, game.n, "faith_shapley", budget, 1).interactions("FSII", 2), sets)
+        return vector(of_method(value_fn, game.n, "kernel_shap", budget, 1).interactions("BV", 1), sets)
+    return vector(of_method(value_fn, game.n, "faith_shapley", budget, 1).interactions("FSII", 2), sets)
 
 
 def measured(
     game: games_lib.Game, index: str, order: int, budget: int, name: str, truth: Callable[[], np.ndarray]
 ) -> dict[str, Any]:
-    """Recall of the largest numbers and the squared error of a method; why not, where it cannot."""
+    """Returns the recall of the largest values and the squared error of a method, or why it is unsuitable."""
     try:
-        numbers = vector(ask(game, name, index, order, budget), sets_of(game.n, order))
+        numbers = vector(estimated(game, name, index, order, budget), sets_of(game.n, order))
     except (Unsuitable, ValueError) as error:
         return {"unsuitable": str(error)[:200]}
     return {"recall": recall(numbers, truth(), _TOP.value), "error": relative_error(numbers, truth())}
 
 
 def run_values(known: cells.Cells) -> list[dict[str, Any]]:
-    """A row for each game, index, budget and method."""
+    """Runs the part values; returns a row for each game, index, budget and method."""
     rows = []
     for game in all_games():
         for index, order in (("SV", 1), ("FSII", 2)):
@@ -145,20 +145,20 @@ def run_values(known: cells.Cells) -> list[dict[str, Any]]:
                 for name in names(index, game.n):
                     key = {"part": "values", "game": game.name, "index": index, "budget": budget, "method": name}
                     key |= {"top": _TOP.value, "reference": _REFERENCE.value, "seed": seed(), "content": game.content}
-                    found = known.get(key, functools.partial(measured, game, index, order, budget, name, truth))
+                    found = known.get(key, measured, game, index, order, budget, name, truth)
                     rows.append({**row, "budget": budget, "method": name, **found})
             _show(rows, game.name, index)
     return rows
 
 
 def names(index: str, n: int) -> list[str]:
-    """The methods that are asked for this index."""
+    """Returns the methods that are run for this index."""
     peers = [f"{name} (shapiq)" for name in _OF_SHAPIQ[index]] if _PEERS.value and n <= _MOST_SETS else []
     return [*_METHODS.value, *peers]
 
 
-def ask(game: games_lib.Game, name: str, index: str, order: int, budget: int) -> Values:
-    """The interactions that a method finds."""
+def estimated(game: games_lib.Game, name: str, index: str, order: int, budget: int) -> Values:
+    """Returns the interactions that a method finds."""
     if budget < 3:
         raise Unsuitable("needs 3 masks")
     if name in METHODS:
@@ -174,7 +174,7 @@ def _show(rows: list[dict[str, Any]], game: str, index: str) -> None:
 
 
 def _wide(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-    """A row for each method, and a column for each alpha: the mean over games."""
+    """Returns a row for each method with a column for each alpha: the mean over games."""
     wide: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(row["method"] for row in rows):
         for alpha in sorted({row["alpha"] for row in rows}):
@@ -186,7 +186,7 @@ def _wide(rows: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
 
 
 def spectrum_of(game: games_lib.Game, name: str, budget: int) -> Spectrum:
-    """What a method thinks of every set: its spectrum, from masks that suit all sets, or its additive surrogate."""
+    """Returns the spectrum of a method, from masks that suit all sets, or its additive surrogate."""
     if name in ("auto", "walsh_gp"):
         return of_proxy(asked_of(game), game.n, "mixed", budget, seed(), name)[0]
     if name == "walsh_gp, uniform":
@@ -198,28 +198,32 @@ def spectrum_of(game: games_lib.Game, name: str, budget: int) -> Spectrum:
 
 
 def removed(game: games_lib.Game, name: str, budget: int, ks: list[int]) -> dict[str, Any]:
-    """The values after the best k units are removed, and how far the integer program is from proving them best."""
+    """Returns the values after the best k units are removed, and the optimality gaps of the integer program."""
     try:
         spectrum = spectrum_of(game, name, budget)
     except (Unsuitable, ValueError) as error:
         return {"unsuitable": str(error)[:200]}
     chosen = [optimize.select(spectrum, remove=k, maximize=False, time_limit=_SECONDS) for k in ks]
-    left = evaluate(game.value_fn(), np.stack([each.mask for each in chosen]), progress=False)
+    value_fn = game.value_fn()
+    assert value_fn is not None  # all_games() yields no others
+    left = evaluate(value_fn, np.stack([each.mask for each in chosen]), progress=False)
     return {"left": left.tolist(), "gaps": [each.gap for each in chosen]}
 
 
 def run_removal(known: cells.Cells) -> list[dict[str, Any]]:
-    """A row for each game and method: the drop of the value by the number of units removed."""
+    """Runs the part removal; returns a row for each game and method: the drop by the number of units removed."""
     rows = []
     for game in all_games():
-        ends = evaluate(game.value_fn(), np.array([np.ones(game.n, bool), np.zeros(game.n, bool)]), progress=False)
+        value_fn = game.value_fn()
+        assert value_fn is not None
+        ends = evaluate(value_fn, np.array([np.ones(game.n, bool), np.zeros(game.n, bool)]), progress=False)
         ks = [k for k in map(int, _KS.value) if k < game.n]
         budget = min(int(_REMOVAL_ALPHA.value * game.n * np.log2(game.n)), 2**game.n - 1)
         row = {"game": game.name, "n": game.n, "budget": budget, "ks": ks}
         for name in _METHODS.value:
             key = {"part": "removal", "game": game.name, "budget": budget, "method": name, "ks": ks, "seed": seed()}
             key |= {"content": game.content}
-            found = known.get(key, functools.partial(removed, game, name, budget, ks))
+            found = known.get(key, removed, game, name, budget, ks)
             rows.append({**row, "method": name, **found})
         if game.complete:
             rows.append({**row, "method": "best of all sets", "left": [best_left(game, k) for k in ks]})
@@ -231,12 +235,12 @@ def run_removal(known: cells.Cells) -> list[dict[str, Any]]:
 
 
 def best_left(game: games_lib.Game, k: int) -> float:
-    """The smallest value of all sets without k features."""
+    """Returns the smallest value of all sets without k features."""
     return float(game.values[game.masks.sum(axis=1) == game.n - k].min())
 
 
 def _by_k(rows: list[dict[str, Any]], game: str | None = None) -> list[dict[str, Any]]:
-    """A row for each method, a column for each k: means over games that have as many."""
+    """Returns a row for each method with a column for each k: means over games with more than k units."""
     wide = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method and "drop" in row and game in (None, row["game"])]
@@ -250,7 +254,7 @@ def _by_k(rows: list[dict[str, Any]], game: str | None = None) -> list[dict[str,
 
 
 def of_the_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Where the best sets are known: the rows with drops as shares of the best possible ones."""
+    """Returns the rows of games with known best sets, their drops as shares of the best possible drops."""
     best = {row["game"]: row["drop"] for row in rows if row["method"] == "best of all sets"}
     return [
         {**row, "drop": [drop / most for drop, most in zip(row["drop"], best[row["game"]], strict=True)]}
@@ -260,7 +264,7 @@ def of_the_best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the part values: by index and whether the truth is exact, mean recall and the geometric mean of the errors."""
+    """Returns mean recall and geometric mean error of the part values, by index and whether the truth is exact."""
     result = {}
     for index in ("SV", "FSII"):
         for exact in (True, False):
@@ -272,7 +276,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any], out: pathlib.Path) -> None:
-    """Recall and error over the budget, and drops over k."""
+    """Draws recall and error over the budget, and drops over k."""
     panels = {}
     for label, found in result.get("summary", {}).items():
         for what, lines in found.items():

@@ -20,7 +20,7 @@ _MNIST_MAGIC = {"images": (2051, 16), "labels": (2049, 8)}
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Pictures float32 [N, H, W, C] in [0, 1] and classes int32 [N], of training and test; `name` of the data set."""
+    """Pictures float32 [N, H, W, C] in [0, 1] and classes int32 [N], for training and test; `name` of the data set."""
 
     name: str
     x: np.ndarray
@@ -47,7 +47,7 @@ def _mnist_array(path: pathlib.Path, kind: str) -> np.ndarray:
     found, count = np.frombuffer(content, ">i4", 2)
     data = np.frombuffer(content, np.uint8, offset=start)
     if found != magic or len(data) % max(count, 1):
-        raise ValueError(f"{str(path)!r} is no file of MNIST {kind} (magic number {found}, expected {magic})")
+        raise ValueError(f"{str(path)!r} is not a file of MNIST {kind} (magic number {found}, expected {magic})")
     return data.reshape(count, -1)
 
 
@@ -68,10 +68,10 @@ def _from_folder(folder: pathlib.Path) -> tuple[str, np.ndarray, np.ndarray]:
 
 
 def load_images(seed: int) -> Images:
-    """As the flags say, in a random order by seed; test points are the last ones.
+    """Loads the data that the flags select, in a random order by seed; test points are the last ones.
 
     Raises:
-      ValueError: no such data, or fewer examples than asked for.
+      ValueError: the data cannot be read, or has too few examples.
     """
     if _DATA_DIR.value is None:
         name, (x, y) = "digits", _digits()
@@ -79,7 +79,7 @@ def load_images(seed: int) -> Images:
         name, x, y = _from_folder(pathlib.Path(_DATA_DIR.value).expanduser())
     train, test = _TRAIN.value, _TEST.value
     if train + test > len(x):
-        raise ValueError(f"--train and --test want {train + test} examples; {name} has {len(x)}")
+        raise ValueError(f"--train and --test need {train + test} examples; {name} has {len(x)}")
     order = np.random.default_rng(seed).permutation(len(x))
     x, y = x[order], np.asarray(y)[order].astype(np.int32)
     return Images(name, x[:train], y[:train], x[-test:], y[-test:])

@@ -1,13 +1,13 @@
 """Methods x games x budgets: mean R2, rank, seconds outside the value function and failures, from one or more results.
 
-Reads what `faithfulness.py` wrote (--results, several files are put together: the peers need an environment of their
-own), or runs it first where there is none. Writes the leaderboard as JSON, Markdown and PNG, and with --page between
-the lines `<!-- leaderboard -->` and `<!-- end of leaderboard -->` of that file.
+Reads the results of `faithfulness.py` (--results; several files are merged, since the peers need an environment of
+their own), or runs it first where there are none. Writes the leaderboard as JSON, Markdown and PNG, and with --page
+between the lines `<!-- leaderboard -->` and `<!-- end of leaderboard -->` of that file.
 
-The rank of a method in a cell (a game with a budget) is its place among the methods of a table by R2, 1 the best, ties
-sharing the mean of their places; a failure is last. There are two tables: all games, for methods that fit the same
-masks; and the games of up to 16 features whose value function can be asked, for all methods. Times are compared within
-a result only.
+The rank of a method in a cell (a game with a budget) is its place among the methods of a table by R2, 1 the best; ties
+share the mean of their places, and a failure is last. There are two tables: all games, for methods that fit the same
+masks; and the games of up to 16 features whose value function can be evaluated, for all methods. Times are compared
+only within a result.
 
   python experiments/leaderboard.py
   python experiments/leaderboard.py --results=results/faithfulness.json,results/peers.json --page=docs/leaderboard.md
@@ -39,19 +39,19 @@ _RESULTS = flags.DEFINE_list(
     "results", [], "Results of faithfulness.py. Default: --out of that program, which is run where it does not exist."
 )
 _BOARD = flags.DEFINE_string("board", "results/leaderboard.json", "File for the result; .md and .png are beside it.")
-_PAGE = flags.DEFINE_string("page", None, "A file whose table is written anew.")
+_PAGE = flags.DEFINE_string("page", None, "File in which the leaderboard is replaced.")
 
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
 MAIN = "auto"
-_WORST = -1.0  # R2 below which a mean would be of one bad cell; ranks and medians are of the numbers as they are
-_MOST_FEATURES = 16  # of the second table: the regressions of order 2 are run up to there
+_WORST = -1.0  # least R2 in a mean, so that one bad cell does not decide it; ranks and medians use the raw R2
+_MOST_FEATURES = 16  # in the second table: regressions of order 2 are run up to so many
 
 
 def read(paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of all results, and what each was made with.
+    """Returns the rows of all results, and the provenance of each result.
 
     Raises:
-      ValueError: a file that is none of faithfulness.py's, or two results that hold the same cell.
+      ValueError: a file is not a result of faithfulness.py, or two results hold the same cell.
     """
     rows, made_with, seen = [], [], set()
     for number, path in enumerate(paths):
@@ -74,7 +74,7 @@ def read(paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any
 
 
 def ranks(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
-    """By game and alpha the rank of every method."""
+    """Returns the rank of every method, by game and alpha."""
     parts: dict[tuple[str, float], dict[str, float]] = {}
     for row in rows:
         r2 = row["r2"] if row.get("r2") is not None else -np.inf
@@ -86,9 +86,9 @@ def ranks(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, float], dict[str, f
 
 
 def board(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each alpha and method, the best mean rank first.
+    """Returns a row for each alpha and method, the best mean rank first.
 
-    Means are over the same games for all methods of an alpha: those on which every one of them was run.
+    Means are over the same games for all methods of an alpha; methods that were not run on all games are left out.
     """
     lines = []
     for alpha in sorted({row["alpha"] for row in rows}):
@@ -124,7 +124,7 @@ def board(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def incomplete(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Methods that were run on some of the games only, and so are in no table of all of them."""
+    """Returns the methods that were run on some of the games only, and so are left out of the table of all games."""
     games = {row["game"] for row in rows}
     have = {
         method: {row["game"] for row in rows if row["method"] == method} for method in {row["method"] for row in rows}
@@ -133,8 +133,8 @@ def incomplete(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each alpha: the cell in which the main method is furthest below the best method of another package, and in
-    how many it is above all of them.
+    """Returns for each alpha the cell in which the main method is furthest below the best method of another package,
+    and the number of cells in which it is above all of them.
     """
     cells: dict[tuple[float, str], dict[str, float]] = {}
     for row in rows:
@@ -165,14 +165,14 @@ def against_peers(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def is_peer(method: str) -> bool:
-    """Whether a method is of another package."""
+    """Returns whether a method is of another package."""
     return method not in CONTENDERS or CONTENDERS[method].package is not None
 
 
 def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Seconds of peers over those of ours in the same cells of the same result: the default method against all, and
-    SPEX against SPEX. Of the CPU where those were measured, since other work on the machine does not count there; but
-    not of methods that choose their masks, whose CPU seconds hold the asking.
+    """Returns the peers' seconds over ours in the same cells of the same result: the default method against all, and
+    SPEX against SPEX. They are CPU seconds where those were measured, since these exclude other work on the machine,
+    but not for methods that choose their masks, whose CPU seconds include the value function.
     """
     cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     for row in rows:
@@ -202,7 +202,7 @@ def overhead(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def summary_table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a row for each method, with rank and mean R2 at every alpha, best first."""
+    """Returns Markdown with a row for each method, its rank and mean R2 at every alpha, best first."""
     alphas = sorted({line["alpha"] for line in lines})
     by = {(line["method"], line["alpha"]): line for line in lines}
     methods = sorted(
@@ -225,12 +225,12 @@ def summary_table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def machine() -> str:
-    """The machine, in words."""
+    """Describes the machine in words."""
     return f"{cores()} CPU cores ({platform.machine()}, {platform.system()})" if os.name else ""
 
 
 def text_of(result: dict[str, Any]) -> str:
-    """The Markdown page."""
+    """Returns the leaderboard as Markdown."""
     revisions = ", ".join(dict.fromkeys(made["revision"] for made in result["made_with"]))
     devices = ", ".join(dict.fromkeys(made["device"] for made in result["made_with"]))
     parts = [
@@ -244,7 +244,7 @@ def text_of(result: dict[str, Any]) -> str:
     if result["any_masks"]:
         parts += [
             f"**The {result['games_that_can_be_asked']} games of up to {_MOST_FEATURES} features whose value function "
-            "can be asked, methods with masks of their own too** (at each alpha those that can do with so few masks):",
+            "can be evaluated, methods with masks of their own too** (at each alpha those that need no more masks):",
             summary_table(result["any_masks"]),
         ]
     if result["against_peers"]:
@@ -254,9 +254,9 @@ def text_of(result: dict[str, Any]) -> str:
 
 
 def draw(result: dict[str, Any], path: pathlib.Path) -> None:
-    """Mean R2 and mean rank over alpha."""
+    """Draws mean R2 and mean rank over alpha."""
     panels = {}
-    for title, lines in (("all games, same masks", result["same_masks"]), ("can be asked", result["any_masks"])):
+    for title, lines in (("all games, same masks", result["same_masks"]), ("can be evaluated", result["any_masks"])):
         for what in ("mean_r2", "rank"):
             panel: dict[str, list[tuple[float, float | None]]] = {}
             for line in lines:
@@ -276,16 +276,16 @@ def main() -> None:
     rows, made_with = read(paths)
     known = [row for row in rows if "recorded" not in row["method"]]
     chosen = {name for name, contender in CONTENDERS.items() if not contender.same_masks}
-    can_be_asked = {row["game"] for row in known if row["method"] in chosen and row["n"] <= _MOST_FEATURES}
+    evaluable = {row["game"] for row in known if row["method"] in chosen and row["n"] <= _MOST_FEATURES}
     result: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "made_with": made_with,
         "games": len({row["game"] for row in known}),
-        "games_that_can_be_asked": len(can_be_asked),
+        "games_that_can_be_asked": len(evaluable),
         "incomplete": incomplete([row for row in known if row["method"] not in chosen]),
         "same_masks": board([row for row in known if row["method"] not in chosen]),
-        "any_masks": board([row for row in known if row["game"] in can_be_asked]),
+        "any_masks": board([row for row in known if row["game"] in evaluable]),
         "against_peers": against_peers(rows),
         "overhead": overhead(rows),
     }

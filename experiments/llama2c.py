@@ -1,4 +1,4 @@
-"""Checkpoints of llama2.c (https://github.com/karpathy/llama2.c) as Hugging Face directories."""
+"""Converts checkpoints of llama2.c (https://github.com/karpathy/llama2.c) to Hugging Face directories."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ _SPECIAL = 3  # unk, BOS and EOS come first, then the bytes
 
 
 def read_checkpoint(path: pathlib.Path) -> tuple[dict[str, object], dict[str, np.ndarray]]:
-    """config.json and the tensors by Hugging Face's names.
+    """Reads a checkpoint as config.json and the tensors by Hugging Face's names.
 
     Raises:
       ValueError: the file is shorter than its header says.
@@ -32,7 +32,7 @@ def read_checkpoint(path: pathlib.Path) -> tuple[dict[str, object], dict[str, np
         return numbers[start - size : start].reshape(shape)
 
     def halves(weight: np.ndarray) -> np.ndarray:
-        """Rotated pairs (2i, 2i + 1) become (i, i + width / 2), as Hugging Face has them."""
+        """Moves rotated pairs (2i, 2i + 1) to (i, i + width / 2), as Hugging Face has them."""
         return weight.reshape(-1, width // 2, 2, dim).swapaxes(1, 2).reshape(weight.shape)
 
     tensors = {"model.embed_tokens.weight": take(vocab, dim)}
@@ -53,7 +53,7 @@ def read_checkpoint(path: pathlib.Path) -> tuple[dict[str, object], dict[str, np
             tensors[f"model.layers.{layer}.{name}.weight"] = np.ascontiguousarray(turned)
     tensors["model.norm.weight"] = take(dim)
     if not tied:
-        take(context, width)  # tables of the rotations
+        take(context, width)  # skips the tables of the rotations
         tensors["lm_head.weight"] = take(vocab, dim)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -76,7 +76,7 @@ def read_checkpoint(path: pathlib.Path) -> tuple[dict[str, object], dict[str, np
 
 
 def read_tokenizer(path: pathlib.Path, vocab_size: int) -> Any:
-    """The tokenizer as one of the library `tokenizers`: merges in the order of their scores, bytes for the rest."""
+    """Reads a tokenizer as one of the library `tokenizers`: merges in the order of their scores, bytes for the rest."""
     from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
     from tokenizers.models import BPE
 
@@ -110,7 +110,7 @@ def read_tokenizer(path: pathlib.Path, vocab_size: int) -> Any:
 
 
 def convert(checkpoint: pathlib.Path, tokenizer: pathlib.Path, out: pathlib.Path) -> None:
-    """Writes the directory `out`."""
+    """Converts a checkpoint and its tokenizer to the directory `out`."""
     from safetensors.numpy import save_file
 
     config, tensors = read_checkpoint(checkpoint)

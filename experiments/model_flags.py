@@ -1,4 +1,4 @@
-"""The flags by which programs choose a model."""
+"""Flags with which programs choose a model."""
 
 import pathlib
 from typing import Any
@@ -16,7 +16,7 @@ _MODEL = define_path(
     "DistilBERT. With --mesh=masks=...,model=... its weights are divided over the axis 'model'.",
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "Of the weights. Default: bfloat16 files stay so, others are float32."
+    "dtype", None, ["float32", "bfloat16"], "Type of the weights. Default: that of a bfloat16 file, else float32."
 )
 _HEAD = define_path(
     "head",
@@ -27,20 +27,20 @@ _HEAD = define_path(
 
 
 def given() -> bool:
-    """Whether --model was given."""
+    """Returns whether --model was given."""
     return _MODEL.value is not None
 
 
 def load_model() -> tuple[Any, Any]:
-    """The model of --model and its tokenizer; the one that ships with the package without the flag.
+    """Loads the model of --model and its tokenizer; without the flag, the model that ships with the package.
 
     Raises:
-      ValueError: a directory or head that cannot be read, flags that need --model.
+      ValueError: a directory or head cannot be read, or a flag needs --model.
     """
     if _MODEL.value is None:
         for flag in (_DTYPE, _HEAD):
             if flag.value is not None:
-                raise ValueError(f"--{flag.name} is for a model of one's own; give --model too")
+                raise ValueError(f"--{flag.name} applies to the model of --model; give --model too")
         return models.tiny()
     chosen = mesh()
     divided = chosen if chosen is not None and "model" in chosen.axis_names else None

@@ -1,4 +1,4 @@
-"""Pictures of results: lines over a budget, and bars. Needs the extra "plot"; without it there is no picture."""
+"""Pictures of results: lines over a budget, and bars. They need the extra "plot"; without it none is drawn."""
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ Line = Sequence[tuple[float, float | None]]
 
 
 def _pyplot() -> Any:
-    """matplotlib's pyplot without a screen, None where it is not installed or another process draws."""
+    """Returns matplotlib's pyplot without a screen, or None where it is not installed or another process draws."""
     if not first_process():
         return None
     try:
@@ -40,7 +40,7 @@ def draw_lines(
     columns: int = 4,
     log_y: Collection[str] = (),
 ) -> None:
-    """A panel for each mapping from names to points (x, y); points whose y is None are left out.
+    """Draws a panel for each mapping from names to points (x, y); points whose y is None are left out.
 
     `main` is drawn above the others and wider. `lowest` cuts the y axis, so that one bad method does not hide the rest;
     `limits` are those of the y axis of every panel; the panels named by `log_y` have a logarithmic one.
@@ -104,7 +104,7 @@ def draw_bars(
     main: str = "auto",
     log_y: bool = False,
 ) -> None:
-    """A panel for each mapping from names to one bar for each group; a bar of None is left out."""
+    """Draws a panel for each mapping from names to one bar for each group; a bar of None is left out."""
     pyplot = _pyplot()
     if pyplot is None or not panels:
         return

@@ -1,7 +1,7 @@
-"""What `head_pruning.py` prunes: a model, questions in two halves, and which heads may go.
+"""Tasks of `head_pruning.py`: a model, questions in two halves, and the heads that may be removed.
 
-Five small models by default: the three of `circuits.py`, and of a data folder minGPT's sorter of six digits and the
-TinyStories model of 260 thousand weights. Or a model of one's own on a subject of MMLU.
+Five small models by default: the three of `circuits.py`, and from a data folder minGPT's sorter of six digits and the
+TinyStories model of 260 thousand weights. With --model, that model on a subject of MMLU.
 """
 
 import csv
@@ -21,7 +21,7 @@ import numpy as np
 from spex_jax import models
 from spex_jax.models.decoder import Decoder, DecoderConfig
 
-Questions = dict[str, Any]  # arguments of lenses.components: tokens, target, and where they are needed read, choices
+Questions = dict[str, Any]  # arguments of lenses.components: tokens, target, and where needed read and choices
 
 ANIMALS = ("dog", "cat", "bird", "bear", "fish", "frog", "bunny", "duck")
 NAMES = (
@@ -51,9 +51,9 @@ class Task:
     """A model and its questions.
 
     Attributes:
-      split: seed -> the questions on which sets are chosen, and those on which they are scored.
-      layers: whose heads may go; all where None.
-      value: of the lens, by which sets are chosen and scored.
+      split: maps a seed to the questions on which sets are chosen, and those on which they are scored.
+      layers: layers whose heads may be removed; all if None.
+      value: value of the lens, by which sets are chosen and scored.
     """
 
     name: str
@@ -77,7 +77,7 @@ def _circuit(name: str) -> Task:
 
 
 def load_sorter(path: pathlib.Path) -> Decoder:
-    """The minGPT of a JSON file: {"config": ..., name: {"shape": ..., "data": base64 of float32}}."""
+    """Loads the minGPT of a JSON file: {"config": ..., name: {"shape": ..., "data": base64 of float32}}."""
     import base64
 
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def load_sorter(path: pathlib.Path) -> Decoder:
 
 
 def _sorter(folder: pathlib.Path) -> Task:
-    """Six digits of 0 to 2 and, teacher-forced, the same six in order; each of those is a place that is read."""
+    """Makes the task of sorting six digits of 0 to 2; each sorted digit is teacher-forced, and a place that is read."""
     model = load_sorter(folder / "gpt_nano_sort" / "gpt-nano-sort-model.json")
     digits = np.array(np.meshgrid(*[range(3)] * 6)).reshape(6, -1).T
     tokens = np.concatenate([digits, np.sort(digits, axis=1)], axis=1)
@@ -149,11 +149,12 @@ def _sorter(folder: pathlib.Path) -> Task:
 
 
 def _stories(folder: pathlib.Path) -> Task:
-    """The beginnings of stories, as the model itself continues them; what it wrote is to be predicted."""
+    """Makes the task of predicting how the model itself continues the beginnings of stories."""
     with tempfile.TemporaryDirectory() as work:
         out = pathlib.Path(work)
         llama2c.convert(folder / "stories260K" / "stories260K.bin", folder / "stories260K" / "tok512.bin", out)
         model, tokenizer = models.load(out)
+    assert isinstance(model, Decoder)
     rows = []
     for animal in ANIMALS:
         for name in NAMES:
@@ -189,11 +190,12 @@ NEEDS_DATA = ("sorter", "stories260K")
 
 
 def mmlu(model: Any, tokenizer: Any, path: pathlib.Path, *, layers: Sequence[int] | None, training: int) -> Task:
-    """A subject of MMLU (Hendrycks et al. 2020, https://arxiv.org/abs/2009.03300), asked in their words without
-    examples: accuracy among the four letters, chosen on the first `training` questions and scored on the others.
+    """Makes the task of a subject of MMLU (Hendrycks et al. 2020, https://arxiv.org/abs/2009.03300), prompted in their
+    words without examples: accuracy among the four letters, chosen on the first `training` questions and scored on the
+    others.
 
     Raises:
-      ValueError: the model is no decoder, the file is none, has too few questions.
+      ValueError: the model is not a decoder, or the file cannot be read or has too few questions.
     """
     if not isinstance(model, Decoder):
         raise ValueError("head pruning needs a language model; --model is an encoder")
@@ -217,7 +219,7 @@ def mmlu(model: Any, tokenizer: Any, path: pathlib.Path, *, layers: Sequence[int
         raise ValueError(f"the tokenizer of --model does not tell the letters {LETTERS} apart: {letters}")
 
     def split(seed: int) -> tuple[Questions, Questions]:
-        del seed  # the published split
+        del seed  # the published split is fixed
         halves = (slice(0, training), slice(training, None))
         chosen, scored = (
             {"tokens": tokens[half], "target": np.array(letters)[answers[half]], "choices": letters} for half in halves

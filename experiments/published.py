@@ -1,4 +1,4 @@
-"""Numbers that the papers published, read from the arrays of SPEX's repository (spectral-explain, results/)."""
+"""Published numbers of the papers, read from the arrays of SPEX's repository (spectral-explain, results/)."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from games import GROUPS
 
-# What the arrays call a method, and what it is called here.
+# The name of a method in the arrays, and its name here.
 _NAMES = {"qsft_soft": "SPEX soft", "qsft_hard": "SPEX hard", "lime": "LIME", "banzhaf": "Banzhaf", "SV": "Shapley"}
 _NAMES |= {"shapley": "Shapley", "linear": "Faith-Banzhaf", "faith_banzhaf": "Faith-Banzhaf"}
 _NAMES |= {"faith_shapley": "FSII", "FSII": "FSII", "shapley_taylor": "STII", "STII": "STII"}
-_FIRST_B = 3  # of the columns of the arrays on sentiment
+_FIRST_B = 3  # b of the first column in the arrays on sentiment
 
 
 def _named(key: str) -> str:
@@ -32,14 +32,14 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def faithfulness(path: str, dataset: str) -> list[dict[str, Any]]:
-    """Mean R2 (Kang et al. 2025, figures on faithfulness) by length, method and b, the digits of SPEX's bins.
+    """Returns mean R2 (Kang et al. 2025, figures on faithfulness) by length, method and b, the digits of SPEX's bins.
 
     Args:
       path: published_results.npz.
       dataset: "sentiment" (DistilBERT; with samples and seconds), "hotpotqa" or "drop" (language models).
 
     Raises:
-      ValueError: no such file.
+      ValueError: the file cannot be read.
     """
     return list(_of_sentiment(path) if dataset == "sentiment" else _of_questions(path, dataset))
 

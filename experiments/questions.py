@@ -1,4 +1,4 @@
-"""Questions about a given context, HotpotQA's and DROP's: reading them, their prompts, their value functions."""
+"""Questions about a given context, from HotpotQA and DROP: reading them, their prompts, their value functions."""
 
 import dataclasses
 import json
@@ -16,15 +16,15 @@ UNITS = ("sentence", "document")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How questions are asked.
+    """The settings of the questions.
 
     Attributes:
-      documents: of a context of HotpotQA; those with supporting facts are always among them.
-      units: what is kept or removed as one: of HotpotQA one of UNITS, of DROP units of the text lens.
-      removal: what becomes of a removed part.
-      own: whether the model's own answer is explained, and not the data's.
-      max_new_tokens: of its own answer.
-      value: of the answer.
+      documents: number of documents in a context of HotpotQA; those with supporting facts are always included.
+      units: the unit that is kept or removed: one of UNITS for HotpotQA, units of the text lens for DROP.
+      removal: how a part is removed.
+      own: whether the model's own answer is explained, and not the data set's.
+      max_new_tokens: token limit of the model's own answer.
+      value: value of the answer that is explained.
     """
 
     documents: int = 10
@@ -36,10 +36,10 @@ class Asking:
 
 
 def hotpotqa(path: str | None, count: int) -> list[dict[str, Any]]:
-    """The first questions of a file in the form of HotpotQA's distractor setting; None is that of SPEX_JAX_DATA.
+    """Reads the first questions of a file in the form of HotpotQA's distractor setting; None is that of SPEX_JAX_DATA.
 
     Raises:
-      ValueError: no such file, or not in that form.
+      ValueError: the file cannot be read, or does not have that form.
     """
     if path is None:
         folder = os.environ.get("SPEX_JAX_DATA")
@@ -57,14 +57,14 @@ def hotpotqa(path: str | None, count: int) -> list[dict[str, Any]]:
 
 
 def drop(path: str | None, count: int) -> list[dict[str, Any]]:
-    """The first questions of a file in the form of DROP: a JSON list of objects with `passage`, `question` and
+    """Reads the first questions of a file in the form of DROP: a JSON list of objects with `passage`, `question` and
     `answers_spans` {`spans`}, as the data set of the Hugging Face hub has them, or `answer`.
 
     Raises:
-      ValueError: no such file, or not in that form.
+      ValueError: the file cannot be read, or does not have that form.
     """
     if path is None:
-        raise ValueError("give --data, a JSON list of DROP's questions (experiments/papers.md says how to make it)")
+        raise ValueError("give --data, a JSON list of DROP's questions (experiments/papers.md shows how to make it)")
     try:
         return [
             {
@@ -88,7 +88,7 @@ def _read(path: str) -> list[Any]:
 def prompt_of(
     question: Mapping[str, Any], documents: int, units: str
 ) -> tuple[str, list[tuple[int, int]], list[str], list[bool]]:
-    """Of HotpotQA: the prompt, the spans of its sentences or documents, their names, which hold supporting facts."""
+    """Returns a HotpotQA prompt, the spans of its sentences or documents, their names, which hold supporting facts."""
     facts = set(zip(question["supporting_facts"]["title"], question["supporting_facts"]["sent_id"], strict=True))
     needed = {title for title, _ in facts}
     context = list(zip(question["context"]["title"], question["context"]["sentences"], strict=True))
@@ -121,23 +121,23 @@ def prompt_of(
 def value_function(
     model: Any, tokenizer: Any, question: Mapping[str, Any], asking: Asking
 ) -> tuple[ValueFunction, np.ndarray]:
-    """Of HotpotQA: the value function of a context, and which of its parts hold supporting facts, bool [n]."""
+    """Returns the value function of a HotpotQA context, and which of its parts hold supporting facts, bool [n]."""
     text, spans, names, supporting = prompt_of(question, asking.documents, asking.units)
-    value_fn = _asked(model, tokenizer, text, question["answer"], asking, units=spans)
+    value_fn = _lens(model, tokenizer, text, question["answer"], asking, units=spans)
     value_fn.names = tuple(names)
     value_fn.details = dataclasses.replace(value_fn.details, units=asking.units)
     return value_fn, np.array(supporting)
 
 
 def value_function_of_drop(model: Any, tokenizer: Any, question: Mapping[str, Any], asking: Asking) -> ValueFunction:
-    """Of DROP: the value function of a passage."""
+    """Returns the value function of a DROP passage."""
     text = f"{question['passage']}\n\nQuestion: {question['question']}\nAnswer in a few words."
     within = [(0, len(question["passage"]))]
-    return _asked(model, tokenizer, text, question["answer"], asking, units=asking.units, within=within)
+    return _lens(model, tokenizer, text, question["answer"], asking, units=asking.units, within=within)
 
 
-def _asked(model: Any, tokenizer: Any, text: str, answer: str, asking: Asking, **parts: Any) -> ValueFunction:
-    """Of a prompt, as a chat where the tokenizer has a template for it."""
+def _lens(model: Any, tokenizer: Any, text: str, answer: str, asking: Asking, **parts: Any) -> ValueFunction:
+    """Returns the value function of a prompt, as a chat where the tokenizer has a chat template."""
     chat = bool(getattr(tokenizer, "chat_template", None))
     return lenses.text(
         model,
@@ -152,7 +152,7 @@ def _asked(model: Any, tokenizer: Any, text: str, answer: str, asking: Asking, *
 
 
 def fits(model: Any, tokenizer: Any, text: str, answer: str, asking: Asking) -> bool:
-    """Whether a prompt and its answer fit into the model's context, with some room for a chat template."""
+    """Returns whether a prompt and its answer fit into the model's context, with some room for a chat template."""
     tokens = asking.max_new_tokens if asking.own else len(tokenizer(answer)["input_ids"])
     room = 64 if getattr(tokenizer, "chat_template", None) else 1
     return len(tokenizer(text)["input_ids"]) + tokens + room <= model.max_length

@@ -4,8 +4,8 @@ Four parts. "table": planted functions at the sizes of the project's table, with
 decoding without compilation. "diagram": recovery over the number of terms and of samples, a PNG beside the result for
 each n and degree. "games": R2 of explain(method="spex") on functions of which all 2^n values are known (a folder as for
 faithfulness.py), with and without a proxy for the smooth part. "memory": seconds and peak memory of a decoding at n =
-10,000 and b = 10 (Linux). With --public the decoder of spectralexplain
-(sparse-transform, extra: peers) gets as many samples of its own.
+10,000 and b = 10 (Linux). With --public the decoder of spectralexplain (sparse-transform, extra: peers) gets as many
+samples of its own.
 
   python experiments/recovery.py
   python experiments/recovery.py --parts=table,diagram,games --games=FOLDER --public --out=results/recovery.json
@@ -30,11 +30,11 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.runtime import define_path, run_program, save_result
 from spex_jax.runtime import seed as first_seed
 
-_PARTS = flags.DEFINE_list("parts", ["diagram"], "Which of table, diagram, games and memory.")
+_PARTS = flags.DEFINE_list("parts", ["diagram"], "Parts to run: table, diagram, games, memory.")
 _N = flags.DEFINE_list("n", ["64"], "Features of the diagrams.")
 _DEGREES = flags.DEFINE_list("degrees", ["4"], "Largest degrees of the diagrams.")
 _TERMS = flags.DEFINE_list("terms", ["15", "30", "60", "120", "240"], "Terms of the diagrams.")
-_BS = flags.DEFINE_list("bs", ["3", "4", "5", "6"], "Digits of the bins of the diagrams.")
+_BS = flags.DEFINE_list("bs", ["3", "4", "5", "6"], "Numbers of digits of the bins in the diagrams.")
 _SNRS = flags.DEFINE_list("snrs", ["10", "1"], "Signal-to-noise ratios of the diagrams.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Functions for each cell.", lower_bound=1)
 _ROWS = flags.DEFINE_list("rows", [], "Rows of the table, counted from 0; all by default.")
@@ -53,7 +53,7 @@ ValueFn = Callable[[np.ndarray], np.ndarray]
 
 
 def planted(n: int, terms: int, max_degree: int, snr: float, seed: int) -> tuple[ValueFn, set[tuple[int, ...]]]:
-    """A sum of random characters with coefficients of .5 to 1.5 and either sign, with noise; and its sets."""
+    """Draws a noisy sum of random characters with coefficients of .5 to 1.5 and either sign; also returns its sets."""
     rng = np.random.default_rng(seed)
     chosen = set[tuple[int, ...]]()
     while len(chosen) < terms:
@@ -67,24 +67,24 @@ def planted(n: int, terms: int, max_degree: int, snr: float, seed: int) -> tuple
 
 
 def sets_of(spectrum: Spectrum) -> set[tuple[int, ...]]:
-    """The sets of the terms but ()."""
+    """Returns the sets of the terms except ()."""
     return {tuple(np.flatnonzero(row).tolist()) for row in spectrum.support if row.any()}
 
 
 def score(found: set[tuple[int, ...]], truth: set[tuple[int, ...]]) -> dict[str, float]:
-    """Recall and precision of a support."""
+    """Returns the recall and precision of a support."""
     hit = len(found & truth)
     return {"recall": hit / len(truth), "precision": hit / max(len(found), 1)}
 
 
 def with_f1(scores: list[dict[str, float]]) -> dict[str, float]:
-    """Means over functions, and F1 of the mean recall and precision."""
+    """Returns means over functions, and F1 of the mean recall and precision."""
     mean = {name: float(np.mean([entry[name] for entry in scores])) for name in scores[0]}
     return {**mean, "f1": 2 * mean["recall"] * mean["precision"] / max(mean["recall"] + mean["precision"], 1e-9)}
 
 
 def cell(n: int, terms: int, degree: int, snr: float, b: int, kinds: list[str]) -> dict[str, Any]:
-    """One setting: recall, precision, F1 and the seconds of a decoding, ours and the public decoders'."""
+    """Runs one setting: recall, precision, F1 and the seconds of a decoding, ours and the public decoders'."""
     t = degree
     samples = spex.least_budget(n, max_degree=t) // 2 ** min(3, n) * 2**b
     scores: dict[str, list[dict[str, float]]] = {}
@@ -106,7 +106,7 @@ def cell(n: int, terms: int, degree: int, snr: float, b: int, kinds: list[str]) 
 
 
 def show(row: dict[str, Any]) -> None:
-    """One line."""
+    """Prints one line."""
     parts = [
         f"{name} recall {row[name]['recall']:.3f} precision {row[name]['precision']:.3f} {row[name]['seconds']:.3f} s"
         for name in ("spex_jax", "soft", "hard")
@@ -117,7 +117,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def diagram(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Writes a PNG: F1 over terms and samples, a panel for each noise and decoder."""
+    """Writes a PNG: F1 over terms and samples, a panel for each noise level and decoder."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -159,14 +159,14 @@ def diagram(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def of_a_game(game: games_lib.Game, budget: int) -> dict[str, Any]:
-    """R2 on all masks that were not asked."""
+    """Returns the R2 of every method on all masks of a game that it did not evaluate."""
     powers = 1 << np.arange(game.n)
     table = np.zeros(2**game.n)
     table[game.masks @ powers] = game.values
 
     def value_fn(masks: np.ndarray) -> np.ndarray:
-        asked.append(masks @ powers)
-        return table[asked[-1]]
+        evaluated.append(masks @ powers)
+        return table[evaluated[-1]]
 
     row: dict[str, Any] = {"game": game.name, "n": game.n, "budget": budget}
     methods: dict[str, Callable[[], Spectrum]] = {
@@ -181,10 +181,10 @@ def of_a_game(game: games_lib.Game, budget: int) -> dict[str, Any]:
         b = spex.plan(game.n, budget, max_degree=5).b
         methods["public soft"] = lambda: public_decoder(value_fn, game.n, b, 5, "soft")[0]
     for name, method in methods.items():
-        asked: list[np.ndarray] = []
+        evaluated: list[np.ndarray] = []
         spectrum = method()
         rest = np.ones(2**game.n, np.bool_)
-        rest[np.concatenate(asked)] = False
+        rest[np.concatenate(evaluated)] = False
         test = masks_lib.all_masks(game.n)[rest]
         r2 = float(r2_score(table[rest], spectrum(test)))
         row[name] = {"r2": r2, "terms": len(spectrum), "asked": int((~rest).sum())}
@@ -192,11 +192,11 @@ def of_a_game(game: games_lib.Game, budget: int) -> dict[str, Any]:
 
 
 def of_many_features(n: int, b: int, terms: int) -> dict[str, Any]:
-    """Seconds of a decoding, without compilation, and the largest memory of the process while it runs, in GiB."""
+    """Measures the seconds of a decoding, without compilation, and the peak memory of the process during it, in GiB."""
     made = spex.design(n, spex.least_budget(n) // 8 * 2**b)
     value_fn, truth = planted(n, terms, 4, 10, 0)
     values = value_fn(made.masks)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew from here
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(2):  # the first compiles
         start = time.perf_counter()
         found = spex.decode(made, values)
@@ -219,9 +219,8 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {"seeds": _SEEDS.value}
     if "table" in parts:
-        rows = [TABLE[int(i)] for i in _ROWS.value] or TABLE
         result["table"] = []
-        for n, terms, snr, b in rows:
+        for n, terms, snr, b in [TABLE[int(i)] for i in _ROWS.value] or TABLE:
             result["table"].append(cell(n, terms, 4, snr, b, ["soft", "hard"] if _PUBLIC.value and b < 8 else []))
             show(result["table"][-1])
     if "diagram" in parts:

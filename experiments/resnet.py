@@ -11,7 +11,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """A 3 x 3 convolution of x [B, H, W, C] with a kernel [out, in, 3, 3]."""
+    """Returns the 3 x 3 convolution of x [B, H, W, C] with a kernel [out, in, 3, 3]."""
     return jax.lax.conv_general_dilated(
         x,
         jnp.transpose(kernel, (2, 3, 1, 0)),
@@ -24,36 +24,36 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 
 @jax.tree_util.register_pytree_node_class
 class ResNet20:
-    """images float [B, 32, 32, 3], normalised -> logits [B, 10]."""
+    """Maps normalised images float [B, 32, 32, 3] to logits [B, 10]."""
 
     class_names = CLASSES
 
     def __init__(self, weights: dict[str, jax.Array]):
-        """Weights by the names of the published PyTorch model."""
+        """Takes the weights by the names of the published PyTorch model."""
         self.weights = weights
 
     @classmethod
     def load(cls, path: pathlib.Path) -> "ResNet20":
-        """Of an .npz file."""
+        """Loads the weights of an .npz file."""
         with np.load(path) as weights:
             return cls({name: jnp.asarray(weights[name]) for name in weights})
 
-    def tree_flatten(self):
-        """The weights."""
+    def tree_flatten(self) -> tuple[tuple[dict[str, jax.Array]], None]:
+        """Returns the weights as the only leaf."""
         return (self.weights,), None
 
     @classmethod
-    def tree_unflatten(cls, _, leaves):
-        """The inverse."""
+    def tree_unflatten(cls, _: None, leaves: tuple[dict[str, jax.Array]]) -> "ResNet20":
+        """Inverts `tree_flatten`."""
         return cls(*leaves)
 
     def norm(self, x: jax.Array, name: str) -> jax.Array:
-        """Batch normalisation with the statistics of the training data."""
+        """Normalises a batch with the statistics of the training data."""
         w = {part: self.weights[f"{name}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")}
         return (x - w["running_mean"]) / jnp.sqrt(w["running_var"] + 1e-5) * w["weight"] + w["bias"]
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits."""
+        """Returns the logits."""
         x = jax.nn.relu(self.norm(convolve(images, self.weights["conv1.weight"]), "bn1"))
         for stage in (1, 2, 3):
             for block in range(3):

@@ -22,7 +22,7 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
       out: folder.
 
     Raises:
-      ValueError: files that cannot be read or do not fit, a column that is not there.
+      ValueError: a file cannot be read or does not fit, or a column does not exist.
     """
     table = PackedMasks.open(pathlib.Path(masks).expanduser(), features)
     try:
@@ -44,22 +44,22 @@ def explain_tables(masks: str, margins: str, features: int | None, points: Seque
         raise ValueError(f"{len(table)} retrainings are too few: {held} are held out, and as many are needed to fit")
     fitted, tested = PackedMasks(table.bits[:-held], table.n), table.rows(slice(len(table) - held, None))
     scores = []
-    for point in chosen:
-        column = np.asarray(columns[:, point], np.float64)
+    for number in chosen:
+        column = np.asarray(columns[:, number], np.float64)
         if not np.isfinite(column).all():
             raise ValueError(
-                f"column {point} of --margins has {(~np.isfinite(column)).sum()} values that are not finite"
+                f"column {number} of --margins has {(~np.isfinite(column)).sum()} values that are not finite"
             )
         spectrum = proxyspex.fit(fitted, column[:-held], proxy="linear", max_degree=2, seed=seed())
         predicted = spectrum(tested)
         score, rank = faithfulness(column[-held:], predicted, seed=seed()), lds(column[-held:], predicted)
         interactions = spectrum.interactions("FBII", max_order=2)
-        print(f"\npoint {point}: {score}, rank correlation {rank.mean:.3f} on {held} held-out retrainings")
+        print(f"\npoint {number}: {score}, rank correlation {rank.mean:.3f} on {held} held-out retrainings")
         for order, kind in ((1, "examples"), (2, "pairs of examples")):
             print(f"strongest {kind} (FBII):")
             for key, value in interactions.top(10, order=order):
                 print(f"  {value:+.4g}  {' + '.join(map(str, key))}")
-        interactions.save(out / f"interactions_{point}.json")
-        scores.append({"point": point, "r2": score.r2, "lds": rank.mean, "terms": len(spectrum)})
+        interactions.save(out / f"interactions_{number}.json")
+        scores.append({"point": number, "r2": score.r2, "lds": rank.mean, "terms": len(spectrum)})
     save_result(out / "tables.json", {"retrainings": len(table), "examples": table.n, "points": without_nan(scores)})
     print(f"\ninteractions: {out}/interactions_*.json")

@@ -1,4 +1,4 @@
-"""Which masks to ask: the draw for an index, and adaptive sampling against uniform masks, where all values are known.
+"""Which masks to evaluate: draws for an index, and adaptive sampling against uniform masks, where all values are known.
 
 On games of which all 2^n values are known (a sentence read by the shipped model; with --games a folder of tables as for
 faithfulness.py). Parts:
@@ -7,12 +7,12 @@ faithfulness.py). Parts:
                 cross-fitted residuals, and with --peers KernelSHAP, LeverageSHAP, ProxySHAP and OddSHAP of shapiq
   interactions  the same for FSII and k-SII of order 2, singles and pairs apart, next to RegressionFSII, KernelSHAPIQ
                 and ProxySHAP of shapiq
-  adaptive      R2 on all masks that were not asked and recall of the 10 strongest pairs, by acquisition, equal budgets
+  adaptive      R2 on all masks not evaluated and recall of the 10 strongest pairs, by acquisition, equal budgets
 
   python experiments/sampling.py
   python experiments/sampling.py --games=FOLDER --peers --seeds=10 --parts=shapley
 
-Every method asks alpha n log2 n masks. In the part adaptive max(50, 10%) of them are held out of every fit.
+Every method evaluates alpha n log2 n masks. In the part adaptive max(50, 10%) of them are held out of every fit.
 
 Expected: 3 minutes with no flags on 2 CPU cores; an hour for each part with a folder of 11 games and 10 seeds.
 """
@@ -34,14 +34,14 @@ from spex_jax.core.interactions import Interactions
 from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.runtime import define_path, run_parts, run_program, without_nan
 
-_PARTS = flags.DEFINE_list("parts", ["shapley", "interactions", "adaptive"], "Which of them.")
+_PARTS = flags.DEFINE_list("parts", ["shapley", "interactions", "adaptive"], "Parts to run.")
 _GAMES = define_path("games", "", "Folder of games; only those with all 2^n values are used.")
 _ONLY = flags.DEFINE_string("only", "", "Only games with this in their name.")
 _ALPHAS = flags.DEFINE_list("alphas", ["2", "8"], "Budgets over n log2 n.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Draws of masks for each game and budget.", lower_bound=1)
-_PROXY = flags.DEFINE_string("proxy", "walsh_gp", "Proxy.")
+_PROXY = flags.DEFINE_string("proxy", "walsh_gp", "Proxy of all fits.")
 _DRAWS = flags.DEFINE_list("draws", ["uniform", "mixed", "size", "kernel_shap"], "Draws of the first two parts.")
-_ACQUISITIONS = flags.DEFINE_list("acquisitions", list(sampling.ACQUISITIONS), "Of the part adaptive.")
+_ACQUISITIONS = flags.DEFINE_list("acquisitions", list(sampling.ACQUISITIONS), "Acquisitions of the part adaptive.")
 _PEERS = flags.DEFINE_bool("peers", False, "Run shapiq too (extra: peers).")
 _OUT = flags.DEFINE_string("out", "results/sampling.json", "File for the result.")
 
@@ -51,22 +51,22 @@ _RECALLED = 10
 
 
 def cells() -> Iterator[tuple[games_lib.Game, int, int]]:
-    """Games with their budgets: alpha and the number of masks."""
+    """Yields games with their budgets: alpha and the number of masks."""
     for game in games_lib.complete(_GAMES.value, _ONLY.value):
         for alpha in map(int, _ALPHAS.value):
             yield game, alpha, min(int(alpha * game.n * np.log2(game.n)), 2**game.n - 1)
 
 
 def own(game: games_lib.Game, draw: str, budget: int, seed: int) -> Callable[..., Interactions]:
-    """A function of index, order and whether to correct: the interactions from one draw of masks."""
+    """Returns a function of index, order and whether to correct: the interactions from one draw of masks."""
     return of_proxy(asked_of(game), game.n, draw, budget, seed, _PROXY.value)[1]
 
 
 def run_shapley() -> dict[str, Any]:
-    """Errors of Shapley values by game and budget, and how often the draw of the index is at or below the best peer."""
-    rows = []
+    """Returns errors of Shapley values by game and budget, and how often the SV draw is at or below the best peer."""
+    rows: list[dict[str, Any]] = []
     for game, alpha, budget in cells():
-        sets = [(feature,) for feature in range(game.n)]
+        sets: list[tuple[int, ...]] = [(feature,) for feature in range(game.n)]
         truth = vector(exact_spectrum(game.masks, game.values).interactions("SV", 1), sets)
         errors: dict[str, list[float]] = {}
         for seed in range(_SEEDS.value):
@@ -88,7 +88,7 @@ def run_shapley() -> dict[str, Any]:
 
 
 def run_interactions() -> list[dict[str, Any]]:
-    """Errors of FSII and k-SII of order 2 by game and budget, singles and pairs."""
+    """Returns errors of FSII and k-SII of order 2 by game and budget, for singles and pairs."""
     rows = []
     for game, alpha, budget in cells():
         exact = exact_spectrum(game.masks, game.values)
@@ -115,19 +115,20 @@ def run_interactions() -> list[dict[str, Any]]:
 
 
 def run_adaptive() -> dict[str, Any]:
-    """R2 on what was not asked and recall of the strongest pairs (FBII), by acquisition at equal budgets."""
-    rows = []
+    """Returns R2 on masks not evaluated and recall of the strongest pairs (FBII), by acquisition at equal budgets."""
+    rows: list[dict[str, Any]] = []
     for game, alpha, budget in cells():
         value_fn, exact = game.value_fn(), exact_spectrum(game.masks, game.values)
+        assert value_fn is not None  # all values are known
         truth = {key for key, _ in exact.interactions("FBII", 2).top(_RECALLED, order=2)}
         scores: dict[str, list[list[float]]] = {}
         for seed in range(_SEEDS.value):
             for acquisition in _ACQUISITIONS.value:
-                options = {"sampling": "adaptive", "acquisition": acquisition, "proxy": _PROXY.value, "seed": seed}
-                answer = explain(value_fn, budget=budget, index="FBII", progress=False, **options)
-                asked = np.zeros(2**game.n, np.bool_)
-                asked[answer.masks @ (1 << np.arange(game.n))] = True
-                rest = ~asked[game.masks @ (1 << np.arange(game.n))]
+                options: dict[str, Any] = {"acquisition": acquisition, "proxy": _PROXY.value, "seed": seed}
+                answer = explain(value_fn, budget=budget, index="FBII", sampling="adaptive", progress=False, **options)
+                evaluated = np.zeros(2**game.n, np.bool_)
+                evaluated[answer.masks @ (1 << np.arange(game.n))] = True
+                rest = ~evaluated[game.masks @ (1 << np.arange(game.n))]
                 r2 = float(r2_score(game.values[rest], answer.spectrum(game.masks[rest])))
                 found = {key for key, _ in answer.interactions("FBII", 2).top(_RECALLED, order=2)}
                 scores.setdefault(acquisition, []).append([r2, len(found & truth) / len(truth)])

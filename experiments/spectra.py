@@ -1,25 +1,25 @@
-"""What spectra of real value functions look like: energy by degree, sparsity, and whether large terms are hierarchical.
+"""The spectra of real value functions: energy by degree, sparsity, and whether large terms are hierarchical.
 
 The structural claims of ProxySPEX (Butler et al., NeurIPS 2025, https://arxiv.org/abs/2505.17495): section 3.2 and
 figure 3 (direct subset rate), appendix B.2 and figure 11 (staircase and strong hierarchy rate), figures 5 and 12 (about
 200 coefficients are enough). There the spectra are SPEX's of language and captioning models, for faithfulness above .9;
-here those of --proxy for every table of --games and two texts of the shipped model, where R2 on rows that no fit saw is
-above --threshold, and where all 2^n values are known the exact ones.
+here those of --proxy for every table of --games and two texts of the shipped model, where R2 on held-out rows is above
+--threshold, and the exact ones where all 2^n values are known.
 
-For each spectrum: the share of the energy (but that of ()) by degree, the fewest terms with 50, 90, 95 and 99% of it,
-and over the k largest terms but () (`spex_jax.metrics.hierarchy`):
+For each spectrum: the share of the energy (without that of ()) by degree, the fewest terms with 50, 90, 95 and 99% of
+it, and over the k largest terms except () (`spex_jax.metrics.hierarchy`):
 
   DSR  the mean share of a term's direct subsets, one feature fewer, that are among the k (equation 3)
   SCR  the share of terms whose features have an order in which every beginning is among the k (equation 10)
   SHR  the share of terms all of whose subsets are among the k (equation 11)
 
 The paper counts a single feature in full (its subset is ()), and () itself where it is large, which is why a spectrum
-of nearly only single features has rates near 1. () counts as large always here, and the rates are given twice: of all
-terms, as published, and ("2+") of those of two features and more, which alone could fail. Beside them stands the null:
-as many random sets of each degree, --draws times. Means of the proxy and of the exact spectra are over different games:
-the exact ones include those that the proxy does not explain. The last table asks whether a proxy that expects a
-hierarchy makes one up: its rates and the exact ones of the same games, and the share of the exact k largest terms that
-it has.
+of nearly only single features has rates near 1. Here () always counts as large, and the rates are given twice: for all
+terms, as published, and ("2+") for terms of two and more features, the only ones that can fail. Next to them stands the
+null: as many random sets of each degree, drawn --draws times. Means of the proxy and of the exact spectra are over
+different games: the exact ones include those that the proxy does not explain. The last table tests whether a proxy that
+expects a hierarchy invents one: its rates and the exact ones of the same games, and the share of the exact k largest
+terms that it has.
 
   python experiments/spectra.py --flagfile=experiments/configs/spectra.cfg
 
@@ -46,20 +46,20 @@ from spex_jax.runtime import define_path, run_program, seed
 _GAMES = define_path("games", None, "Folder of tables; games/ beside the folder SPEX_JAX_DATA if there is one.")
 _CONTAINS = flags.DEFINE_string("contains", "", "Only games whose name contains this.")
 _ALPHA = flags.DEFINE_integer("alpha", 8, "Rows that the proxy is fitted to, in units of n log2 n.", lower_bound=1)
-_PROXY = flags.DEFINE_string("proxy", "auto", "Proxy.")
-_THRESHOLD = flags.DEFINE_float("threshold", 0.9, "Only spectra with a larger R2.", upper_bound=1)
-_TOPS = flags.DEFINE_list("tops", ["10", "50", "100", "200"], "Numbers of the largest terms, k.")
+_PROXY = flags.DEFINE_string("proxy", "auto", "Proxy of the spectra.")
+_THRESHOLD = flags.DEFINE_float("threshold", 0.9, "Only spectra with a larger R2 are reported.", upper_bound=1)
+_TOPS = flags.DEFINE_list("tops", ["10", "50", "100", "200"], "Numbers k of largest terms.")
 _DRAWS = flags.DEFINE_integer("draws", 20, "Draws of random sets.", lower_bound=1)
 _OUT = define_path("out", "results/spectra.json", "File for the result; a picture is written beside it.")
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 RATES = {"direct_subset": "DSR", "staircase": "SCR", "strong": "SHR"}
-_DEGREES = 5  # that have a column of their own
-_ENUMERATED = 20_000  # sets of one degree that are listed to draw from; more are drawn until they are distinct
+_DEGREES = 5  # degrees with a column of their own
+_ENUMERATED = 20_000  # up to so many sets of a degree are listed to draw from; else draws repeat until distinct
 
 
 def all_games() -> list[games_lib.Game]:
-    """The tables of --games and those of the shipped model.
+    """Returns the tables of --games and those of the shipped model.
 
     Raises:
       ValueError: there are none.
@@ -74,13 +74,13 @@ def all_games() -> list[games_lib.Game]:
 
 
 def largest(spectrum: Spectrum, k: int) -> Spectrum:
-    """The k largest terms but (); all where there are fewer."""
+    """Returns the k largest terms except (), or all where there are fewer."""
     rows = np.flatnonzero(spectrum.support.any(axis=1) & (spectrum.coefficients != 0))
     return spectrum.take(rows[np.argsort(-np.abs(spectrum.coefficients[rows]), kind="stable")][:k])
 
 
 def random_sets(degrees: np.ndarray, n: int, rng: np.random.Generator) -> Spectrum:
-    """Distinct sets drawn uniformly, as many of each degree as int [K] has."""
+    """Draws distinct sets uniformly, as many of each degree as `degrees` int [K] holds."""
     parts = []
     for degree, count in zip(*np.unique(degrees, return_counts=True), strict=True):
         if math.comb(n, int(degree)) <= _ENUMERATED:
@@ -99,8 +99,8 @@ def random_sets(degrees: np.ndarray, n: int, rng: np.random.Generator) -> Spectr
 
 
 def _rates(spectrum: Spectrum, k: int) -> dict[str, float]:
-    """The rates of all terms, and with "2+" those of two features and more."""
-    result = {}
+    """Returns the rates of all terms, and with "2+" those of terms of two and more features."""
+    result: dict[str, Any] = {}
     for least_degree, suffix in ((1, ""), (2, " 2+")):
         found = hierarchy(spectrum, k, least_degree=least_degree)
         result |= {f"{short}{suffix}": getattr(found, name) for name, short in RATES.items()}
@@ -108,7 +108,7 @@ def _rates(spectrum: Spectrum, k: int) -> dict[str, float]:
 
 
 def statistics(spectrum: Spectrum) -> dict[str, Any]:
-    """Everything that is told about one spectrum; rates by k, None where it has fewer terms than that."""
+    """Returns all that is reported of one spectrum; the rates by k are None where it has fewer than k terms."""
     own = largest(spectrum, len(spectrum))
     energy = own.energy_by_degree()
     shares = np.concatenate([np.pad(energy, (0, _DEGREES))[1 : _DEGREES + 1], [energy[_DEGREES + 1 :].sum()]])
@@ -131,7 +131,7 @@ def statistics(spectrum: Spectrum) -> dict[str, Any]:
 
 
 def of_game(game: games_lib.Game) -> dict[str, Any]:
-    """The proxy's spectrum, and where all values are known the exact one and what both have."""
+    """Describes the proxy's spectrum and, where all values are known, the exact one and the share of terms in both."""
     result: dict[str, Any] = {"proxy": None, "exact": None, "shared": None}
     budget = game.budget(_ALPHA.value)
     if budget is not None:
@@ -148,7 +148,7 @@ def of_game(game: games_lib.Game) -> dict[str, Any]:
 
 
 def rates_by_k(spectra: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """Means over spectra of one kind, with those of random sets, a row for each k."""
+    """Returns a row for each k: means over spectra of one kind, and over random sets."""
     rows = []
     for k in _TOPS.value:
         found = [own["rates"][k] for own in spectra if own["rates"][k] is not None]
@@ -161,7 +161,7 @@ def rates_by_k(spectra: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]
 
 
 def comparison(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rates of a proxy next to the exact ones of the same games, where both have k terms."""
+    """Returns the proxy's rates next to the exact ones of the same games, where both have k terms."""
     result = []
     for k in _TOPS.value:
         both = [
@@ -183,12 +183,12 @@ def comparison(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def accepted(spectrum: dict[str, Any] | None) -> bool:
-    """Whether a spectrum is faithful enough to say something about it."""
+    """Returns whether a spectrum is faithful enough to be reported."""
     return spectrum is not None and spectrum["r2"] is not None and spectrum["r2"] > _THRESHOLD.value
 
 
 def energy_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line for each spectrum."""
+    """Returns Markdown with a line for each spectrum."""
     lines = []
     for row in rows:
         for kind in ("proxy", "exact"):
@@ -209,7 +209,7 @@ def energy_table(rows: list[dict[str, Any]]) -> str:
 
 
 def game_table(rows: list[dict[str, Any]], k: str) -> str:
-    """Markdown: the rates of each spectrum at one k."""
+    """Returns Markdown with the rates of each spectrum at one k."""
     lines = []
     for row in rows:
         for kind in ("proxy", "exact"):
@@ -232,7 +232,7 @@ def main() -> None:
     for game in all_games():
         setting = {"game": game.name, "table": game.content, "seed": seed(), "tops": _TOPS.value, "draws": _DRAWS.value}
         setting |= {"proxy": _PROXY.value, "alpha": _ALPHA.value}
-        rows.append({"game": game.name, "n": game.n, **cells.get(setting, lambda game=game: of_game(game))})
+        rows.append({"game": game.name, "n": game.n, **cells.get(setting, of_game, game)})
         own = rows[-1]["proxy"]
         print(f"{game.name}: {_PROXY.value} R2 {own['r2']:.3f}" if own else f"{game.name}: too few rows", flush=True)
     of_proxy = [row["proxy"] for row in rows if accepted(row["proxy"])]

@@ -1,25 +1,25 @@
-"""Who finds what: proxies and SPEX on functions with no hierarchy at all and with a complete one.
+"""Proxies and SPEX on functions with no hierarchy at all and with a complete one.
 
 The comparison of proxy models of ProxySPEX (Butler et al., NeurIPS 2025, https://arxiv.org/abs/2505.17495, appendix
 B.4, figures 13a and 13c; published as figures without numbers). P is 10 distinct sets of five of n features, drawn
 uniformly, and every coefficient is drawn from Uniform(-1, 1):
 
-  peak       "Synthetic Peak": the characters of the sets of P and nothing else: no subset announces them
+  peak       "Synthetic Peak": the characters of the sets of P and nothing else: no subset hints at them
   hierarchy  "Synthetic Complete Hierarchy": the characters of every subset of a set of P, the set itself and () too,
              about 300 terms of all degrees
 
-The paper does not say what n was, nor how many functions were drawn. It compares LASSO (first order, 100 penalties by
+The paper states neither n nor the number of functions. It compares LASSO (first order, 100 penalties by
 5-fold cross-validation: `lasso` here is the same), random forests, neural networks and gradient boosted trees.
 `random_forest` and `neural_network` are scikit-learn's with a part of the published grid, by 5-fold cross-validation:
 depth 3, 5 or none with 100 trees; one to three hidden layers of n / 4 units, first learning rate .001 or .01. The
 package's own: all proxies (`linear_lasso` is linear with solver="lasso", `mlp_spex` the mlp read by extract="spex"),
-`spex` (its own coded masks, as many at most: it needs the function and not a table), and `spex_residual` (SPEX on what
+`spex` (its own coded masks, at most as many: it needs the function and not a table), and `spex_residual` (SPEX on what
 walsh_gp leaves). --peers adds `lightgbm` (depth 3, 5 or none, 500 trees, rates .01 and .1) and `published` (proxy_spex
 of spectralexplain, with its whole grid: many minutes a fit) where these are installed.
 
-Measured: R2 on 2,000 uniform masks that were not asked, without noise; recall and precision of the planted sets among
-the K largest terms, K = the number of planted sets but (); the number of terms; seconds of the fit, with compilation
-apart. --snr adds noise to what is asked, of variance Var f / SNR.
+Measured: R2 on 2,000 held-out uniform masks, without noise; recall and precision of the planted sets among the K
+largest terms, K = the number of planted sets except (); the number of terms; seconds of the fit, with compilation
+apart. --snr adds noise of variance Var f / SNR to the values that are fitted.
 
   python experiments/synthetic.py --flagfile=experiments/configs/synthetic_peak.cfg
   python experiments/synthetic.py --flagfile=experiments/configs/synthetic_hierarchy.cfg
@@ -51,23 +51,23 @@ from spex_jax.runtime import define_path, run_program
 from spex_jax.runtime import seed as first_seed
 from spex_jax.utils.timing import Stopwatch
 
-_FAMILIES = flags.DEFINE_list("families", ["peak", "hierarchy"], "Which of peak and hierarchy.")
+_FAMILIES = flags.DEFINE_list("families", ["peak", "hierarchy"], "Families of functions: peak, hierarchy.")
 _N = flags.DEFINE_list("n", ["32"], "Numbers of features.")
 _ALPHAS = flags.DEFINE_list("alphas", ["1", "2", "4", "8", "16"], "Budgets in units of n log2 n.")
-_SETS = flags.DEFINE_integer("sets", 10, "Sets of five features.", lower_bound=1)
+_SETS = flags.DEFINE_integer("sets", 10, "Number of sets of five features.", lower_bound=1)
 _SNR = flags.DEFINE_float("snr", None, "Signal-to-noise ratio; without it there is no noise.", lower_bound=1e-6)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Functions of each family.", lower_bound=1)
-_CONTENDERS = flags.DEFINE_list("contenders", [], "Contenders; all but peers by default.")
-_PEERS = flags.DEFINE_bool("peers", False, "Also lightgbm and published, where installed (extra: peers).")
+_CONTENDERS = flags.DEFINE_list("contenders", [], "Contenders to run; all but the peers by default.")
+_PEERS = flags.DEFINE_bool("peers", False, "Run lightgbm and published too, where installed (extra: peers).")
 _OUT = define_path("out", "results/synthetic.json", "File for the result; a picture is written beside it.")
 
 _SIZE = 5  # features of a set
 _TESTED = 2000
-_FOUND = 0.9  # R2 from which on a function counts as found, in the table
+_FOUND = 0.9  # R2 above which a function counts as found in the table
 
 
 def planted(family: str, n: int, sets: int, seed: int) -> Spectrum:
-    """The function of a family; see the top of the file."""
+    """Draws the function of a family; see the top of the file."""
     rng = np.random.default_rng(seed)
     peaks = set[tuple[int, ...]]()
     while len(peaks) < sets:
@@ -86,7 +86,7 @@ def planted(family: str, n: int, sets: int, seed: int) -> Spectrum:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """A function that may be asked `budget` times."""
+    """A function that may be evaluated `budget` times."""
 
     truth: Spectrum
     budget: int
@@ -98,7 +98,7 @@ class Task:
         return self.truth.n
 
     def ask(self, masks: np.ndarray) -> np.ndarray:
-        """Values, with noise where --snr asks for it."""
+        """Returns values, with noise where --snr is given."""
         values = self.truth(masks)
         if _SNR.value is None:
             return values
@@ -106,13 +106,13 @@ class Task:
         return values + deviation * np.random.default_rng([self.seed, 2]).normal(size=len(masks))
 
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
-        """Uniform masks to ask and others to test on."""
+        """Draws uniform masks to fit and others to test on."""
         both = masks_lib.uniform(self.n, self.budget + _TESTED, np.random.default_rng([self.seed, 1]))
         return both[: self.budget], both[self.budget :]
 
 
 Predictor = Callable[[np.ndarray], np.ndarray]
-Fit = Callable[[Task], tuple[Predictor, np.ndarray]]  # a function or a Spectrum, and the masks that were asked
+Fit = Callable[[Task], tuple[Predictor, np.ndarray]]  # a function or a Spectrum, and the evaluated masks
 
 
 def _from_table(fit: Callable[..., Predictor], **options: Any) -> Fit:
@@ -135,39 +135,40 @@ def _from_design(residual_of: str | None) -> Fit:
 
 
 def _searched(model: Any, grid: dict[str, list[Any]], masks: np.ndarray, values: np.ndarray) -> Predictor:
-    """The best of a grid by 5-fold cross-validation, fitted to all rows."""
+    """Fits the best model of a grid, by 5-fold cross-validation, to all rows."""
     from sklearn.model_selection import GridSearchCV
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of settings that did not converge, which are not chosen, and of names
+        warnings.simplefilter("ignore")  # about settings that did not converge, which are not chosen, and names
         found = GridSearchCV(model, grid, cv=5).fit(masks.astype(np.float64), values)
 
-    def predict(asked: np.ndarray) -> np.ndarray:
+    def predict(tested: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return found.predict(asked.astype(np.float64))
+            return found.predict(tested.astype(np.float64))
 
     return predict
 
 
 def random_forest(masks: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
-    """scikit-learn's, depth by cross-validation."""
+    """Fits scikit-learn's random forest, depth by cross-validation."""
     from sklearn.ensemble import RandomForestRegressor
 
     return _searched(RandomForestRegressor(100, random_state=seed), {"max_depth": [3, 5, None]}, masks, values)
 
 
 def neural_network(masks: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
-    """scikit-learn's, layers and learning rate by cross-validation."""
+    """Fits scikit-learn's network, layers and learning rate by cross-validation."""
     from sklearn.neural_network import MLPRegressor
 
     width = max(masks.shape[1] // 4, 1)
-    grid = {"hidden_layer_sizes": [(width,) * layers for layers in (1, 2, 3)], "learning_rate_init": [0.001, 0.01]}
+    sizes = [(width,) * layers for layers in (1, 2, 3)]
+    grid: dict[str, list[Any]] = {"hidden_layer_sizes": sizes, "learning_rate_init": [0.001, 0.01]}
     return _searched(MLPRegressor(random_state=seed), grid, masks, values)
 
 
 def lightgbm(masks: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
-    """LightGBM, depth and learning rate by cross-validation."""
+    """Fits LightGBM, depth and learning rate by cross-validation."""
     from lightgbm import LGBMRegressor  # of the extra "peers"
 
     model = LGBMRegressor(n_estimators=500, verbose=-1, random_state=seed, n_jobs=1, deterministic=True)
@@ -175,7 +176,7 @@ def lightgbm(masks: np.ndarray, values: np.ndarray, seed: int) -> Predictor:
 
 
 def published(masks: np.ndarray, values: np.ndarray, seed: int) -> Spectrum:
-    """proxy_spex of spectralexplain."""
+    """Fits proxy_spex of spectralexplain."""
     del seed  # it takes none
     return proxy_spex(masks, values)
 
@@ -200,7 +201,7 @@ _NEEDS = {
 
 
 def support_scores(spectrum: Spectrum, truth: Spectrum) -> dict[str, Any]:
-    """Recall and precision of the planted sets among as many of the largest terms; () counts for neither."""
+    """Returns recall and precision of the planted sets among as many of the largest terms; () counts for neither."""
     wanted = {bytes(row) for row in truth.support if row.any()}
     rows = np.flatnonzero(spectrum.support.any(axis=1) & (spectrum.coefficients != 0))
     largest = rows[np.argsort(-np.abs(spectrum.coefficients[rows]), kind="stable")][: len(wanted)]
@@ -210,15 +211,15 @@ def support_scores(spectrum: Spectrum, truth: Spectrum) -> dict[str, Any]:
 
 
 def outcome(contender: str, task: Task) -> dict[str, Any]:
-    """What one contender makes of one function."""
+    """Fits one contender to one function and scores it."""
     watch = Stopwatch("fit")
     nothing = dict.fromkeys(("r2", "recall", "precision", "terms"))
     if contender.startswith("spex") and task.budget < spex.least_budget(task.n, max_degree="auto"):
         return {**nothing, "seconds": None, "compile": None, "asked": 0}
     with watch.phase("fit"):
-        found, asked = {**CONTENDERS, **PEERS}[contender](task)
+        found, evaluated = {**CONTENDERS, **PEERS}[contender](task)
     _, test = task.masks()
-    test = test[unseen(test, asked)]
+    test = test[unseen(test, evaluated)]
     scores = support_scores(found, task.truth) if isinstance(found, Spectrum) else nothing
     r2 = float(r2_score(task.truth(test), found(test)))
     return {
@@ -226,12 +227,12 @@ def outcome(contender: str, task: Task) -> dict[str, Any]:
         "r2": r2,
         "seconds": watch.seconds["fit"],
         "compile": watch.seconds["compile"],
-        "asked": len(asked),
+        "asked": len(evaluated),
     }
 
 
 def summarise(rows: list[dict[str, Any]], alphas: list[int]) -> list[dict[str, Any]]:
-    """Means over functions by family, n and contender: R2 and recall at every budget, the rest at the largest."""
+    """Returns means by family, n and contender: R2 and recall at every budget, the rest at the largest."""
     result = []
     for family, n, contender in dict.fromkeys((row["family"], row["n"], row["contender"]) for row in rows):
         own = [row for row in rows if (row["family"], row["n"], row["contender"]) == (family, n, contender)]
@@ -251,7 +252,7 @@ def summarise(rows: list[dict[str, Any]], alphas: list[int]) -> list[dict[str, A
 
 
 def table(summary: list[dict[str, Any]], family: str, n: int, alphas: list[int]) -> str:
-    """Markdown of one family and n."""
+    """Returns Markdown of one family and n."""
     rows = [
         {
             "contender": own["contender"],
@@ -269,10 +270,10 @@ def table(summary: list[dict[str, Any]], family: str, n: int, alphas: list[int])
 
 
 def chosen_contenders() -> list[str]:
-    """Those of the flags; with --peers the installed ones of the others, too.
+    """Returns the contenders of the flags; with --peers the installed peers too.
 
     Raises:
-      ValueError: an unknown contender, or one whose package is not installed.
+      ValueError: a contender is unknown, or its package is not installed.
     """
     known = {**CONTENDERS, **PEERS}
     chosen = list(_CONTENDERS.value) or list(CONTENDERS)
@@ -296,12 +297,12 @@ def main() -> None:
     if unknown := sorted(set(families) - {"peak", "hierarchy"}):
         raise ValueError(f"unknown family {', '.join(unknown)}; expected peak or hierarchy")
     if not families or not ns or not alphas or min(alphas) < 1:
-        raise ValueError("--families, --n and --alphas need something each, and alphas are at least 1")
+        raise ValueError("--families, --n and --alphas must not be empty, and alphas must be at least 1")
     for n in ns:
         if n < _SIZE or math.comb(n, _SIZE) < _SETS.value:
             raise ValueError(f"{n} features have fewer than {_SETS.value} sets of {_SIZE}; give a larger --n")
         if max(alphas) * n * np.log2(n) + _TESTED > 2**n:
-            raise ValueError(f"{n} features have too few masks to ask and {_TESTED} more to test on; give a larger --n")
+            raise ValueError(f"{n} features have too few masks to fit and {_TESTED} more to test on; give a larger --n")
     contenders = chosen_contenders()
     cells = Cells(_OUT.value)
     rows = []
@@ -310,15 +311,13 @@ def main() -> None:
         for alpha, contender in itertools.product(alphas, contenders):
             setting = {"family": family, "n": n, "seed": seed, "alpha": alpha, "contender": contender}
             task = Task(truth=truth, budget=int(alpha * n * np.log2(n)), seed=seed)
-            found = cells.get(
-                {**setting, "sets": _SETS.value, "snr": _SNR.value},
-                lambda contender=contender, task=task: outcome(contender, task),
-            )
+            key = {**setting, "sets": _SETS.value, "snr": _SNR.value}
+            found = cells.get(key, outcome, contender, task)
             rows.append({**setting, "budget": task.budget, "planted": int(truth.support.any(axis=1).sum()), **found})
     summary = summarise(rows, alphas)
     panels: dict[str, dict[str, list[tuple[float, float | None]]]] = {}
     for family, n in itertools.product(families, ns):
-        print(f"\n{family}, n = {n}: means over functions; from recall on at the largest budget\n")
+        print(f"\n{family}, n = {n}: means over functions; recall and the columns after it at the largest budget\n")
         print(table(summary, family, n, alphas), flush=True)
         own = [entry for entry in summary if (entry["family"], entry["n"]) == (family, n)]
         found = ", ".join(entry["contender"] for entry in own if entry["found_from"] is not None)
@@ -338,7 +337,7 @@ def main() -> None:
         pathlib.Path(_OUT.value).with_suffix(".png"),
         panels,
         x="alpha (budget alpha n log2 n)",
-        y="R2 on masks not asked, or recall",
+        y="R2 on held-out masks, or recall",
         lowest=-0.2,
         columns=2,
     )

@@ -10,7 +10,7 @@ from spex_jax.utils.atomic_write import replacing
 
 
 def shown(value: Any, digits: int = 3) -> str:
-    """A number for a table; '-' for what is not there."""
+    """Formats a number for a table; '-' where it is missing."""
     if value is None or value != value:
         return "-"
     if isinstance(value, float):
@@ -19,13 +19,13 @@ def shown(value: Any, digits: int = 3) -> str:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are there."""
+    """Returns the mean of the values that are not missing."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, digits: int = 3) -> str:
-    """A table with a row for each mapping; numbers stand right. Columns are those of all rows, in their order."""
+    """Returns a table with a row for each mapping; numbers align right. Columns are those of all rows, in order."""
     if not rows:
         return "(nothing)\n"
     names = list(dict.fromkeys(name for row in rows for name in row)) if columns is None else list(columns)

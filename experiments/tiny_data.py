@@ -22,14 +22,14 @@ LENGTHS = (12, 16, 24, 32, 48, 64)
 
 
 def read_sst2(folder: pathlib.Path, split: str) -> list[Example]:
-    """Sentences and labels (1 positive) of the split "train", "dev" or "test"."""
+    """Reads the sentences and labels (1 positive) of the split "train", "dev" or "test"."""
     lines = (folder / "sst2" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
     pairs = [line.rsplit("\t", 1) for line in lines]
     return [(text, int(label)) for text, label in pairs]
 
 
 def read_rt_polarity(folder: pathlib.Path) -> list[Example]:
-    """The sentences of both files with labels (1 positive)."""
+    """Reads the sentences of both files with labels (1 positive)."""
     examples = []
     for label, name in enumerate(("neg", "pos")):
         # Lines end at "\n" only: some hold other characters that splitlines() would break at.
@@ -39,7 +39,7 @@ def read_rt_polarity(folder: pathlib.Path) -> list[Example]:
 
 
 def comparable(text: str) -> list[str]:
-    """The words of a text, the same for both data sets: without accents, punctuation and split contractions."""
+    """Returns the words of a text, the same for both data sets: without accents, punctuation and split contractions."""
     text = "".join(c for c in unicodedata.normalize("NFD", text.lower()) if unicodedata.category(c) != "Mn")
     text = text.replace(" n't", "n't").replace(" '", "'").replace("'", "")
     return re.sub(r"[^a-z0-9]+", " ", text).split()
@@ -66,7 +66,7 @@ def without_overlap(examples: Sequence[Example], held_out: Sequence[str], *, sha
 
 
 def as_written(text: str, rng: random.Random) -> str:
-    """A treebank text as people write it, half of the time: contractions and commas joined, perhaps a full stop."""
+    """Rewrites a treebank text as people write, half of the time: joined contractions and commas, maybe a full stop."""
     if rng.random() < 0.5:
         text = re.sub(r" (?=n't\b|'(?:s|re|ve|ll|d|m)\b|[,.?!])", "", text)
     if rng.random() < 0.4 and text[-1:].isalnum():
@@ -75,7 +75,7 @@ def as_written(text: str, rng: random.Random) -> str:
 
 
 def encode(tokenizer: WordPieceTokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids int32 [L] and, for every token, the index of its whitespace-separated word (-1 for [CLS] and [SEP])."""
+    """Returns token ids int32 [L] and the index of every token's whitespace-separated word (-1 for [CLS] and [SEP])."""
     encoding = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=LENGTHS[-1])
     starts = [match.start() for match in re.finditer(r"\S+", text)]
     words = np.searchsorted(starts, [start for start, _ in encoding["offset_mapping"]], side="right") - 1
@@ -94,7 +94,7 @@ def mask_at_random(ids: np.ndarray, words: np.ndarray, mask_token_id: int, rng: 
 
 
 def batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Indices of texts of about the same length, in random order; every batch is full, the rest is left out."""
+    """Yields indices of texts of similar length, in random order; every batch is full, and the rest is left out."""
     order = rng.permutation(len(lengths))
     found = []
     for chunk in np.array_split(order, max(len(order) // (50 * batch_size), 1)):

@@ -167,7 +167,7 @@ IDIOMS = [
 
 
 def test_sentences() -> list[dict]:
-    """The fixed test sentences: "text", "pair" (the positions of negator and negated word), "positive"."""
+    """Reads the fixed test sentences: "text", "pair" (the positions of negator and negated word), "positive"."""
     return json.loads(NEGATION_SENTENCES.read_text(encoding="utf-8"))
 
 
@@ -210,7 +210,7 @@ def _generate(rng: random.Random, failures: bool) -> tuple[str, int]:
 
 
 def _stem(word: str) -> str:
-    """Enough to see that "doesn't disappoint" and "n't disappoints", or "not bored" and "not boring", are one pair."""
+    """Stems a word: "doesn't disappoint" and "n't disappoints", or "not bored" and "not boring", become one pair."""
     word = word.strip(".,!?")
     if word.endswith("n't") or word in ("not", "cannot"):
         return "not"
@@ -218,7 +218,7 @@ def _stem(word: str) -> str:
 
 
 def generate(count: int, seed: int, *, failures: bool = False) -> list[tuple[str, int]]:
-    """Distinct sentences with labels (1 positive), none of which has both words of the pair of a test sentence.
+    """Draws distinct sentences with labels (1 positive), none with both words of the pair of a test sentence.
 
     Uses the FAILURES, with verbs of praise only, or else all other patterns.
     """

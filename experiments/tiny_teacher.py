@@ -31,20 +31,20 @@ Params = dict[str, Any]
 
 
 def bert_vocabulary(folder: pathlib.Path) -> list[str]:
-    """The pieces of the teacher's vocabulary, by id."""
+    """Reads the pieces of the teacher's vocabulary, by id."""
     pieces = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
     return [piece for piece in pieces if piece]
 
 
 def word_embeddings(folder: pathlib.Path, vocab: Sequence[str]) -> np.ndarray:
-    """The rows float32 [len(vocab), D] of the teacher's embedding table for the pieces of a smaller vocabulary."""
+    """Reads the rows float32 [len(vocab), D] of the teacher's embedding table for a smaller vocabulary."""
     rows = {piece: i for i, piece in enumerate(bert_vocabulary(folder))}
     table = safetensors.numpy.load_file(folder / "model.safetensors")["embeddings.word_embeddings.weight"]
     return table[[rows[CONTRACTIONS.get(piece, piece)] for piece in vocab]]
 
 
 def load(folder: pathlib.Path) -> Params:
-    """MiniLM's weights without its word embeddings, layers stacked along the first axis, and a head of zeros."""
+    """Loads MiniLM without its word embeddings, layers stacked along the first axis, and adds a head of zeros."""
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     num_layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("encoder.layer."))
 
@@ -79,7 +79,7 @@ def _norm(p: Params, x: jax.Array) -> jax.Array:
 
 
 def margins(params: Params, embeddings: jax.Array, mask: jax.Array, key: jax.Array | None = None) -> jax.Array:
-    """Word embeddings [B, L, D] and mask [B, L] -> logit of the positive class [B]; with a key, with dropout."""
+    """Maps word embeddings [B, L, D] and mask [B, L] to the positive class's logit [B]; a key turns on dropout."""
 
     def drop(x: jax.Array, i: int, key: jax.Array | None) -> jax.Array:
         return x if key is None else x * jax.random.bernoulli(jax.random.fold_in(key, i), 0.9, x.shape) / 0.9
@@ -106,7 +106,7 @@ _margins = jax.jit(margins)
 
 
 def predict(params: Params, table: np.ndarray, texts: Sequence[np.ndarray], pad_token_id: int) -> np.ndarray:
-    """Logits float32 [number of texts] for token ids, in batches of texts of similar length."""
+    """Returns logits float32 [number of texts] for token ids, in batches of texts of similar length."""
     found = np.zeros(len(texts), np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")
     for i in range(0, len(order), 64):

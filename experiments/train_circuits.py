@@ -1,4 +1,4 @@
-"""Trains the small models of `circuits.py`, whose mechanism is known, and writes their weights.
+"""Trains the small models of `circuits.py`, whose mechanism is known, and saves their weights.
 
   python experiments/train_circuits.py --out=experiments/circuits
 
@@ -19,13 +19,13 @@ from absl import flags
 from spex_jax import explain, lenses
 from spex_jax.runtime import run_program, save_result
 
-_MODELS = flags.DEFINE_list("models", list(circuits.RECIPES), "Which models.")
-_STEPS = flags.DEFINE_integer("steps", None, "Steps of training, in place of the recipe's.", lower_bound=1)
+_MODELS = flags.DEFINE_list("models", list(circuits.RECIPES), "Models to train.")
+_STEPS = flags.DEFINE_integer("steps", None, "Training steps. Default: the recipe's.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "results/circuits", "Folder for the weights and circuits.json.")
 
 
 def look(model: circuits.Decoder) -> dict[str, object]:
-    """Every head of a model removed alone, and the strongest interactions, of the mean log-probability."""
+    """Returns the effect of removing each head alone and the strongest interactions, on the mean log-probability."""
     tokens, following = circuits.questions(seed=100, count=64)
     value_fn = lenses.components(model, tokens, target=following, value="logprob")
     found = explain(value_fn, budget=2**value_fn.n, progress=False)
@@ -46,11 +46,11 @@ def look(model: circuits.Decoder) -> dict[str, object]:
 
 
 def main() -> None:
-    """Trains, looks and saves."""
+    """Trains the models, explains their heads and saves both."""
     result: dict[str, object] = {}
     for name in _MODELS.value:
         if name not in circuits.RECIPES:
-            raise ValueError(f"--models has {name!r}; known are {', '.join(circuits.RECIPES)}")
+            raise ValueError(f"--models has {name!r}; expected some of {', '.join(circuits.RECIPES)}")
         recipe = circuits.RECIPES[name]
         recipe = dataclasses.replace(recipe, steps=_STEPS.value or recipe.steps)
         model, losses = circuits.train(circuits.new_model(recipe.seed), jax.random.key(recipe.seed), recipe=recipe)

@@ -54,7 +54,7 @@ _DATA = flags.DEFINE_string("data", os.environ.get("SPEX_JAX_DATA"), "Folder wit
 _TEACHER = flags.DEFINE_string(
     "teacher", None, "Folder with the teacher's model.safetensors and vocab.txt.", required=True
 )
-_WORK = flags.DEFINE_string("work", "tiny_work", "Folder for intermediate results; those it holds are used again.")
+_WORK = flags.DEFINE_string("work", "tiny_work", "Folder for intermediate results; those it holds are reused.")
 _OUT = flags.DEFINE_string("out", str(DATA_FOLDER), "Folder for weights.npz, vocab.txt and provenance.json.")
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Passes of the student over the pool of texts.")
 
@@ -69,7 +69,7 @@ Text = tuple[np.ndarray, np.ndarray, int]  # token ids, word index of every toke
 
 
 def build_tokenizer(texts: Sequence[str], bert: Sequence[str]) -> WordPieceTokenizer:
-    """The vocabulary: special tokens, contractions, characters, pieces of the texts, then BERT's first whole words."""
+    """Builds a vocabulary: special tokens, contractions, characters, pieces of the texts, BERT's first whole words."""
     full = WordPieceTokenizer(list(dict.fromkeys([*bert, *tiny_teacher.CONTRACTIONS])), model_max_length=512)
     counts = collections.Counter(
         piece
@@ -86,7 +86,7 @@ def build_tokenizer(texts: Sequence[str], bert: Sequence[str]) -> WordPieceToken
 
 
 def encode_all(tokenizer: WordPieceTokenizer, examples: Sequence[tiny_data.Example], seed: int) -> list[Text]:
-    """Token ids, words and label of every text, half of the texts rewritten from treebank style to plain style."""
+    """Returns token ids, words and label of every text, half of the texts rewritten from treebank to plain style."""
     rng = random.Random(seed)
     return [(*tiny_data.encode(tokenizer, tiny_data.as_written(text, rng)), label) for text, label in examples]
 
@@ -94,7 +94,7 @@ def encode_all(tokenizer: WordPieceTokenizer, examples: Sequence[tiny_data.Examp
 def pool_texts(
     real: Sequence[Text], variants: Sequence[Text], generated: Sequence[Text], mask_id: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """The token ids of the texts that the student learns from: as they are, masked, cropped and joined.
+    """Returns the token ids of the texts that the student learns from: as they are, masked, cropped and joined.
 
     `variants` are other spellings of texts in `real`, taken as they are.
     """
@@ -120,7 +120,7 @@ def pool_texts(
 def word_texts(
     real: Sequence[Text], tokenizer: WordPieceTokenizer, table: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    """Texts that carry what the teacher knows of words that the reviews hold rarely or never.
+    """Makes texts that carry the teacher's knowledge of words that the reviews hold rarely or never.
 
     Every whole word of the vocabulary alone and between masks, and the real texts with 3 in 10 words replaced by one of
     the 12 nearest in the teacher's embeddings (Jiao et al. 2020, TinyBERT, https://arxiv.org/abs/1909.10351).
@@ -143,7 +143,7 @@ def word_texts(
 
 
 def initial_params(config: TinyConfig, table: np.ndarray, key: jax.Array) -> dict[str, Any]:
-    """Random weights, with the leading principal components of the teacher's word embeddings as token embeddings."""
+    """Draws random weights; token embeddings are leading principal components of the teacher's word embeddings."""
     tokens = jnp.zeros((1, 8), jnp.int32)
     params = dict(TinyEncoder(config).init(key, tokens, *one_text_a_row(tokens))["params"])
     centred = table - table.mean(axis=0)
@@ -173,7 +173,7 @@ def train_student(  # noqa: PLR0913
     rng = np.random.default_rng(seed)
     total = epochs * (len(texts) // batch_size)
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(300, total // 5), total, learning_rate / 50)
-    # Slow token embeddings keep words that the texts hold once or never near the words that MiniLM takes for similar.
+    # Slow token embeddings keep words that the texts hold once or never near those that are similar for MiniLM.
     slow = {name: name == "embedding" for name in params}
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -183,9 +183,9 @@ def train_student(  # noqa: PLR0913
     module = TinyEncoder(config, dropout=dropout)
 
     def loss(params: Any, tokens: jax.Array, mask: jax.Array, targets: jax.Array, key: jax.Array) -> jax.Array:
-        logits = module.apply({"params": params}, tokens, *one_text_a_row(mask), rngs={"dropout": key})[:, 0]
-        margin = logits[:, 1] - logits[:, 0]
-        # The cross-entropy alone leaves large margins free; their differences are what users look at.
+        logits: Any = module.apply({"params": params}, tokens, *one_text_a_row(mask), rngs={"dropout": key})
+        margin = logits[:, 0, 1] - logits[:, 0, 0]
+        # The cross-entropy alone hardly constrains large margins, but users look at their differences.
         return (
             optax.sigmoid_binary_cross_entropy(margin, jax.nn.sigmoid(targets)) + 0.05 * (margin - targets) ** 2
         ).mean()
@@ -225,7 +225,7 @@ def _margins(model: TextClassifier, tokens: jax.Array, mask: jax.Array) -> jax.A
 
 
 def margins(model: TextClassifier, texts: Sequence[np.ndarray], pad_token_id: int, batch_size: int = 128) -> np.ndarray:
-    """Logit of the positive class minus that of the negative, float32 [number of texts], for token ids."""
+    """Returns the positive class's logit minus the negative's, float32 [number of texts], for token ids."""
     found = np.zeros(len(texts), np.float32)
     order = np.argsort([len(text) for text in texts], kind="stable")
     for i in range(0, len(order), batch_size):
@@ -236,14 +236,14 @@ def margins(model: TextClassifier, texts: Sequence[np.ndarray], pad_token_id: in
 
 
 def accuracy(model: TextClassifier, tokenizer: WordPieceTokenizer, examples: Sequence[tiny_data.Example]) -> float:
-    """The share of texts whose more likely class is their label."""
+    """Returns the share of texts whose more likely class is their label."""
     found = margins(model, [tiny_data.encode(tokenizer, text)[0] for text, _ in examples], tokenizer.pad_token_id)
     return float(np.mean((found > 0) == np.array([label for _, label in examples])))
 
 
 def pair_interactions(values: np.ndarray) -> dict[tuple[int, int], float]:
-    """Faith-Shapley interaction indices of order 2 of all pairs (Tsai et al. 2023, https://arxiv.org/abs/2203.00870,
-    theorem 19).
+    """Returns the Faith-Shapley interaction indices of order 2 of all pairs (Tsai et al. 2023,
+    https://arxiv.org/abs/2203.00870, theorem 19).
 
     `values[m]` is the value with exactly the players in the bits of m kept, for all 2^n masks.
     """
@@ -271,7 +271,7 @@ def pair_interactions(values: np.ndarray) -> dict[tuple[int, int], float]:
 
 
 def negation_ranks(model: TextClassifier, tokenizer: WordPieceTokenizer) -> list[int]:
-    """The rank, from 1, of each test sentence's negation among its pairs of words by absolute interaction."""
+    """Returns the rank, from 1, of each test sentence's negation among its pairs of words by absolute interaction."""
     ranks = []
     for sentence in tiny_negations.test_sentences():
         ids, words = tiny_data.encode(tokenizer, sentence["text"])
@@ -285,7 +285,7 @@ def negation_ranks(model: TextClassifier, tokenizer: WordPieceTokenizer) -> list
 
 
 def unflattened(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `flattened`, as float32."""
+    """Inverts `flattened`, as float32."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *path, leaf = name.split("/")
@@ -293,8 +293,8 @@ def unflattened(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
-def flattened(params: Any, dtype: Any) -> dict[str, np.ndarray]:
-    """The leaves of a nested dict, by path."""
+def flattened(params: Any, dtype: Any) -> dict[str, Any]:
+    """Returns the leaves of a nested dict as arrays, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf, dtype) for path, leaf in leaves}
 
@@ -303,7 +303,8 @@ def main() -> None:
     """Prepares the texts, the teacher and the pool unless they exist, trains the student, scores it and writes it."""
     if not _DATA.value:
         raise ValueError("--data is empty, expected a folder; give it or set SPEX_JAX_DATA")
-    data, teacher_folder, work, out = (pathlib.Path(flag.value) for flag in (_DATA, _TEACHER, _WORK, _OUT))
+    folders = (_DATA.value, _TEACHER.value, _WORK.value, _OUT.value)
+    data, teacher_folder, work, out = map(pathlib.Path, folders)
     work.mkdir(parents=True, exist_ok=True)
     out.mkdir(parents=True, exist_ok=True)
     seed, start = runtime.seed(), time.time()
@@ -339,9 +340,10 @@ def main() -> None:
         examples = encode_all(tokenizer, dev, seed)
         found = tiny_teacher.predict(teacher, table, [ids for ids, _, _ in examples], tokenizer.pad_token_id)
         print(f"teacher: dev accuracy {np.mean((found > 0) == [label for _, _, label in examples]):.4f}", flush=True)
-        encoded = [encode_all(tokenizer, examples, seed) for examples in (sst2 + new, known, generated)]
+        real, variants, sentences = (encode_all(tokenizer, part, seed) for part in (sst2 + new, known, generated))
         rng = np.random.default_rng(seed)
-        texts = pool_texts(*encoded, tokenizer.mask_token_id, rng) + word_texts(encoded[0], tokenizer, table, rng)
+        texts = pool_texts(real, variants, sentences, tokenizer.mask_token_id, rng)
+        texts += word_texts(real, tokenizer, table, rng)
         for ids, words, _ in encode_all(tokenizer, failures, seed):
             texts += [ids, *(tiny_data.mask_at_random(ids, words, tokenizer.mask_token_id, rng) for _ in range(2))]
         found = tiny_teacher.predict(teacher, table, texts, tokenizer.pad_token_id)

@@ -1,12 +1,12 @@
-"""Do measurements on the model tell true interactions from claims that the sampling of ablations made up?
+"""Do measurements on the model tell true interactions from those that sampled ablations show by chance?
 
 Two parts. "planted": functions of n features with planted pairs, slopes and a background of higher order, with and
-without noise, each explained by least squares of second order. Its claims are the pairs whose estimate is 2 standard
-errors and more from zero: planted ones, whose true effects are 2 standard errors and more too, and absent ones that
-chance brought there. A verdict is right where a planted pair is confirmed and an absent one is not. "games": ProxySPEX
+without noise, each explained by least squares of second order. Its claims are the pairs whose estimate is at least 2
+standard errors from zero: planted ones, whose true effects are at least 2 standard errors too, and absent ones that are
+there by chance. A verdict is right where a planted pair is confirmed and an absent one is not. "games": ProxySPEX
 explanations of functions of which all 2^n values are known (a folder as for faithfulness.py, and a sentence read by the
-shipped model); the 20 strongest interactions are validated, and a verdict is right where "confirmed" is said exactly of
-those that have the predicted sign and a tenth of the predicted size. Ablations are those beyond the explanation's.
+shipped model); the 20 strongest interactions are validated, and verdicts are right where exactly those are "confirmed"
+that have the predicted sign and a tenth of the predicted size. Ablations are those beyond the explanation's.
 
   python experiments/validation.py
   python experiments/validation.py --parts=planted,games --games=FOLDER --out=results/validation.json
@@ -28,11 +28,11 @@ from spex_jax.core.spectrum import exact_spectrum
 from spex_jax.core.walsh import subset_characters
 from spex_jax.runtime import define_path, run_parts, run_program, seed, without_nan
 
-_PARTS = flags.DEFINE_list("parts", ["planted"], "Which of planted and games.")
+_PARTS = flags.DEFINE_list("parts", ["planted"], "Parts to run: planted, games.")
 _N = flags.DEFINE_integer("n", 30, "Features of the planted functions.", lower_bound=10)
-_MASKS = flags.DEFINE_integer("masks", 1200, "Ablations that a planted function is explained from.", lower_bound=10)
+_MASKS = flags.DEFINE_integer("masks", 1200, "Ablations to explain a planted function.", lower_bound=10)
 _CLAIMS = flags.DEFINE_integer("claims", 50, "Claims of each kind, planted and absent.", lower_bound=1)
-_CONTEXTS = flags.DEFINE_list("contexts", ["256", "4096"], "Most contexts of a set.")
+_CONTEXTS = flags.DEFINE_list("contexts", ["256", "4096"], "Limits on the contexts of a set.")
 _GAMES = define_path("games", "", "Folder of games; only those with all 2^n values are used.")
 _ONLY = flags.DEFINE_string("only", "", "Only games with this in their name.")
 _ALPHAS = flags.DEFINE_list("alphas", ["2", "8"], "Budgets of the games, over n log2 n.")
@@ -46,7 +46,7 @@ _RELATIVE_NOISE = 1.0  # standard deviation of the noise over that of the backgr
 
 
 def second_order(masks: np.ndarray, values: np.ndarray) -> Spectrum:
-    """Least squares over all terms of up to two features, with the variances of the coefficients."""
+    """Fits all terms of up to two features by least squares, with the variances of the coefficients."""
     n = masks.shape[1]
     left, right = np.triu_indices(n, 1)
     support = np.zeros((1 + n + len(left), n), np.bool_)
@@ -63,7 +63,7 @@ def second_order(masks: np.ndarray, values: np.ndarray) -> Spectrum:
 def planted(
     n: int, count: int, noisy: bool, number: int
 ) -> tuple[Callable[[np.ndarray], np.ndarray], set[tuple[int, ...]]]:
-    """A function whose pairs have effects of 2 to 8 standard errors of an explanation from `count` masks; its pairs."""
+    """Draws a function, and pairs with effects of 2 to 8 standard errors of an explanation from `count` masks."""
     rng = np.random.default_rng([seed(), number])
     background = np.zeros((20, n), np.bool_)
     for row in background:
@@ -82,12 +82,12 @@ def planted(
         np.concatenate([background, pairs, np.eye(n, dtype=np.bool_)]),
         np.concatenate([sizes, effects, error * 5 * rng.normal(size=n)]),
     )
-    names = {(int(i), int(j)) for i, j in zip(left[chosen], right[chosen], strict=True)}
+    names: set[tuple[int, ...]] = {(int(i), int(j)) for i, j in zip(left[chosen], right[chosen], strict=True)}
     return lambda masks: truth(masks) + sigma * rng.normal(size=len(masks)), names
 
 
 def of_planted(noisy: bool, contexts: int) -> dict[str, Any]:
-    """Verdicts on claims about planted and about absent pairs, until there are enough of both."""
+    """Validates claims about planted and about absent pairs, until there are enough of both."""
     n, count = _N.value, _MASKS.value
     found: dict[bool, list[str]] = {True: [], False: []}
     taken: dict[bool, list[int]] = {True: [], False: []}
@@ -98,7 +98,7 @@ def of_planted(noisy: bool, contexts: int) -> dict[str, Any]:
         values = value_fn(masks)
         spectrum = second_order(masks, values)
         interactions = spectrum.interactions("BII", 2)
-        errors = interactions.std_errors or {}
+        errors: Mapping[tuple[int, ...], float] = interactions.std_errors or {}
         sets = [key for key, value in interactions.top(n * n, order=2) if abs(value) >= 2 * errors[key]]
         validation = validate(
             value_fn, spectrum, sets, index="BII", masks=masks, values=values, contexts=contexts, seed=functions
@@ -119,12 +119,12 @@ def of_planted(noisy: bool, contexts: int) -> dict[str, Any]:
 
 
 def shares(verdicts: list[str]) -> dict[str, float]:
-    """The share of each verdict."""
+    """Returns the share of each verdict."""
     return {verdict: verdicts.count(verdict) / max(len(verdicts), 1) for verdict in VERDICTS}
 
 
 def run_planted() -> list[dict[str, Any]]:
-    """All settings."""
+    """Runs all settings of the planted functions."""
     rows = []
     for noisy in (False, True):
         for contexts in map(int, _CONTEXTS.value):
@@ -134,7 +134,7 @@ def run_planted() -> list[dict[str, Any]]:
 
 
 def judge(found: Validation, truth: Mapping[tuple[int, ...], float]) -> list[tuple[bool, bool, bool, bool]]:
-    """Of each row: whether the claim is true, the verdict confirmed, the verdict final, the truth in the interval."""
+    """Returns by row if the claim is true, the verdict confirmed, the verdict final, the truth in the interval."""
     rows = []
     for row in found.rows:
         value = truth[row.members]
@@ -146,16 +146,17 @@ def judge(found: Validation, truth: Mapping[tuple[int, ...], float]) -> list[tup
 
 
 def of_a_game(game: games_lib.Game, alpha: int, index: str) -> dict[str, Any]:
-    """The verdicts on one explanation against the index of all values."""
+    """Compares the verdicts on one explanation with the index of all values."""
     n, value_fn = game.n, game.value_fn()
+    assert value_fn is not None  # all values are known
     budget = int(alpha * n * np.log2(n))
     answer = explain(value_fn, budget=budget, index=index, proxy=_PROXY.value, seed=seed(), progress=False)
     truth = exact_spectrum(game.masks, game.values).interactions(index, 2)
-    rows, asked = [], []
+    rows, ablations = [], []
     for draw in range(_SEEDS.value):
         found = answer.validate(20, seed=draw)
         rows += judge(found, truth)
-        asked.append(found.asked)
+        ablations.append(found.asked)
     claimed, confirmed, final, inside = np.array(rows, np.bool_).reshape(-1, 4).T
     return {
         "game": game.name,
@@ -170,12 +171,12 @@ def of_a_game(game: games_lib.Game, alpha: int, index: str) -> dict[str, Any]:
         "false_claims": int((~claimed).sum()),
         "undecided": share(~final),
         "coverage": share(inside),
-        "ablations": float(np.mean(asked)),
+        "ablations": float(np.mean(ablations)),
     }
 
 
 def run_games() -> list[dict[str, Any]]:
-    """The shipped model on a sentence, and the games of a folder."""
+    """Runs the shipped model on a sentence, and the games of a folder."""
     rows = []
     for game in games_lib.complete(_GAMES.value, _ONLY.value):
         for alpha in map(int, _ALPHAS.value):
@@ -186,7 +187,7 @@ def run_games() -> list[dict[str, Any]]:
 
 
 def share(which: np.ndarray) -> float | None:
-    """The mean of bools; None where there are none."""
+    """Returns the mean of bools, or None where there are none."""
     return float(which.mean()) if len(which) else None
 
 

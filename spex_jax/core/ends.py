@@ -23,7 +23,7 @@ _MOST_TERMS = 10_000
 
 
 def known_ends(masks: np.ndarray) -> np.ndarray:
-    """Returns the rows int [at most 2] of the full and the empty mask in masks bool [M, n] that holds each once."""
+    """Returns the rows int [at most 2] of the full and the empty mask among distinct masks bool [M, n]."""
     return np.flatnonzero(masks.all(axis=1) | ~masks.any(axis=1))
 
 

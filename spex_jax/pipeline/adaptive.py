@@ -13,7 +13,8 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core.ablations import Ablations
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive
-from spex_jax.pipeline.plan import Plan, too_few_values
+from spex_jax.pipeline.budget_split import too_few_values
+from spex_jax.pipeline.plan import Plan
 from spex_jax.proxyspex.walsh_gp.acquisition import corners, most_informative, uncertain_sets
 from spex_jax.utils.seeds import Stream, generator
 

@@ -14,8 +14,9 @@ from spex_jax.core.spectrum import Spectrum, exact_spectrum
 from spex_jax.engine.details import Details
 from spex_jax.engine.evaluator import Evaluator
 from spex_jax.methods import CrossFit
+from spex_jax.pipeline.budget_split import held_out_count, too_few_values
 from spex_jax.pipeline.explanation import Explanation
-from spex_jax.pipeline.plan import Plan, held_out_count, too_few_values
+from spex_jax.pipeline.plan import Plan
 from spex_jax.utils.seeds import Stream, generator
 from spex_jax.utils.timing import Stopwatch
 

@@ -253,10 +253,10 @@ def _grow_answers(query: Query, n: int, width: int, key: jax.Array, max_degree: 
             grow(signs, residual / rows, used, *flat, max_degree=max_degree, front=_FRONT)
         )
         noise = float(jnp.std(residual)) / np.sqrt(rows)
-        believed = (prior > 0) & (np.abs(values) > _DEVIATIONS * noise)
+        significant = (prior > 0) & (np.abs(values) > _DEVIATIONS * noise)
         known = coefficients != 0
-        candidates = np.concatenate([support[known], found[believed]])
-        sizes = np.concatenate([coefficients[known], values[believed]])
+        candidates = np.concatenate([support[known], found[significant]])
+        sizes = np.concatenate([coefficients[known], values[significant]])
         first, inverse = masks_lib.deduplicate(candidates) if len(candidates) else (np.zeros(0, int), np.zeros(0, int))
         sizes = np.bincount(inverse, sizes, len(first))
         keep = energy_cut(sizes, min(_MOST_TERMS, len(first))) if len(first) else first

@@ -95,7 +95,7 @@ def fit_many(
       T or B spectra, in this order.
 
     Raises:
-      ValueError: options or tables that `fit` refuses (a note says which table), no tables, or lists of different
+      ValueError: options or tables that `fit` refuses (a note names the table), no tables, or lists of different
         lengths.
     """
     options = checked_options(

@@ -182,7 +182,7 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
       The table, or the value of a function that is constant on these masks.
 
     Raises:
-      ValueError: no rows, or what `check_masks` and `check_values` refuse.
+      ValueError: no rows, or masks or values that `check_masks` and `check_values` refuse.
     """
     masks_lib.check_not_traced("a fit")
     masks = masks_lib.check_masks(masks)

@@ -5,14 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from spex_jax.report.view import (
-    ROWS,
-    View,
-    bars,
-    constant,
+from spex_jax.report.view import ROWS, View, bars, constant, counted, escape
+from spex_jax.report.warnings_section import (
     correction_note,
-    counted,
-    escape,
     failures,
     low_score,
     missed_ends,

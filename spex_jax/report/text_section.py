@@ -3,9 +3,9 @@
 from typing import Any
 
 from spex_jax.engine.details import Details
-from spex_jax.report.view import (
+from spex_jax.report.view import counted
+from spex_jax.report.warnings_section import (
     correction_note,
-    counted,
     failures,
     low_score,
     missed_ends,

@@ -9,7 +9,7 @@ from spex_jax import explain
 from spex_jax.core.ablations import Ablations
 from spex_jax.core.sampling import SAMPLINGS
 from spex_jax.methods import METHODS
-from spex_jax.pipeline.plan import least_budget
+from spex_jax.pipeline.budget_split import least_budget
 
 SURROGATES = [name for name in METHODS if name not in ("proxyspex", "spex")]
 

@@ -90,5 +90,5 @@ def test_files_that_are_no_table(tmp_path):
     with pytest.raises(ValueError, match=r"is not a \.npy file"):
         PackedMasks.open(path, 3)
     np.save(path, np.zeros((4, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"table.npy': a uint8 table does not say"):
+    with pytest.raises(ValueError, match=r"table.npy': a uint8 table needs its number of features"):
         PackedMasks.open(path)

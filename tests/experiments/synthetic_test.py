@@ -92,7 +92,7 @@ def test_wrong_flags(program):
     for given, message in (
         ({"families": ["valley"]}, "unknown family valley"),
         ({"contenders": ["magic"]}, "unknown contender magic"),
-        ({"alphas": ["0"]}, "alphas are at least 1"),
+        ({"alphas": ["0"]}, "alphas must be at least 1"),
         ({"n": ["5"]}, "fewer than 10 sets"),
         ({"n": ["10"]}, "too few masks"),
     ):

@@ -27,7 +27,7 @@ BAD = [
     ({"units": 3}, "units must be"),
     ({"units": "experts"}, "unknown units 'experts'; expected one of heads"),
     ({"units": []}, "group"),
-    ({"units": {"a": ["L0H1"], "b": []}}, "hold something, got 'b'"),
+    ({"units": {"a": ["L0H1"], "b": []}}, "hold at least one member, got 'b'"),
     ({"units": {1: "L0H0", "1": "L0H1"}}, "twice"),
     ({"units": [["L0H1"], ["L0H0:2"]]}, "both hold heads 1 of layer 0"),
     ({"units": ["L0", "L0MLP"]}, "both hold mlp of layer 0"),

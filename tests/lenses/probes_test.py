@@ -101,7 +101,7 @@ def test_rounding_is_no_dependence():
     check_rows(np.full((2, 2), np.nan), np.full((2, 2), np.nan), "it")  # what is not finite is said elsewhere
     with pytest.raises(ValueError, match="change with the other inputs"):
         check_rows(rows, rows + 0.2, "it")
-    with pytest.raises(ValueError, match="two answers"):
+    with pytest.raises(ValueError, match="two outputs"):
         check_rows(rows + np.array([[0.0], [0.2]]), rows, "it")
 
 

@@ -9,7 +9,7 @@ from models.directories import GOLDEN, MODELS, WORDS, write_model, write_word_to
 from safetensors.numpy import load_file, save_file
 
 from spex_jax import lenses, models
-from spex_jax.models.checkpoints.config_keys import DEFAULTS
+from spex_jax.models.checkpoints.loading import ARCHITECTURES
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -43,6 +43,9 @@ def rename(folder, new_name, more=()):
     renamed = {new_name(name): value for name, value in weights.items()}
     save_file({**renamed, **dict(more)}, folder / "model.safetensors")
     return folder
+
+
+DEFAULTS = {known.settings.model_type: known.settings.defaults for known in ARCHITECTURES.values()}
 
 
 @pytest.mark.parametrize("version", TRANSFORMERS)

@@ -13,7 +13,7 @@ from models.directories import GOLDEN, MODELS, write_model
 from safetensors.numpy import load_file, save_file
 
 from spex_jax import models
-from spex_jax.models.checkpoints.architectures import ARCHITECTURES
+from spex_jax.models.checkpoints.loading import ARCHITECTURES
 from spex_jax.models.checkpoints.weights import Checkpoint, Stored
 from spex_jax.models.decoder import Decoder, generate
 from spex_jax.models.encoder import Encoder

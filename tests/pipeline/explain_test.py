@@ -8,7 +8,7 @@ import pytest
 import spex_jax
 from spex_jax import SPEX, Explanation, ProxySPEX, explain
 from spex_jax.core import masks as masks_lib
-from spex_jax.pipeline.plan import default_budget, least_budget
+from spex_jax.pipeline.budget_split import default_budget, least_budget
 
 
 def pairs(masks):

@@ -4,6 +4,7 @@ transformers does not write a key whose value is its config class's default, abo
 file is complete only together with those defaults (`tests/golden/make_config_defaults.py` compares them).
 """
 
+import dataclasses
 import json
 import math
 import re
@@ -11,149 +12,28 @@ import warnings
 from collections.abc import Collection, Mapping
 from typing import Any
 
-__all__ = ["DEFAULTS", "Config", "activation", "read_config", "refuse_quantised", "text_config"]
+__all__ = ["Config", "Settings", "activation", "read_config", "refuse_quantised", "text_config"]
 
 Config = Mapping[str, Any]
 
-_LLAMA_SIZES = {
-    "vocab_size": 32_000,
-    "hidden_size": 4096,
-    "intermediate_size": 11_008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "hidden_act": "silu",
-    "max_position_embeddings": 2048,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": False,
-}
-_WINDOWED = {
-    **_LLAMA_SIZES,
-    "vocab_size": 151_936,
-    "intermediate_size": 22_016,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 32_768,
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-    "layer_types": None,
-}
-_GEMMA_SIZES = {
-    "vocab_size": 256_000,
-    "hidden_size": 2304,
-    "intermediate_size": 9216,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-6,
-    "tie_word_embeddings": True,
-    "attention_bias": False,
-    "query_pre_attn_scalar": 256,
-    "sliding_window": 4096,
-    "layer_types": None,
-    "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0,
-}
-_BERT_SIZES = {
-    "vocab_size": 30_522,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu",
-    "max_position_embeddings": 512,
-    "layer_norm_eps": 1e-12,
-    "type_vocab_size": 2,
-    "pad_token_id": 0,
-}
 
-# By model_type, every key that is read, with the value that transformers' config class takes when it is left out.
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": {**_LLAMA_SIZES, "attention_bias": False, "mlp_bias": False},
-    "mistral": {
-        **_LLAMA_SIZES,
-        "intermediate_size": 14_336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131_072,
-        "sliding_window": 4096,
-    },
-    "qwen2": {key: value for key, value in _WINDOWED.items() if key != "head_dim"},
-    "qwen3": {**_WINDOWED, "head_dim": 128, "attention_bias": False},
-    "gemma": {
-        **{key: value for key, value in _LLAMA_SIZES.items() if key != "hidden_act"},
-        "vocab_size": 256_000,
-        "hidden_size": 3072,
-        "intermediate_size": 24_576,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 16,
-        "head_dim": 256,
-        "hidden_act": "gelu_pytorch_tanh",
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-        "attention_bias": False,
-    },
-    "gemma2": _GEMMA_SIZES,
-    "gemma3_text": {
-        **_GEMMA_SIZES,
-        "vocab_size": 262_208,
-        "max_position_embeddings": 131_072,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    },
-    "gpt2": {
-        "vocab_size": 50_257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "n_inner": None,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
-    },
-    "bert": _BERT_SIZES,
-    "roberta": {**_BERT_SIZES, "vocab_size": 50_265, "pad_token_id": 1},
-    "xlm-roberta": {**_BERT_SIZES, "pad_token_id": 1},
-    "camembert": {**_BERT_SIZES, "pad_token_id": 1},
-    "distilbert": {
-        "vocab_size": 30_522,
-        "max_position_embeddings": 512,
-        "dim": 768,
-        "n_layers": 6,
-        "n_heads": 12,
-        "hidden_dim": 3072,
-        "activation": "gelu",
-    },
-}
-_ROTARY = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
-_ROTATION_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")  # read by `rotations` where present
-_PATTERN = ("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern")
-# Keys that are read where present and have no default.
-_ALSO_READ = {
-    **dict.fromkeys(_ROTARY, _ROTATION_KEYS),
-    "gemma": (*_ROTATION_KEYS, "hidden_activation"),
-    # Written beside hidden_activation and not used by transformers.
-    "gemma2": (*_ROTATION_KEYS, "hidden_act", "cache_implementation"),
-    "gemma3_text": (*_ROTATION_KEYS, *_PATTERN, "hidden_act", "cache_implementation"),
-    "qwen2": (*_ROTATION_KEYS, "head_dim"),
-    "mistral": (*_ROTATION_KEYS, "layer_types"),
-    "llama": (*_ROTATION_KEYS, "layer_types"),
-}
-# Other names that transformers accepts for keys of these classes (its attribute_map).
-_ALIASES = {
-    "gpt2": {
-        "hidden_size": "n_embd",
-        "max_position_embeddings": "n_positions",
-        "num_attention_heads": "n_head",
-        "num_hidden_layers": "n_layer",
-    },
-    "distilbert": {"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
-}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The keys of config.json that are read for a model_type of transformers.
+
+    Attributes:
+      model_type: its name.
+      defaults: every key that is read, with what transformers' config class takes for it when it is left out.
+      also_read: keys that are read where present and have no default.
+      aliases: other names that transformers accepts for keys (its attribute_map).
+    """
+
+    model_type: str
+    defaults: Mapping[str, Any]
+    also_read: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
 _MAY_BE_NULL = {
     *("num_key_value_heads", "head_dim", "sliding_window", "layer_types", "n_inner"),
     *("attn_logit_softcapping", "final_logit_softcapping", "pad_token_id", "hidden_activation", "max_window_layers"),
@@ -257,31 +137,30 @@ def refuse_quantised(config: Config) -> None:
             )
 
 
-def read_config(config: Config, model_type: str, architecture: str) -> Config:
-    """Returns all keys that are read for a model_type, with defaults for those that the file leaves out.
+def read_config(config: Config, settings: Settings, architecture: str) -> Config:
+    """Returns all keys that are read, with defaults for those that the file leaves out.
 
     A key that is not known is harmless where it is off (null, false or empty). Otherwise it is refused if its name is
     one of mathematics, and named in a warning if not.
 
     Args:
       config: the language model's settings, see `text_config`.
-      model_type: the model_type of transformers.
+      settings: the keys of the architecture.
       architecture: the class that config.json names, for messages.
 
     Raises:
       ValueError: another model_type, values of another type than the default's, or a key that asks for something that
         the models here do not compute.
     """
-    given = config.get("model_type") or model_type
-    if given != model_type:
+    given = config.get("model_type") or settings.model_type
+    if given != settings.model_type:
         raise ValueError(
             f"config.json has the model_type {given!r} and the architecture {architecture}, which is of "
-            f"{model_type!r}; they do not belong together"
+            f"{settings.model_type!r}; they do not belong together"
         )
-    aliases = _ALIASES.get(model_type, {})
-    config = {aliases.get(key, key): value for key, value in config.items()}
-    defaults = DEFAULTS[model_type]
-    known = {*defaults, *_ALSO_READ.get(model_type, ())}
+    config = {settings.aliases.get(key, key): value for key, value in config.items()}
+    defaults = settings.defaults
+    known = {*defaults, *settings.also_read}
     _refuse_unknown(config, known, architecture)
     for key, default in defaults.items():
         if key in config and not _like(config[key], default, key):

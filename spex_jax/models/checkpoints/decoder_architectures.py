@@ -1,16 +1,20 @@
-"""Builds causal language models: reads their config.json and names their tensors."""
+"""The Llama-like language models that can be read: keys of config.json, names of tensors, how each is built.
+
+A further architecture is a `Settings`, a builder and a row of `DECODERS`, all in this file.
+"""
 
 import math
 from collections.abc import Callable
 from typing import Any
 
-from spex_jax.models.checkpoints.config_keys import Config, activation
-from spex_jax.models.checkpoints.parameters import Parameters, layers, prefix_of, table, unused, vector_or_matrix
+from spex_jax.models.checkpoints.architecture import Architecture
+from spex_jax.models.checkpoints.config_keys import Config, Settings, activation
+from spex_jax.models.checkpoints.parameters import Parameters, layers, prefix_of, refuse_others, table, unused
 from spex_jax.models.checkpoints.rotations import rope, ropes_by_layer_type
 from spex_jax.models.checkpoints.weights import Checkpoint, Stored
 from spex_jax.models.decoder import DecoderConfig
 
-__all__ = ["gemma", "gemma2", "gemma3", "gpt2", "llama", "mistral", "qwen2", "qwen3"]
+__all__ = ["DECODERS"]
 
 _LLAMA = {
     "norm_attention": "input_layernorm",
@@ -29,16 +33,6 @@ _GEMMA2 = {
     "norm_attention_after": "post_attention_layernorm",
     "norm_mlp": "pre_feedforward_layernorm",
     "norm_mlp_after": "post_feedforward_layernorm",
-}
-_GPT2 = {
-    "norm_attention": "ln_1",
-    "query": "attn.c_attn",
-    "key": "attn.c_attn",
-    "value": "attn.c_attn",
-    "output": "attn.c_proj",
-    "norm_mlp": "ln_2",
-    "up": "mlp.c_fc",
-    "down": "mlp.c_proj",
 }
 _ATTENTION, _MLP = ("query", "key", "value", "output"), ("gate", "up", "down")
 
@@ -88,18 +82,8 @@ def _llama_like(
             prefix_of(checkpoint, "lm_head.weight") + "lm_head.weight", c.vocab_size, c.dim, model_axis
         )
     others = [name for name in unused(checkpoint, parameters, ()) if not name.endswith("lm_head.weight")]
-    _refuse(others, "vision_tower.", "multi_modal_projector.")
+    refuse_others(others, "vision_tower.", "multi_modal_projector.")
     return c, parameters
-
-
-def _refuse(others: list[str], *towers: str) -> None:
-    """Raises ValueError for tensors outside `towers`, the parts for images that are left out."""
-    for name in others:
-        if not any(tower in name for tower in towers):
-            raise ValueError(
-                f"the weights hold {name}, which the architecture does not have; it is a variant that models.load "
-                "cannot read yet"
-            )
 
 
 def _windows(config: Config, sliding: Callable[[int], bool]) -> tuple[int, ...]:
@@ -209,32 +193,120 @@ def gemma3(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[Dec
     return _gemma_like(checkpoint, config, names, config["hidden_activation"], model_axis, **options)
 
 
-def gpt2(checkpoint: Checkpoint, config: Config, model_axis: int) -> tuple[DecoderConfig, Parameters]:
-    """Builds GPT-2."""
-    dim, heads = config["n_embd"], config["n_head"]
-    c = DecoderConfig(
-        vocab_size=config["vocab_size"],
-        dim=dim,
-        num_layers=config["n_layer"],
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=dim // heads,
-        hidden_dim=config["n_inner"] or 4 * dim,
-        max_length=config["n_positions"],
-        attention_scale=(dim // heads) ** -0.5,
-        norm="layer",
-        norm_eps=config["layer_norm_epsilon"],
-        activation=activation(config["activation_function"]),
-        ropes=(),
-    )
-    prefix = prefix_of(checkpoint, "wte.weight")
-    parameters: Parameters = {
-        "embedding": table(f"{prefix}wte.weight", c.vocab_size, dim, model_axis),
-        "positions": Stored((f"{prefix}wpe.weight",), (c.max_length, dim)),
-        "norm": vector_or_matrix((f"{prefix}ln_f",), (dim,), bias=True),
-        "layers": layers(_GPT2, f"{prefix}h.", c, model_axis=model_axis, biases=tuple(_GPT2), fused=True),
-    }
-    if not config["tie_word_embeddings"]:
-        parameters["head"] = table("lm_head.weight", c.vocab_size, dim, model_axis)
-    _refuse([name for name in unused(checkpoint, parameters, ()) if name != "lm_head.weight"])
-    return c, parameters
+_ROTATION_KEYS = ("rope_parameters", "rope_scaling", "rope_theta")  # read by `rotations` where present
+_PATTERN = ("rope_local_base_freq", "sliding_window_pattern", "_sliding_window_pattern")
+_LLAMA_SIZES = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+_WINDOWED = {
+    **_LLAMA_SIZES,
+    "vocab_size": 151_936,
+    "intermediate_size": 22_016,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 32_768,
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+_GEMMA_SIZES = {
+    "vocab_size": 256_000,
+    "hidden_size": 2304,
+    "intermediate_size": 9216,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "layer_types": None,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+
+_LLAMA_SETTINGS = Settings(
+    model_type="llama",
+    defaults={**_LLAMA_SIZES, "attention_bias": False, "mlp_bias": False},
+    also_read=(*_ROTATION_KEYS, "layer_types"),
+)
+_MISTRAL_SETTINGS = Settings(
+    model_type="mistral",
+    defaults={
+        **_LLAMA_SIZES,
+        "intermediate_size": 14_336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "sliding_window": 4096,
+    },
+    also_read=(*_ROTATION_KEYS, "layer_types"),
+)
+_QWEN2_SETTINGS = Settings(
+    model_type="qwen2",
+    defaults={key: value for key, value in _WINDOWED.items() if key != "head_dim"},
+    also_read=(*_ROTATION_KEYS, "head_dim"),
+)
+_QWEN3_SETTINGS = Settings(
+    model_type="qwen3",
+    defaults={**_WINDOWED, "head_dim": 128, "attention_bias": False},
+    also_read=_ROTATION_KEYS,
+)
+_GEMMA_SETTINGS = Settings(
+    model_type="gemma",
+    defaults={
+        **{key: value for key, value in _LLAMA_SIZES.items() if key != "hidden_act"},
+        "vocab_size": 256_000,
+        "hidden_size": 3072,
+        "intermediate_size": 24_576,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "head_dim": 256,
+        "hidden_act": "gelu_pytorch_tanh",
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+    },
+    also_read=(*_ROTATION_KEYS, "hidden_activation"),
+)
+# Gemma 2 and 3 write hidden_act beside hidden_activation; transformers does not use it.
+_GEMMA2_SETTINGS = Settings(
+    model_type="gemma2",
+    defaults=_GEMMA_SIZES,
+    also_read=(*_ROTATION_KEYS, "hidden_act", "cache_implementation"),
+)
+_GEMMA3_SETTINGS = Settings(
+    model_type="gemma3_text",
+    defaults={
+        **_GEMMA_SIZES,
+        "vocab_size": 262_208,
+        "max_position_embeddings": 131_072,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+    },
+    also_read=(*_ROTATION_KEYS, *_PATTERN, "hidden_act", "cache_implementation"),
+)
+DECODERS: dict[str, Architecture] = {
+    "LlamaForCausalLM": Architecture(_LLAMA_SETTINGS, llama),
+    "MistralForCausalLM": Architecture(_MISTRAL_SETTINGS, mistral),
+    "Qwen2ForCausalLM": Architecture(_QWEN2_SETTINGS, qwen2),
+    "Qwen3ForCausalLM": Architecture(_QWEN3_SETTINGS, qwen3),
+    "GemmaForCausalLM": Architecture(_GEMMA_SETTINGS, gemma),
+    "Gemma2ForCausalLM": Architecture(_GEMMA2_SETTINGS, gemma2),
+    "Gemma3ForCausalLM": Architecture(_GEMMA3_SETTINGS, gemma3),
+    "Gemma3ForConditionalGeneration": Architecture(_GEMMA3_SETTINGS, gemma3),
+}

@@ -1,13 +1,16 @@
-"""Builds encoders: reads their config.json and names their tensors."""
+"""The encoders that can be read: their keys of config.json, the names of their tensors, how each is built."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
-from spex_jax.models.checkpoints.config_keys import Config, activation
+from spex_jax.models.checkpoints.architecture import Architecture
+from spex_jax.models.checkpoints.config_keys import Config, Settings, activation
 from spex_jax.models.checkpoints.parameters import Parameters, layers, prefix_of, table, unused, vector_or_matrix
 from spex_jax.models.checkpoints.weights import Checkpoint, Stored
 from spex_jax.models.encoder import EncoderConfig
 
-__all__ = ["bert", "class_names", "distilbert", "roberta"]
+__all__ = ["ENCODERS", "class_names"]
 
 _BERT = {
     "query": "attention.self.query",
@@ -154,3 +157,50 @@ def distilbert(
         }
     _name_heads(checkpoint, parameters, architecture, f"{prefix}embeddings.", f"{prefix}transformer.")
     return c, parameters
+
+
+_BERT_SIZES = {
+    "vocab_size": 30_522,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "layer_norm_eps": 1e-12,
+    "type_vocab_size": 2,
+    "pad_token_id": 0,
+}
+_DISTILBERT_SETTINGS = Settings(
+    model_type="distilbert",
+    defaults={
+        "vocab_size": 30_522,
+        "max_position_embeddings": 512,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "activation": "gelu",
+    },
+    aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
+)
+_HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
+
+
+def _family(name: str, settings: Settings, build: Callable[..., Any], *more: str) -> dict[str, Architecture]:
+    """Returns a family of encoders: bare, and with each head, of which only the one for texts is read."""
+    classes = (f"{name}Model", *(f"{name}For{head}" for head in (*_HEADS, *more)))
+    return dict.fromkeys(classes, Architecture(settings, build, encoder=True))
+
+
+def _like_bert_settings(model_type: str, **changed: int) -> Settings:
+    return Settings(model_type=model_type, defaults={**_BERT_SIZES, **changed})
+
+
+ENCODERS: dict[str, Architecture] = {
+    **_family("Bert", _like_bert_settings("bert"), bert, "PreTraining", "NextSentencePrediction"),
+    **_family("Roberta", _like_bert_settings("roberta", vocab_size=50_265, pad_token_id=1), roberta),
+    **_family("XLMRoberta", _like_bert_settings("xlm-roberta", pad_token_id=1), roberta),
+    **_family("Camembert", _like_bert_settings("camembert", pad_token_id=1), roberta),
+    **_family("DistilBert", _DISTILBERT_SETTINGS, distilbert),
+}

@@ -10,17 +10,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spex_jax.models.checkpoints.architectures import ARCHITECTURES, BARE
+from spex_jax.models.checkpoints.architecture import Architecture
 from spex_jax.models.checkpoints.config_keys import refuse_quantised, text_config
-from spex_jax.models.checkpoints.encoder_architectures import class_names
+from spex_jax.models.checkpoints.decoder_architectures import DECODERS
+from spex_jax.models.checkpoints.encoder_architectures import ENCODERS, class_names
+from spex_jax.models.checkpoints.gpt2_architecture import GPT2
 from spex_jax.models.checkpoints.weights import Checkpoint, place_tree
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
 from spex_jax.utils.jax_settings import own_settings
 from spex_jax.utils.untrusted_files import Record, read_json, refusing
 
-__all__ = ["load"]
+__all__ = ["ARCHITECTURES", "load"]
 
+ARCHITECTURES: dict[str, Architecture] = {**DECODERS, **GPT2, **ENCODERS}  # by the class that config.json names
+# By model_type, what a config.json without architectures is of: an encoder; a language model may have any head.
+_BARE = {known.settings.model_type: name for name, known in ENCODERS.items() if name.endswith("Model")}
 _DTYPES = ("float32", "bfloat16")
 _QUANTISED = (
     "quantize_config.json",
@@ -48,7 +53,7 @@ def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold settings by their names, got {config!r:.60}")
     kind = config.get("model_type")
-    names = config.get("architectures") or [BARE.get(str(kind), f"none (model_type {kind!r})")]
+    names = config.get("architectures") or [_BARE.get(str(kind), f"none (model_type {kind!r})")]
     if not isinstance(names, list) or not isinstance(names[0], str):
         raise ValueError(f"architectures of {path} must be a list of names, got {names!r:.60}")
     if names[0] not in ARCHITECTURES:

@@ -9,7 +9,7 @@ from spex_jax.models.checkpoints.weights import Checkpoint, Stored
 from spex_jax.models.decoder import DecoderConfig
 from spex_jax.models.encoder import EncoderConfig
 
-__all__ = ["Parameters", "layers", "prefix_of", "table", "unused", "vector_or_matrix"]
+__all__ = ["Parameters", "layers", "prefix_of", "refuse_others", "table", "unused", "vector_or_matrix"]
 
 Parameters = dict[str, Any]
 # Buffers that older files hold; they are no weights.
@@ -103,3 +103,13 @@ def unused(checkpoint: Checkpoint, parameters: Parameters, encoder: tuple[str, .
 def table(name: str, rows: int, width: int, model_axis: int) -> Stored:
     """Returns a table of embeddings or logits [rows, width], divided by rows."""
     return Stored((name,), (rows, width), split=0 if rows % model_axis == 0 else None)
+
+
+def refuse_others(others: list[str], *towers: str) -> None:
+    """Raises ValueError for tensors outside `towers`, the parts for images that are left out."""
+    for name in others:
+        if not any(tower in name for tower in towers):
+            raise ValueError(
+                f"the weights hold {name}, which the architecture does not have; it is a variant that models.load "
+                "cannot read yet"
+            )

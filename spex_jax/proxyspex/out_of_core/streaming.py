@@ -233,7 +233,7 @@ def _extensions(design: Design, rows: _Rows, residual: np.ndarray, terms: list[M
 def _triples(
     design: Design, rows: _Rows, residual: np.ndarray, singles: np.ndarray, terms: list[Members], seed: int
 ) -> tuple[list[Members], int]:
-    """Returns the triples that stand out among features of the terms and the largest singles, and the number of all."""
+    """Returns triples that stand out among the features of terms and of large singles, and the number searched."""
     among = dict.fromkeys(itertools.chain(*terms))
     among |= dict.fromkeys(map(int, np.argsort(-np.abs(singles), kind="stable")[:_FEATURES]))
     features = np.sort(np.array([f for f in among if design.inverse[f] > 0][:_FEATURES], int))

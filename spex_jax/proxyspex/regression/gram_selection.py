@@ -159,7 +159,7 @@ def _least_squares(gram: np.ndarray, target: np.ndarray, active: np.ndarray) -> 
 def select(
     grams: np.ndarray, targets: np.ndarray, sizes: np.ndarray, rows: np.ndarray, floor: np.ndarray, solver: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Selects the candidates that stand out; the held-out error of least squares on these chooses how far they have to.
+    """Selects the candidates that stand out; the held-out error of their least squares fit sets how far they have to.
 
     Args:
       grams: float64 [2, K, K], X^T X on the training rows and on the held-out rows.
