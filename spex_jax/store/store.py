@@ -137,7 +137,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     try:
         if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
             raise ValueError("is not a regular file")
-        with pathlib.Path(path).open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123  # Path would drop a slash at the end
             return _contents(file.fileno())
     except (OSError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)!r} {error}" if isinstance(error, ValueError) else str(error)) from error
