@@ -155,7 +155,7 @@ def initial_params(config: TinyConfig, table: np.ndarray, key: jax.Array) -> dic
     return params
 
 
-def train_student(
+def train_student(  # noqa: PLR0913
     params: dict[str, Any],
     config: TinyConfig,
     texts: Sequence[np.ndarray],

@@ -37,7 +37,7 @@ def _approximator_class() -> type:
     except ImportError as error:
         raise ImportError("ShapiqApproximator needs the package shapiq: pip install 'spex-jax[shapiq]'") from error
 
-    class ShapiqApproximator(Approximator):
+    class ShapiqApproximator(Approximator):  # type: ignore[misc]  # shapiq need not be installed
         """`spex_jax.explain` as an approximator of shapiq, for its explainers and its benchmark.
 
         Attributes:

@@ -83,7 +83,7 @@ class _Path(flags.ArgumentParser[str]):
     syntactic_help = "a path, in which ~ and $NAME are expanded"
 
     def parse(self, argument: str) -> str:
-        path = os.path.expandvars(os.path.expanduser(argument))
+        path = os.path.expandvars(os.path.expanduser(argument))  # noqa: PTH111  # as given, and no error for ~unknown
         if unset := re.search(r"\$\{?(\w+)", path):
             raise ValueError(f"the environment variable {unset[1]} is not set")
         return path

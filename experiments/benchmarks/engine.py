@@ -184,7 +184,7 @@ class _LoggingStore(Store):
 
     def append(self, masks: np.ndarray, values: np.ndarray) -> None:
         super().append(masks, values)
-        with open(self.log, "ab", buffering=0) as file:
+        with pathlib.Path(self.log).open("ab", buffering=0) as file:
             file.write(masks_lib.pack(masks).tobytes())
 
 
@@ -195,7 +195,7 @@ def _numbers(path: pathlib.Path) -> np.ndarray:
 
 
 def _slow_values(masks: np.ndarray, log: str) -> np.ndarray:
-    with open(log, "ab", buffering=0) as file:
+    with pathlib.Path(log).open("ab", buffering=0) as file:
         file.write(masks_lib.pack(masks).tobytes())
     time.sleep(_PAUSE)
     return np.sin(masks @ np.arange(1.0, _FEATURES + 1))

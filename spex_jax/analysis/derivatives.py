@@ -76,7 +76,7 @@ class Values:
             self.asked += len(todo)
         before = len(self._touched)
         self._touched[where[where < before]] = True
-        return self._values[where]
+        return np.asarray(self._values[where])
 
 
 class Derivatives:

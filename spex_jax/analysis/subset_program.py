@@ -46,7 +46,7 @@ class Problem:
 
     def weighted(self, masks: np.ndarray) -> np.ndarray:
         """Returns weights times characters at masks bool [W, n], float64 [W, K]."""
-        return self.weights * (1.0 - 2.0 * ((self.members @ masks.T.astype(np.float64)).T % 2))
+        return np.asarray(self.weights * (1.0 - 2.0 * ((self.members @ masks.T.astype(np.float64)).T % 2)))
 
     def value(self, mask: np.ndarray) -> float:
         """Returns the sum of the weighted characters at one mask bool [n]."""

@@ -53,7 +53,7 @@ class Selection:
     seconds: float
 
 
-def select(
+def select(  # noqa: PLR0913
     spectrum: Spectrum,
     *,
     keep: int | None = None,
@@ -151,7 +151,7 @@ def select(
 def _units_of(given: Any) -> list[Any]:
     """Returns one unit or several as a list."""
     if hasattr(given, "ndim"):
-        return np.ravel(given).tolist()
+        return list(np.ravel(given).tolist())
     return list(given) if isinstance(given, Iterable) else [given]
 
 
@@ -183,7 +183,7 @@ def _walk(problem: Problem, width: int, up: bool) -> np.ndarray:
         masks[np.arange(len(units)), units] = up
         changed = incidence[units].tocoo()
         weighted[changed.row, changed.col] *= -1
-    return best
+    return np.asarray(best)
 
 
 def _improve(problem: Problem, mask: np.ndarray) -> np.ndarray:
@@ -279,7 +279,7 @@ def _best_of_all(problem: Problem) -> np.ndarray:
         fine &= ((sums >= low - _TOLERANCE) & (sums <= high + _TOLERANCE)).all(axis=0)
     if not fine.any():
         raise ValueError(_NONE_MEETS)
-    return masks[np.where(fine, walsh_hadamard(table), -np.inf).argmax()]
+    return np.asarray(masks[np.where(fine, walsh_hadamard(table), -np.inf).argmax()])
 
 
 def _better(problem: Problem, best: np.ndarray | None, point: np.ndarray) -> np.ndarray | None:

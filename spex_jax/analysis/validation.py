@@ -199,7 +199,7 @@ def _measured(content: Record, n: int) -> Measured:
     return found
 
 
-def validate(
+def validate(  # noqa: PLR0913
     ask: Callable[[np.ndarray], np.ndarray] | None,
     spectrum: Spectrum,
     sets: Sequence[tuple[int, ...]],

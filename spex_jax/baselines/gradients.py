@@ -1,6 +1,7 @@
 """First-order estimates of the effect of removing a unit, from gradients with respect to the mask."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ __all__ = ["attribution_patching", "integrated_gradients"]
 class _Gradient:
     """Maps masks bool [B, n] to [B, n + 1]: the mean gradient at shares float32 [T] of each mask, and its value."""
 
-    fn: Any
+    fn: Callable[[jax.Array], jax.Array]
     shares: jax.Array
 
     def __call__(self, masks: jax.Array) -> jax.Array:
@@ -33,7 +34,8 @@ class _Gradient:
             gradients = jax.lax.map(lambda share: jax.grad(value)(share * whole), self.shares)
             return jnp.append(gradients.mean(axis=0), value(whole))
 
-        return jax.lax.map(of, masks)
+        found: jax.Array = jax.lax.map(of, masks)
+        return found
 
 
 def _effects(value_fn: ValueFunction, shares: np.ndarray, options: dict[str, Any]) -> Spectrum:

@@ -46,7 +46,7 @@ def _networks(value_fn: ValueFunction, caller: str, count: int = 0) -> tuple[Ret
     fn = _trainings(value_fn, caller)
     further = [jax.random.fold_in(fn.keys[0], FURTHER_TRAININGS + number) for number in range(len(fn.keys), count)]
     keys = jnp.concatenate([fn.keys, jnp.stack(further)]) if further else fn.keys
-    everything = np.ones((1, value_fn.n), np.bool_)
+    everything = jnp.ones((1, value_fn.n), np.bool_)
     return fn, _trained(dataclasses.replace(fn, keys=keys), everything)
 
 
@@ -93,7 +93,8 @@ def _gradients_of_values(fn: Retraining, params: Any) -> jax.Array:
     """Returns the gradients of the values at the test points, float32 [T, P]."""
     flat, _, values = _functions(fn, params)
     with precision_of_models():
-        return jax.jacrev(values)(flat)
+        found: jax.Array = jax.jacrev(values)(flat)
+    return found
 
 
 @compiled
@@ -101,8 +102,10 @@ def _hessian(fn: Retraining, params: Any) -> jax.Array:
     """Returns the Hessian of the mean loss, float32 [P, P]."""
     flat, losses, _ = _functions(fn, params)
     gradient = jax.grad(lambda vector: losses(vector).mean())
+    ways = jnp.eye(len(flat))
     with precision_of_models():
-        return jax.lax.map(lambda way: jax.jvp(gradient, (flat,), (way,))[1], jnp.eye(len(flat)), batch_size=64)
+        found: jax.Array = jax.lax.map(lambda way: jax.jvp(gradient, (flat,), (way,))[1], ways, batch_size=64)
+    return found
 
 
 @compiled(static_argnames="iterations")
@@ -115,13 +118,15 @@ def _by_conjugate_gradients(
 
     def product(direction: jax.Array) -> jax.Array:
         with precision_of_models():
-            return jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
+            found: jax.Array = jax.jvp(gradient, (flat,), (direction,))[1] + damping * direction
+        return found
 
     def solve(row: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = cg(product, row, maxiter=iterations)[0]
         return found, jnp.linalg.norm(product(found) - row) / jnp.maximum(jnp.linalg.norm(row), 1e-30)
 
-    return jax.lax.map(solve, given, batch_size=8)
+    found: tuple[jax.Array, jax.Array] = jax.lax.map(solve, given, batch_size=8)
+    return found
 
 
 @compiled
@@ -129,7 +134,8 @@ def _losses_along(fn: Retraining, params: Any, directions: jax.Array) -> jax.Arr
     """Returns the slopes of the losses along each of the directions [T, P], float32 [T, N]."""
     flat, losses, _ = _functions(fn, params)
     with precision_of_models():
-        return jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
+        found: jax.Array = jax.lax.map(lambda way: jax.jvp(losses, (flat,), (way,))[1], directions, batch_size=8)
+    return found
 
 
 @own_settings()
@@ -204,7 +210,8 @@ def _kernel(fn: Retraining, params: Any, key: jax.Array, size: int) -> tuple[jax
                 )(flat)
             return margin, gradient @ projection
 
-        return jax.lax.map(one, (x, y), batch_size=64)
+        found: tuple[jax.Array, jax.Array] = jax.lax.map(one, (x, y), batch_size=64)
+        return found
 
     margins, phi = features(fn.x, fn.y)
     _, tests = features(fn.x_test, fn.y_test)

@@ -95,7 +95,7 @@ def look_up(masks: np.ndarray, values: np.ndarray, wanted: np.ndarray, caller: s
             f"{masks.shape[1]} units ({', '.join(map(str, removed[:20])) or 'none'}): evaluate it too"
         )
     means = np.bincount(own, values, len(first)) / np.maximum(np.bincount(own, minlength=len(first)), 1)
-    return means[found]
+    return np.asarray(means[found])
 
 
 def _prefixes(orders: np.ndarray) -> np.ndarray:

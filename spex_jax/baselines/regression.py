@@ -124,7 +124,7 @@ def least_squares(
             return found
         del gram, factor
     whole = design(masks) * root[:, None]
-    return np.linalg.lstsq(whole, target * root, rcond=None)[0]
+    return np.asarray(np.linalg.lstsq(whole, target * root, rcond=None)[0])
 
 
 def table(masks: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:

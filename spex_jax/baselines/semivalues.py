@@ -253,7 +253,7 @@ def _least_shapley(n: int, order: int, sampling: Sampling) -> int:
         # full and the empty mask constrains both.
         groups = [sum(math.comb(n, size) for size in range(first, order + 1, 2)) for first in (0, 1)]
         fewest = 2 * max(groups)
-    return min(fewest, 2 ** min(n, 63))
+    return min(fewest, 1 << min(n, 63))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

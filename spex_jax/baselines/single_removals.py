@@ -79,7 +79,7 @@ class LeaveOneOut(OwnMasks):
 
     def least(self, n: int) -> int:
         """Returns n + 2, or all masks where there are fewer."""
-        return min(n + 2, 2 ** min(n, 63))
+        return min(n + 2, 1 << min(n, 63))
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
         """Returns the full mask, those that remove one unit, and the empty one."""

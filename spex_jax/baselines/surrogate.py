@@ -51,4 +51,4 @@ class ShrunkRegression(Regression):
 
     def least(self, n: int) -> int:
         """Returns 12, or all masks where there are fewer."""
-        return min(_FEWEST_ROWS, 2 ** min(n, 63))
+        return min(_FEWEST_ROWS, 1 << min(n, 63))

@@ -53,7 +53,7 @@ def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
         total += len(sets)
     rows = np.concatenate(every)
     first = masks_lib.deduplicate(rows)[0]
-    return rows[first[first >= len(terms)][:count]]
+    return np.asarray(rows[first[first >= len(terms)][:count]])
 
 
 def with_spare_terms(

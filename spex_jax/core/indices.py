@@ -185,7 +185,7 @@ def _fsii(s: int, t: int, order: int) -> Fraction:
     """Returns the weight of mu(S) in FSII(T), t >= 1 (Tsai et al., JMLR 2023)."""
     if s <= order:
         return Fraction(s == t)
-    sign = (-1) ** (order - t)
+    sign = -1 if (order - t) % 2 else 1
     spread = math.comb(order, t) * math.comb(s - 1, order)
     return sign * Fraction(t, order + t) * Fraction(spread, math.comb(s + order - 1, order + t))
 

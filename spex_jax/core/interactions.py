@@ -43,7 +43,7 @@ class Interactions(Mapping[tuple[int, ...], float]):
       budget: the number of ablations behind the estimates, or None where unknown.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         members: Sequence[tuple[int, ...]],
         values: np.ndarray,

@@ -132,7 +132,7 @@ def check_reals(name: str, given: Any) -> np.ndarray:
 
 def finite_rows(values: np.ndarray) -> np.ndarray:
     """Returns which values float64 [M, *outputs] are finite in all outputs, bool [M]."""
-    return np.isfinite(values.reshape(len(values), math.prod(values.shape[1:]))).all(axis=1)
+    return np.asarray(np.isfinite(values.reshape(len(values), math.prod(values.shape[1:]))).all(axis=1))
 
 
 def describe_nonfinite(values: np.ndarray, masks: np.ndarray, rows: np.ndarray | None = None) -> str:

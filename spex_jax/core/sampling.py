@@ -56,11 +56,11 @@ def _shares(sampling: str, n: int) -> np.ndarray:
     sizes = np.arange(1, n)
     kernel = 1 / (sizes * (n - sizes))
     if sampling == "kernel_shap":
-        return kernel / kernel.sum()
+        return np.asarray(kernel / kernel.sum())
     if sampling == "size":
         return np.full(n - 1, 1 / (n - 1))
     uniform = scipy.stats.binom.pmf(sizes, n, 0.5)
-    return (kernel / kernel.sum() + uniform / uniform.sum()) / 2
+    return np.asarray(kernel / kernel.sum() + uniform / uniform.sum()) / 2
 
 
 def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, border: bool) -> np.ndarray:
@@ -95,7 +95,7 @@ def by_size(n: int, count: int, rng: np.random.Generator, share: np.ndarray, *, 
         masks = np.concatenate([_ends(n), np.stack([first, ~first], axis=1).reshape(-1, n)])
         masks = masks[masks_lib.deduplicate(masks)[0]]
         if len(masks) >= count:
-            return masks[:count]
+            return np.asarray(masks[:count])
         blocks = -(-(count - len(masks)) // (2 * _DRAWN))
         drawn = np.concatenate([drawn, *(_block(n, rng, share) for _ in range(blocks))])
 

@@ -67,7 +67,7 @@ class Spectrum:
     @property
     def n(self) -> int:
         """The number of features."""
-        return self.support.shape[1]
+        return int(self.support.shape[1])
 
     def __len__(self) -> int:
         """Returns the number of terms, () included."""
@@ -102,7 +102,7 @@ class Spectrum:
                     parity ^= columns[feature]
                 bits = np.unpackbits(parity, axis=1, count=len(masks))
                 odd += self.coefficients[rows[part]] @ bits
-        return self.coefficients.sum() - 2 * odd
+        return np.asarray(self.coefficients.sum() - 2 * odd)
 
     def truncate(self, k: int) -> "Spectrum":
         """Returns the k terms of the largest energy; () is always among them where the spectrum has it."""

@@ -131,7 +131,7 @@ class Details:
 
     def to_json(self) -> dict[str, Any]:
         """Returns a JSON object that `details_from_json` reads; fields at their defaults are left out."""
-        return _written(self)
+        return dict(_written(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

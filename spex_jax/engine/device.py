@@ -11,7 +11,7 @@ import functools
 import logging
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -263,12 +263,12 @@ class DeviceFunction:
         batch = [masks_lib.pad_features(masks[members.reshape(-1)], self._value_fn.width)]
         if self._packing is not None:
             batch = [batch[0].reshape(*members.shape, -1), members >= 0]
-        if self.mesh is None:
-            return self._run(self._fn, *batch)
-        sharding = NamedSharding(self.mesh, P(AXIS))
-        return self._run(
-            self._fn, *(jax.make_array_from_callback(part.shape, sharding, part.__getitem__) for part in batch)
-        )
+        given: Iterable[np.ndarray | jax.Array] = batch
+        if self.mesh is not None:
+            sharding = NamedSharding(self.mesh, P(AXIS))
+            given = (jax.make_array_from_callback(part.shape, sharding, part.__getitem__) for part in batch)
+        found: jax.Array = self._run(self._fn, *given)
+        return found
 
     def stop(self) -> None:
         """Starts no further batches; `answers` ends with those in flight."""

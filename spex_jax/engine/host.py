@@ -20,10 +20,12 @@ __all__ = ["HostFunction"]
 _BATCH = 256
 _LONGEST_PAUSE = 60.0  # seconds between two attempts
 
+_Answer = tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]  # numbers with values, and an error
 
-def _in_thread(call: Callable[[], Any]) -> concurrent.futures.Future:
+
+def _in_thread(call: Callable[[], _Answer]) -> concurrent.futures.Future[_Answer]:
     """Runs a call in a thread that, unlike those of the executors, does not keep the interpreter from ending."""
-    future: concurrent.futures.Future = concurrent.futures.Future()
+    future: concurrent.futures.Future[_Answer] = concurrent.futures.Future()
 
     def run() -> None:
         try:
@@ -92,7 +94,7 @@ class HostFunction:
                 time.sleep(pause)
         raise AssertionError("unreachable")
 
-    def _evaluate(self, masks: np.ndarray, rows: slice) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
+    def _evaluate(self, masks: np.ndarray, rows: slice) -> _Answer:
         """Returns numbers and values of some rows, and an error or None.
 
         A batch that fails is evaluated in halves, down to the first mask that fails, which the error names.
@@ -125,9 +127,7 @@ class HostFunction:
             return [(np.arange(rows.start, rows.stop), values)], None
         return self._evaluate_both(masks, rows, count // 2)
 
-    def _evaluate_both(
-        self, masks: np.ndarray, rows: slice, count: int
-    ) -> tuple[list[tuple[np.ndarray, np.ndarray]], Exception | None]:
+    def _evaluate_both(self, masks: np.ndarray, rows: slice, count: int) -> _Answer:
         """Evaluates the first `count` rows, and then the others."""
         middle = rows.start + count
         found, failure = self._evaluate(masks, slice(rows.start, middle))
@@ -158,7 +158,7 @@ class HostFunction:
                 if failure is not None:
                     raise failure
             return
-        running: set[concurrent.futures.Future] = set()
+        running: set[concurrent.futures.Future[_Answer]] = set()
         first_failure: Exception | None = None
         while True:
             while first_failure is None and not self._stopped and len(running) < self._options.workers and todo:

@@ -23,7 +23,7 @@ def free_bytes(mesh: jax.sharding.Mesh | None) -> float:
     devices = jax.local_devices() if mesh is not None else jax.local_devices()[:1]
     if devices[0].platform == "cpu":
         return _host_free() / len(devices)
-    statistics = [device.memory_stats() or {} for device in devices]
+    statistics: list[dict[str, float]] = [device.memory_stats() or {} for device in devices]
     return min(s.get("bytes_limit", math.inf) - s.get("bytes_in_use", 0) for s in statistics)
 
 

@@ -30,12 +30,12 @@ class Packing:
     @property
     def per_row(self) -> int:
         """The number of masks that a row holds where half of the features are kept."""
-        middle = self.fixed + (self.kept + self.removed).sum() / 2
+        middle = self.fixed + float((self.kept + self.removed).sum()) / 2
         return max(1, min(self.slots, round(self.capacity / max(middle, 1))))
 
     def lengths(self, masks: np.ndarray) -> np.ndarray:
         """Returns the places that each of the masks bool [M, n] takes, int [M]."""
-        return self.fixed + self.removed.sum() + masks @ (self.kept - self.removed)
+        return np.asarray(self.fixed + self.removed.sum() + masks @ (self.kept - self.removed))
 
     def rows(self, masks: np.ndarray, most: int | None = None) -> np.ndarray:
         """Returns the numbers of the masks bool [M, n] that share a row, int [rows, slots], -1 in free slots.

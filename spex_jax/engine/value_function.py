@@ -87,7 +87,7 @@ class ValueFunction:
       device: options of a device function.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         fn: Callable[..., Any],
         n: int,

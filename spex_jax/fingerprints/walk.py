@@ -132,7 +132,7 @@ class Walk:
                 self.refuse("an array was deleted or donated")
             if not array.is_fully_addressable:
                 self.refuse("an array is on other hosts")
-            if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+            if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
                 return combined("key", str(jax.random.key_impl(array)), of_array(jax.random.key_data(array)))
         elif not isinstance(array, np.generic) and type(array) not in (np.ndarray, np.memmap):
             self.refuse(f"an array of the class {type(array).__qualname__}, which may hold more than its numbers")
@@ -198,7 +198,7 @@ class Walk:
         """Digests a slice or range."""
         return combined(type(one).__name__, *map(self.of_value, (one.start, one.stop, one.step)))
 
-    def of_partial(self, one: functools.partial) -> bytes:
+    def of_partial(self, one: functools.partial[Any]) -> bytes:
         """Digests a function with some of its arguments bound."""
         if type(one) not in _PARTIALS:
             self.refuse(f"a {type(one).__qualname__}, which may do more than functools.partial")

@@ -27,7 +27,7 @@ _TRUNK = 2**30  # bytes of states that are kept, so that masks can begin at late
 
 
 @own_settings()
-def components(
+def components(  # noqa: PLR0913
     model: Decoder,
     tokens: Any,
     *,

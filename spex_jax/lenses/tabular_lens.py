@@ -67,14 +67,16 @@ class _MaskedRow:
         if len(masks) <= at_once:
             return self._of(masks)
         filled = jnp.pad(masks, ((0, -len(masks) % at_once), (0, 0)), constant_values=True)
-        found = jax.lax.map(self._of, filled.reshape(-1, at_once, masks.shape[1]))
+        found: jax.Array = jax.lax.map(self._of, filled.reshape(-1, at_once, masks.shape[1]))
         return found.reshape(-1)[: len(masks)]
 
     def _of(self, masks: jax.Array) -> jax.Array:
         kept = (self.group < 0) | masks[:, jnp.maximum(self.group, 0)]  # [B, d]
         rows = jnp.where(kept[:, None], self.row, self.replacements)
         found = jnp.asarray(self.predict(rows.reshape(-1, rows.shape[2])))
-        return _value(found.reshape(*rows.shape[:2], *found.shape[1:]), self.target, self.value, jnp)
+        found = found.reshape(*rows.shape[:2], *found.shape[1:])
+        values: jax.Array = _value(found, self.target, self.value, jnp)
+        return values
 
 
 @_fields

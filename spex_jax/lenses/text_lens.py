@@ -1,7 +1,7 @@
 """The text lens: which units of a text or a conversation act together in the answer of a model."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,7 +42,7 @@ def _logits_of_full(fn: AblatedClass, *batch: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _logits_of_model(model: Any, tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
+def _logits_of_model(model: Callable[..., jax.Array], tokens: jax.Array, attention_mask: jax.Array) -> jax.Array:
     return model(tokens, attention_mask)
 
 
@@ -59,7 +59,7 @@ def _is_causal(model: Any) -> bool:
     found = logits_of(found, "the model", expected, 1)
     if found.ndim not in (2, 3):
         raise ValueError(f"the model must give {expected}; for tokens {shape} it gave {found.shape}")
-    return found.ndim == 3
+    return bool(found.ndim == 3)
 
 
 def _check_independent(model: Any, ids: np.ndarray) -> None:
@@ -105,7 +105,7 @@ def _padded(values: Sequence[float], dtype: type) -> jax.Array:
 
 
 @own_settings()
-def text(
+def text(  # noqa: PLR0913
     model: Any,
     tokenizer: Tokenizer,
     text_or_messages: str | Sequence[Mapping[str, str]],

@@ -148,7 +148,7 @@ def _check_network(fn: Retraining, classes_matter: bool) -> None:
 
 
 @own_settings()
-def training_data(
+def training_data(  # noqa: PLR0913
     init_fn: Callable[[jax.Array], Any],
     apply_fn: Callable[[Any, Any], jax.Array],
     train: tuple[Any, Any],

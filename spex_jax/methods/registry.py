@@ -126,4 +126,5 @@ class Registry(Mapping[str, type[R]], Generic[R]):
             raise ValueError(
                 f"options {', '.join(options)} were given beside the record {given!r}; set them as fields of the record"
             )
-        return given
+        found: R = given
+        return found

@@ -44,7 +44,8 @@ def rms_norm(params: Params, x: jax.Array, eps: float, offset: float = 0.0) -> j
     """Divides x [..., D] by its RMS (Zhang and Sennrich 2019), times weight + offset; computed in float32."""
     wide = x.astype(jnp.float32)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * scale * (params["weight"].astype(jnp.float32) + offset)).astype(x.dtype)
+    found: jax.Array = wide * scale * (params["weight"].astype(jnp.float32) + offset)
+    return found.astype(x.dtype)
 
 
 def layer_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
@@ -52,7 +53,8 @@ def layer_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
     wide = x.astype(jnp.float32)
     centred = wide - wide.mean(axis=-1, keepdims=True)
     scale = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    return (centred * scale * params["weight"] + params["bias"]).astype(x.dtype)
+    found: jax.Array = centred * scale * params["weight"] + params["bias"]
+    return found.astype(x.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

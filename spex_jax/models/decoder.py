@@ -166,9 +166,11 @@ class Decoder:
         return self.norm(self.params["norm"], x), found
 
     def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        x = self.params["embedding"][tokens]
+        x: jax.Array = self.params["embedding"][tokens]
         x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
-        return x + self.params["positions"][positions] if "positions" in self.params else x
+        if "positions" in self.params:
+            x = x + self.params["positions"][positions]
+        return x
 
     def norm(self, params: Params, x: jax.Array) -> jax.Array:
         """Applies the norm of the architecture to states [..., D]."""

@@ -19,7 +19,7 @@ def held_out_count(budget: int) -> int:
 def least_budget(n: int, method: Method) -> int:
     """Returns the smallest budget for n features: the masks that the method needs to fit, and the held-out masks."""
     if n < 63 and 2**n <= _HELD_OUT:
-        return 2**n
+        return 1 << n
     fitted = method.least(n)
     least = fitted + _HELD_OUT
     while least - held_out_count(least) < fitted:

@@ -57,7 +57,7 @@ class Estimate:
         )
 
 
-def estimate(
+def estimate(  # noqa: PLR0913
     value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
     *,

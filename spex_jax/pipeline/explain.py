@@ -27,7 +27,7 @@ from spex_jax.utils.version import environment
 __all__ = ["evaluate_outputs", "explain"]
 
 
-def explain(
+def explain(  # noqa: PLR0913
     value_fn: ValueFunction | Callable[[np.ndarray], Any],
     n: int | None = None,
     *,

@@ -33,7 +33,7 @@ __all__ = ["explain_many"]
 _TOGETHER = 32  # tables fitted at once
 
 
-def explain_many(
+def explain_many(  # noqa: PLR0913
     value_fns: Iterable[ValueFunction] | ValueFunction,
     *,
     budget: int | None = None,
@@ -203,7 +203,7 @@ def _answers(
                 found[output] = _saved(saved[output], value_fn)
             except ValueError as error:
                 aside = pathlib.Path(tempfile.mkdtemp(dir=folder, prefix=f"{saved[output].name}.damaged-"))
-                os.replace(saved[output], aside / saved[output].name)
+                saved[output].replace(aside / saved[output].name)
                 warnings.warn(f"{error}; it is made again, and the old folder is now in {aside.name}", stacklevel=3)
     missing = [output for output in outputs if output not in found]
     several = evaluate(value_fn, make(value_fn), which=missing, progress=progress, store=folder) if missing else []

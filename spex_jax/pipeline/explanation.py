@@ -214,11 +214,11 @@ class Explanation:
             (new / "explanation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             if target.exists():
                 old = pathlib.Path(tempfile.mkdtemp(dir=target.parent, prefix=temporary_prefix(target)))
-                os.replace(target, old)
-                os.replace(new, target)
+                target.replace(old)
+                new.replace(target)
                 shutil.rmtree(old)
             else:
-                os.replace(new, target)
+                new.replace(target)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise

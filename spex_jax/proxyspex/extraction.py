@@ -162,7 +162,8 @@ def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
 def _evaluate(signs: jax.Array, support: jax.Array, coefficients: jax.Array) -> jax.Array:
     """Returns the values [Q] of a sum of characters, in blocks of rows that fit in memory."""
     blocks = signs.reshape(-1, _BATCH, signs.shape[1])
-    return jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks).ravel()
+    found: jax.Array = jax.lax.map(lambda block: characters_of(block, support) @ coefficients, blocks)
+    return found.ravel()
 
 
 @compiled
@@ -180,7 +181,8 @@ def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> 
         return characters.T @ (characters @ c) / len(signs)
 
     start = characters.T @ answers / len(signs)
-    return jax.scipy.sparse.linalg.cg(normal, start, x0=start, tol=1e-6, maxiter=30)[0]
+    found: jax.Array = jax.scipy.sparse.linalg.cg(normal, start, x0=start, tol=1e-6, maxiter=30)[0]
+    return found
 
 
 def _complete(answers: np.ndarray, n: int, max_degree: int) -> tuple[np.ndarray, np.ndarray]:

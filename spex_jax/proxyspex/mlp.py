@@ -118,7 +118,8 @@ def answers(params: Params, signs: jax.Array) -> jax.Array:
 @compiled
 def _each_answer(params: Params, signs: jax.Array) -> jax.Array:
     """Returns the answers [stops, B, M] of every network at every stop."""
-    return jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)
+    found: jax.Array = jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)
+    return found
 
 
 def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:

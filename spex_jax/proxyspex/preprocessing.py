@@ -60,7 +60,7 @@ class Table:
     @property
     def n(self) -> int:
         """The number of features."""
-        return self.masks.shape[1]
+        return int(self.masks.shape[1])
 
     def as_given(self, numbers: np.ndarray) -> np.ndarray:
         """Returns one number for each row, [N], in the order in which the rows were given."""
@@ -101,7 +101,7 @@ def _scattered(masks: np.ndarray) -> np.ndarray:
     mixed = masks_lib.hashes(masks_lib.pack(masks))
     for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):  # the finalizer of SplitMix64
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(factor)
-    return mixed ^ (mixed >> np.uint64(31))
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
 
 
 def average_duplicates(masks: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +143,7 @@ def limit_outliers(values: np.ndarray) -> np.ndarray:
         f"{rest.min():.4g} or {rest.max():.4g}, the range of the others",
         stacklevel=4,
     )
-    return np.clip(values, rest.min(), rest.max())
+    return np.asarray(np.clip(values, rest.min(), rest.max()))
 
 
 def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> float:

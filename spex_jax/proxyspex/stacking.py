@@ -32,7 +32,7 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
     pull = np.diag(np.sqrt(prior_rows * np.mean(held_out**2, axis=1)))
     alone = np.eye(len(held_out))[0]
     features, targets = np.concatenate([held_out.T, pull]), np.concatenate([values, pull @ alone])
-    return scipy.optimize.nnls(features, targets)[0]
+    return np.asarray(scipy.optimize.nnls(features, targets)[0])
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:

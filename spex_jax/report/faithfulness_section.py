@@ -52,7 +52,7 @@ def show_score(view: View) -> str:
 
 def _score_scale(score: Any) -> str:
     """Draws the estimate and its interval on a line to 1, from 0 or from the lower end where that is negative."""
-    low = min(0.0, score.r2, score.low)
+    low: float = min(0.0, score.r2, score.low)
 
     def x(value: float) -> float:
         return 10 + 380 * (value - low) / (1 - low)

@@ -55,7 +55,8 @@ class View:
     @property
     def details(self) -> Details:
         """The lens's details of the input."""
-        return self.explanation.details
+        found: Details = self.explanation.details
+        return found
 
     @property
     def noun(self) -> str:

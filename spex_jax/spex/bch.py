@@ -152,7 +152,8 @@ class _Arithmetic:
 
 def _add(terms: jax.Array) -> jax.Array:
     """Returns the sum in the field over the first axis."""
-    return jax.lax.reduce(terms, 0, jax.lax.bitwise_xor, (0,))
+    found: jax.Array = jax.lax.reduce(terms, 0, jax.lax.bitwise_xor, (0,))
+    return found
 
 
 def _raise(terms: jax.Array, by: int = 1) -> jax.Array:
@@ -238,7 +239,7 @@ def _splits(code: BCH, field: _Arithmetic, locator: jax.Array) -> jax.Array:
     def square(_: jax.Array, a: jax.Array) -> jax.Array:
         return _add(field.times(field.times(a, a)[:, None], squares))
 
-    last = jax.lax.fori_loop(0, code.m, square, first)
+    last: jax.Array = jax.lax.fori_loop(0, code.m, square, first)
     for _ in range(t - 1):
         last = next_power(last)
     return (last == rest).all(axis=0)

@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
@@ -103,7 +104,8 @@ def search(design: Design, targets: np.ndarray | jax.Array) -> tuple[np.ndarray,
       support bool [K, n], () first and then by absolute coefficient, and coefficients float64 [K].
     """
     given = peeling(design, targets)
-    return in_order(*peel(*given.arrays, given.every, code=given.code, most_terms=given.most_terms))
+    arrays = map(jnp.asarray, (*given.arrays, given.every))
+    return in_order(*peel(*arrays, code=given.code, most_terms=given.most_terms))
 
 
 def standardise(design: Design, values: np.ndarray) -> tuple[np.ndarray, float, float] | Spectrum:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.core.spectrum import Spectrum
@@ -81,7 +82,7 @@ def _at_once(design: Design) -> int:
     # The known sets with their views, the products of bins, and the sets tried or the words of the flips.
     known = 2 * terms * (design.n + delays + min(uniform, 4096))
     elements = known + 9 * min(bins, 1024) ** 2 + 4 * words * delays + 2 * design.rows.size
-    return max(1, _BYTES // (4 * elements))
+    return max(1, int(_BYTES // (4 * elements)))
 
 
 @in_float32()
@@ -101,8 +102,8 @@ def _vmapped(designs: Sequence[Design], values: Sequence[np.ndarray], refit: boo
         for start in range(0, len(members), size):
             part = members[start : start + size]
             padded = [given.arrays for _, given in part] + [part[0][1].arrays] * (size - len(part))
-            arrays = [np.stack(parts) for parts in zip(*padded, strict=True)]
-            together = peel_together(*arrays, part[0][1].every, code=code, most_terms=most_terms)
+            arrays = [*map(np.stack, zip(*padded, strict=True)), part[0][1].every]
+            together = peel_together(*map(jnp.asarray, arrays), code=code, most_terms=most_terms)
             sets, coefficients = jax.device_get(together)
             for row, (b, _) in enumerate(part):
                 ready = prepared[b]

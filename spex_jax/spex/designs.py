@@ -64,7 +64,7 @@ class Design:
 
 
 def _coded(n: int, b: int, t: int) -> int:
-    return GROUPS * (bch(n, t).checks + 1) * 2**b
+    return GROUPS * (bch(n, t).checks + 1) << b
 
 
 def plan(n: int, budget: int, *, max_degree: int | str = 5) -> Plan:

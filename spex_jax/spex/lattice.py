@@ -109,7 +109,8 @@ class _Descent(NamedTuple):
 
 def bins(values: jax.Array, rows: jax.Array) -> jax.Array:
     """Returns the transforms [C, 2^b, P + 1] of values [M] at the rows int [C, P + 1, 2^b] of a design."""
-    return walsh_hadamard(values[rows]).transpose(0, 2, 1) / rows.shape[-1]
+    found: jax.Array = walsh_hadamard(values[rows])
+    return found.transpose(0, 2, 1) / rows.shape[-1]
 
 
 def lattice(matrices: jax.Array, uniform: jax.Array, code: BCH) -> Lattice:

@@ -137,7 +137,7 @@ def read(path: str | os.PathLike[str]) -> Contents:
     try:
         if not pathlib.Path(path).is_file() and pathlib.Path(path).exists():
             raise ValueError("is not a regular file")
-        with open(path, "rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123  # Path would drop a slash at the end
             return _contents(file.fileno())
     except (OSError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)!r} {error}" if isinstance(error, ValueError) else str(error)) from error
@@ -180,7 +180,7 @@ def open_locked(path: pathlib.Path) -> int:
                 f"the store {str(path)!r} is in use by another run; wait until it ends, or give another path"
             ) from error
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file), os.stat(path)):
+            if os.path.samestat(os.fstat(file), path.stat()):
                 return file
         os.close(file)  # a repair replaced the file between opening and locking
 

@@ -30,7 +30,7 @@ class ArrayMemo(Generic[T]):
     def __init__(self, compute: Callable[..., T]):
         """Wraps `compute(array, *arguments)`."""
         self._compute = compute
-        self._known: dict[int, tuple[weakref.ref, dict[Hashable, T]]] = {}
+        self._known: dict[int, tuple[weakref.ref[Any], dict[Hashable, T]]] = {}
 
     def __len__(self) -> int:
         """Returns the number of arrays with cached results."""
@@ -44,7 +44,7 @@ class ArrayMemo(Generic[T]):
         found = self._known.get(key)
         if found is None or found[0]() is not array:
 
-            def forget(gone: weakref.ref) -> None:
+            def forget(gone: weakref.ref[Any]) -> None:
                 if key in self._known and self._known[key][0] is gone:
                     del self._known[key]
 

@@ -25,15 +25,15 @@ def replacing(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any
         )
     if target.is_dir():
         raise ValueError(f"cannot write {str(target)!r}: it is a folder; give the path of a file")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=temporary_prefix(target))
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=temporary_prefix(target))
+    temporary = pathlib.Path(name)
     try:
         with os.fdopen(handle, mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp creates files that only their owner can read
-        os.replace(temporary, target)
+        temporary.chmod(0o666 & ~umask)  # mkstemp creates files that only their owner can read
+        temporary.replace(target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise

@@ -8,7 +8,7 @@ program is made by `compiled`, and no product in it sets its own precision (test
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 
@@ -16,9 +16,20 @@ from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["compiled", "precision_of_models"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # JAX's precision outside of the outermost program that is being traced, as a tuple of one; None outside of any program.
 # It is part of the key of JAX's caches, because a program that calls a model depends on it.
 _OUTSIDE = jax.make_user_context(None)
+
+
+@overload
+def compiled(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def compiled(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def compiled(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -63,7 +63,7 @@ class Allowance:
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]], most: int | None = None):
         """Sets the bytes that reading `paths` may take; None is 10 times their size and 50 MiB."""
-        size = sum(os.stat(path).st_size for path in paths)
+        size = sum(os.stat(path).st_size for path in paths)  # noqa: PTH116  # Path would drop a slash at the end
         self._left = (_FACTOR * size + _FLOOR if most is None else int(most)) - _RESERVED
 
     def take(self, size: int, what: str) -> None:
@@ -83,9 +83,9 @@ class Allowance:
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Opens a regular file; a pipe or a device might never end."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
         raise ValueError("it is not a regular file")
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # noqa: PTH123
         yield file
 
 

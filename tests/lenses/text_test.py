@@ -292,7 +292,7 @@ def test_values_of_the_real_minilm_are_those_recorded(data_folder):
     encoder, tokenizer = spex_jax.models.load(pathlib.Path(found.origin).parent / "model")
     with np.load(data_folder / "minilm_sst2_probe" / "minilm_sst2_probe.npz") as head:
         model = encoder.with_head(head["w"], head["b"], ("negative", "positive"))
-    with open(data_folder / "spex_reference" / "data" / "sentiment.csv", encoding="utf-8", newline="") as file:
+    with (data_folder / "spex_reference" / "data" / "sentiment.csv").open(encoding="utf-8", newline="") as file:
         reviews = [row["review"] for row in csv.DictReader(file)]
     for name in ("minilm_a", "minilm_b"):
         path = data_folder.parent / "games" / f"{name}.npz"

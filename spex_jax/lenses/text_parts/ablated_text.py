@@ -55,7 +55,8 @@ class AblatedClass:
         rows = self.template.rows(masks, used)
         if isinstance(self.model, Classifier):
             return self.model.classify(rows.tokens, rows.positions, rows.segments, masks.shape[1])
-        return self.model(rows.tokens, rows.segments >= 0)[:, None]
+        logits: jax.Array = self.model(rows.tokens, rows.segments >= 0)
+        return logits[:, None]
 
     def __call__(self, *batch: jax.Array) -> jax.Array:
         """Returns the values; see the class."""
@@ -123,7 +124,7 @@ class AblatedAnswer:
         """
         rows = self.template.rows(masks, used)
         places = rows.read(self.sources, self.template.branch)
-        states = self.model.states(
+        states: jax.Array = self.model.states(
             rows.tokens,
             rows.positions,
             rows.segments,

@@ -95,7 +95,8 @@ def render(tokenizer: Tokenizer, messages: Sequence[Mapping[str, str]]) -> Conve
     def rendered(contents: Contents) -> str:
         given = [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
         try:
-            return tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+            found: str = tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+            return found
         except ImportError as error:
             raise ImportError("chat templates need jinja2; pip install 'spex-jax[hf]'") from error
         except Exception as error:  # templates may raise anything

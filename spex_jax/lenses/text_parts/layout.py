@@ -151,7 +151,7 @@ def rounded(length: int, width: int) -> int:
     return -(-length // bucket) * bucket
 
 
-def template_of(
+def template_of(  # noqa: PLR0913
     *,
     tokens: np.ndarray,
     stand_in: np.ndarray,

@@ -4,7 +4,7 @@ import bisect
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,7 @@ def _pieces(text: str, separator: str) -> list[Span]:
     return spans
 
 
-_FINDERS = {
+_FINDERS: dict[str, Callable[[str], list[Span]]] = {
     "word": _words,
     "sentence": _sentences,
     "line": lambda text: _pieces(text, r"\n|\r\n?"),

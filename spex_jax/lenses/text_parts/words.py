@@ -35,8 +35,8 @@ _Parser = Callable[[str], list[str]]
 
 @functools.cache
 def _parser(name: str) -> _Parser:
-    load = getattr(budoux, f"load_default_{name}_parser")
-    return load().parse
+    parse: _Parser = getattr(budoux, f"load_default_{name}_parser")().parse
+    return parse
 
 
 def _language(line: str) -> str | None:

@@ -60,12 +60,12 @@ def as_groups(given: Any, examples: int) -> Groups:
         return Groups(np.arange(examples, dtype=np.int32), tuple(map(str, range(examples))))
     if isinstance(given, Mapping):
         return _of_mapping(given, examples)
-    given = check_groups(given) if isinstance(given, Groups) else by_source(given)
-    if given.labels.shape != (examples,):
+    found = check_groups(given) if isinstance(given, Groups) else by_source(given)
+    if found.labels.shape != (examples,):
         raise ValueError(
-            f"groups must have one label for each of the {examples} training examples, got {given.labels.shape}"
+            f"groups must have one label for each of the {examples} training examples, got {found.labels.shape}"
         )
-    return given
+    return found
 
 
 def check_groups(given: Any) -> Groups:

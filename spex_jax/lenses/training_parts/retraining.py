@@ -179,7 +179,8 @@ class Retraining:
             gradients = jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), gradients)
             updates, after = self.optimizer.update(gradients, memory, params)
             moved = jax.tree.map(lambda old, change: (old + change).astype(old.dtype), params, updates)
-            return jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), (moved, after), (params, memory))
+            new: _State = jax.tree.map(lambda a, b: jnp.where(count > 0, a, b), (moved, after), (params, memory))
+            return new
 
         return jax.vmap(update)(params, memory, gradients, count)
 

@@ -96,7 +96,7 @@ class Checkpoint:
 
     def is_bfloat16(self, name: str) -> bool:
         """Returns whether a tensor is stored as bfloat16."""
-        return self._slice(name).get_dtype() == "BF16"
+        return bool(self._slice(name).get_dtype() == "BF16")
 
     def _slice(self, name: str) -> Any:
         file, stored = self._tensors[name]

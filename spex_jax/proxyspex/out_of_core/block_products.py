@@ -59,6 +59,9 @@ class Terms(NamedTuple):
     shift: jax.Array
 
 
+Array = jax.Array | np.ndarray  # from the host into a program
+
+
 class Sums(NamedTuple):
     """The sums of `gradient` over the blocks of rows, for L columns of coefficients and W row weights.
 
@@ -113,9 +116,9 @@ def _blocks(design: Design, *columns: np.ndarray, terms: int) -> Iterator[tuple[
         yield rows, [_padded(part, size) for part in parts]
 
 
-def _signs(bits: jax.Array) -> jax.Array:
+def _signs(bits: Array) -> jax.Array:
     """Unpacks masks uint8 [m, W] into signs float32 [m, 8 W]."""
-    spread = (bits[:, :, None] >> jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1
+    spread = jnp.right_shift(bits[:, :, None], jnp.arange(7, -1, -1, dtype=jnp.uint8)) & 1
     return (1.0 - 2.0 * spread.astype(jnp.float32)).reshape(len(bits), -1)
 
 
@@ -161,9 +164,9 @@ def design(masks: PackedMasks) -> Design:
 @compiled
 def _accumulate(
     sums: Sums,
-    bits: jax.Array,
-    targets: jax.Array,
-    weight: jax.Array,
+    bits: Array,
+    targets: Array,
+    weight: Array,
     which: jax.Array,
     terms: Terms,
     coefficients: tuple[jax.Array, jax.Array],
@@ -231,7 +234,7 @@ def gradient(
 
 
 @compiled
-def _predict(bits: jax.Array, terms: Terms, coefficients: tuple[jax.Array, jax.Array]) -> jax.Array:
+def _predict(bits: Array, terms: Terms, coefficients: tuple[jax.Array, jax.Array]) -> jax.Array:
     signs = _signs(bits)
     fitted = jnp.matmul(signs, coefficients[0])
     return fitted + jnp.matmul(_columns(signs, terms), coefficients[1])
@@ -248,7 +251,7 @@ def predictions(design: Design, terms: Sequence[Members], coefficients: np.ndarr
 
 
 @compiled
-def _add_pairs(total: jax.Array, left: jax.Array, right: jax.Array, residual: jax.Array) -> jax.Array:
+def _add_pairs(total: jax.Array, left: Array, right: Array, residual: Array) -> jax.Array:
     """Adds a block to the correlations [T, T] of a residual [m, 1] with the pairs of two groups of features."""
     return total + jnp.matmul((_signs(left) * residual).T, _signs(right))
 
@@ -292,7 +295,7 @@ def pairs(design: Design, residual: np.ndarray, rows: np.ndarray) -> Iterator[tu
                     bits = design.masks.packed_rows(part, side // 8, (side + width) // 8)
                     sides.append(np.pad(bits, ((0, block - len(part)), (0, width // 8 - bits.shape[1]))))
                 target = _padded(weighted[part].astype(np.float32), block)
-                total = _add_pairs(total, *sides, target)
+                total = _add_pairs(total, sides[0], sides[1], target)
             left, right = slice(i, min(i + width, n)), slice(j, min(j + width, n))
             found = np.asarray(total)[: left.stop - i, : right.stop - j]
             mean, inverse = design.mean, design.inverse
@@ -305,7 +308,7 @@ def pairs(design: Design, residual: np.ndarray, rows: np.ndarray) -> Iterator[tu
 
 @compiled
 def _add_extensions(
-    carry: tuple[jax.Array, jax.Array], bits: jax.Array, residual: jax.Array, terms: Terms
+    carry: tuple[jax.Array, jax.Array], bits: Array, residual: Array, terms: Terms
 ) -> tuple[jax.Array, jax.Array]:
     signs = _signs(bits)
     weighted = (_columns(signs, terms) * residual).T
@@ -321,12 +324,12 @@ def extensions(design: Design, terms: Sequence[Members], residual: np.ndarray) -
     for _, (bits, target) in _blocks(design, residual[:, None], terms=made.place.shape[0]):
         carry = _add_extensions(carry, bits, target, made)
     products, sums = (np.asarray(part, np.float64)[: len(terms)] for part in carry)
-    return (products[:, : design.n] - sums[:, None] * design.mean) * design.inverse
+    return np.asarray((products[:, : design.n] - sums[:, None] * design.mean) * design.inverse)
 
 
 @compiled
 def _add_gram(
-    carry: tuple[jax.Array, jax.Array], bits: jax.Array, residual: jax.Array, weight: jax.Array, terms: Terms
+    carry: tuple[jax.Array, jax.Array], bits: Array, residual: Array, weight: Array, terms: Terms
 ) -> tuple[jax.Array, jax.Array]:
     columns = _columns(_signs(bits), terms)
     weighted = columns[None] * weight.T[:, :, None]
@@ -337,9 +340,7 @@ def _add_gram(
 
 
 @compiled
-def _add_correlations(
-    carry: jax.Array, bits: jax.Array, residual: jax.Array, weight: jax.Array, terms: Terms
-) -> jax.Array:
+def _add_correlations(carry: jax.Array, bits: Array, residual: Array, weight: Array, terms: Terms) -> jax.Array:
     return carry + jnp.matmul((weight * residual).T, _columns(_signs(bits), terms))
 
 

@@ -61,10 +61,8 @@ def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
 
 def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Search:
     """Returns the solver as a function of the weights of the training rows and of the scored rows."""
-    common = {"used": table.used, "pool": pool, "max_degree": max_degree}
-    if solver == "lasso":
-        return functools.partial(lasso.lasso_path, table.signs, table.targets, **common)
-    return functools.partial(pursuit.pursue, table.signs, table.targets, at_once=_at_once(table), **common)
+    solve = lasso.lasso_path if solver == "lasso" else functools.partial(pursuit.pursue, at_once=_at_once(table))
+    return functools.partial(solve, table.signs, table.targets, used=table.used, pool=pool, max_degree=max_degree)
 
 
 def _at_once(table: Table) -> int:

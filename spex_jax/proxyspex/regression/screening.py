@@ -126,7 +126,8 @@ def _best_partners(
             best.append((size, k))
         return jnp.stack([size for size, _ in best]), jnp.stack([k for _, k in best])
 
-    return jax.lax.map(best_of, jnp.arange(block))
+    found: tuple[jax.Array, jax.Array] = jax.lax.map(best_of, jnp.arange(block))
+    return found
 
 
 def triples(signs: jax.Array, residual: np.ndarray, used: jax.Array, rows: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ def most_informative(
     rows, _ = greedy_information(
         scales, evaluated, real, jnp.asarray(pool), jnp.asarray(free), table.used, count=places
     )
-    return candidates[np.asarray(rows)[:count]]
+    return np.asarray(candidates[np.asarray(rows)[:count]])
 
 
 def _last_rows(table: Table) -> tuple[jax.Array, jax.Array]:
@@ -187,4 +187,4 @@ def corners(sets: Sequence[tuple[int, ...]], n: int, count: int, rng: np.random.
         made[:, list(key)] = np.tile(within, (contexts, 1))
         parts.append(made)
     made = np.concatenate(parts)
-    return made[masks_lib.deduplicate(made)[0]]
+    return np.asarray(made[masks_lib.deduplicate(made)[0]])

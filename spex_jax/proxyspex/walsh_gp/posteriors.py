@@ -110,7 +110,8 @@ def held_out_predictions(
         real = (fold >= 0) & (fold != each)
         return jnp.where(fold == each, k @ solve(k, scales, values, real), 0.0)
 
-    return jax.lax.map(left_out, jnp.arange(FOLDS)).sum(axis=0)
+    found: jax.Array = jax.lax.map(left_out, jnp.arange(FOLDS))
+    return found.sum(axis=0)
 
 
 @compiled(static_argnames=("max_degree", "front"))
@@ -276,4 +277,6 @@ def coefficients_of_all_rows(
 
     scale = 1 / (real.sum() / noise + 1 / prior)
     target = project(values.reshape(-1, block) * weight) / noise
-    return jax.scipy.sparse.linalg.cg(apply, target, x0=start, tol=1e-5, maxiter=100, M=lambda x: scale * x)[0]
+    found = jax.scipy.sparse.linalg.cg(apply, target, x0=start, tol=1e-5, maxiter=100, M=lambda x: scale * x)
+    coefficients: jax.Array = found[0]
+    return coefficients

@@ -64,8 +64,8 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     alpha = posterior(scales, *solved)
     terms = spectrum_terms(scales, alpha, solved[0], table.used, max_degree=max_degree)
     if len(chosen) < table.count:
-        support = terms.support.reshape(-1, terms.support.shape[-1])
-        noise = posteriors.noise_and_rest(scales, table.signs, table.used, terms.prior)
+        support = jnp.asarray(terms.support).reshape(-1, terms.support.shape[-1])
+        noise = posteriors.noise_and_rest(scales, table.signs, table.used, jnp.asarray(terms.prior))
         prior = jnp.maximum(terms.prior.ravel(), 1e-12)
         start = jnp.asarray(terms.coefficients).ravel()
         found = posteriors.coefficients_of_all_rows(table.signs, table.targets, support, start, prior, noise)
@@ -73,7 +73,7 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
 
     def covariance_factor(support: np.ndarray) -> np.ndarray:
         found = posteriors.deviations(key_of_draws(seed), scales, solved[0], solved[2], table.used, support)
-        return found / np.sqrt(posteriors.DRAWS)
+        return np.asarray(found / np.sqrt(posteriors.DRAWS))
 
     def held_out() -> np.ndarray:
         if table.count <= HONEST_ROWS:

@@ -52,8 +52,8 @@ def _loss_gradient(
     inverse = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(k), True), jnp.eye(len(k)))
     alpha = inverse @ values
     (likelihood,) = pull((inverse - jnp.outer(alpha, alpha)) / 2)
-    prior = jax.grad(_log_prior)(scales, used, precision)
-    return jax.tree.map(jnp.subtract, likelihood, prior)
+    gradient: Scales = jax.tree.map(jnp.subtract, likelihood, jax.grad(_log_prior)(scales, used, precision))
+    return gradient
 
 
 def _initial(key: jax.Array, kernels: int, width: int, used: jax.Array) -> Scales:
@@ -125,5 +125,7 @@ def learn(key: jax.Array, table: Table, real: np.ndarray) -> Scales:
     # Hundreds of small factorisations: on a shared CPU, BLAS threads would spend the time waiting for each other (58 s
     # in place of 1.3, BUILD_NOTES.md).
     with one_blas_thread():
-        data = (table.signs, table.targets, jnp.asarray(real), table.used)
-        return jax.block_until_ready(learn_scales(key, *data, **settings(len(table.targets))))
+        found: Scales = jax.block_until_ready(
+            learn_scales(key, table.signs, table.targets, jnp.asarray(real), table.used, **settings(len(table.targets)))
+        )
+    return found

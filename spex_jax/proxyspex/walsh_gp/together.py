@@ -35,7 +35,7 @@ def bytes_of(rows: int, width: int, max_degree: int) -> int:
 
 
 @compiled(static_argnames=("max_degree", "kernels", "rows", "steps", "front", "own_scales"))
-def solve_together(
+def solve_together(  # noqa: PLR0913
     key: jax.Array,
     signs: jax.Array,
     targets: jax.Array,
