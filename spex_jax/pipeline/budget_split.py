@@ -49,6 +49,5 @@ def check_budget(budget: int | None, n: int, method: Method) -> int:
 
 def too_few_values(finite: int, count: int, least: int) -> ValueError:
     """Returns the error that only `finite` of `count` values are finite where a fit needs `least`."""
-    return ValueError(
-        f"{finite} of {count} values are finite, too few: a fit needs {least} besides the held-out masks; fix the value function"
-    )
+    found = f"{finite} of {count} values are finite, too few"
+    return ValueError(f"{found}: a fit needs {least} besides the held-out masks; fix the value function")
