@@ -283,8 +283,9 @@ def _search(
         sets, floor = [*sets, *new], np.concatenate([floor, list(new.values())])
         if not sets:
             continue
-        # Where there are too many candidates, those that were kept stay.
-        order = np.argsort(~np.pad(kept.any(axis=1), (0, len(new))), kind="stable")[:_POOL]
+        # Where there are too many candidates, those that were kept stay, and the other old ones make room for new ones.
+        rank = np.concatenate([np.where(kept.any(axis=1), 0, 2), np.ones(len(new), int)])
+        order = np.argsort(rank, kind="stable")[:_POOL]
         sets, floor = [sets[k] for k in order], floor[order]
         grams, targets = block_products.gram(design, sets, base, rows.split)
         sizes, counts = np.square(base) @ rows.split, rows.split.sum(axis=0, dtype=np.float64)

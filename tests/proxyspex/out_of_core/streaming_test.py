@@ -110,6 +110,16 @@ def test_only_the_strongest_candidates_are_remembered(rng, monkeypatch):
     assert [first for first, _ in strongest.cut()] == list(np.argsort(-scores)[:8])
 
 
+def test_new_candidates_take_the_places_of_old_ones_that_were_not_kept(rng, monkeypatch):
+    table = rng.integers(0, 2, (600, 60)).astype(bool)
+    pairs = [(0, 1), (2, 3), (4, 5)]
+    values = sum((-1.0) ** table[:, pair].sum(axis=1) for pair in pairs) + 0.1 * rng.normal(size=600)
+    rounds = iter([{(i, i + 1): 1.0 for i in range(20, 32, 2)}])  # six that explain nothing, which fill the pool
+    monkeypatch.setattr(streaming, "_POOL", 6)
+    monkeypatch.setattr(streaming, "_admit", lambda *_: next(rounds, dict.fromkeys(pairs, 1.0)))
+    assert sets(fit(table, values), 2) >= set(pairs)
+
+
 def test_the_number_of_terms(rng):
     table, values, *_ = planted(60, 600, rng, terms=12, noise=0.3)
     found, few = fit(table, values), fit(table, values, max_terms=5)
