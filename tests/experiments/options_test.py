@@ -1,3 +1,4 @@
+import dataclasses
 import pathlib
 
 import pytest
@@ -20,4 +21,4 @@ def test_the_page_is_what_the_package_says(program):
 def test_every_option_of_a_record_is_described(program):
     for cls in (*spex_jax.methods.METHODS.values(), *spex_jax.proxyspex.PROXIES.values()):
         section = program.record_section(cls)
-        assert not {name for name in cls.__dataclass_fields__ if f"`{name}`" not in section}, cls
+        assert not {field.name for field in dataclasses.fields(cls) if f"`{field.name}`" not in section}, cls
