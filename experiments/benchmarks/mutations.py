@@ -5,7 +5,7 @@ The changes are listed in mutation_table.py. Each is made in a temporary copy of
 checkout; it is killed where a test fails there (or does not end), and survives where all of them pass.
 
   python experiments/benchmarks/mutations.py --out=experiments/benchmarks/results/mutations.json
-  python experiments/benchmarks/mutations.py --only=spex/peel,store --unchanged=false
+  python experiments/benchmarks/mutations.py --only=spex/peeling,store --unchanged=false
 
 Expected: 12 minutes on one CPU core beside other programs, 5 of them for the tests without a change.
 """
