@@ -79,7 +79,7 @@ _STORE = flags.DEFINE_string("store", None, "Folder for stores of ablations.")
 _OUT = flags.DEFINE_string("out", "results/faithfulness.json", "File for the result; the picture is written beside it.")
 
 _LARGEST = 200  # coefficients whose intervals are checked
-_IN_PICTURE = 12  # games that have a panel of their own
+_IN_PICTURE = 12  # panels: the mean over games, and the first games
 
 
 def contenders() -> list[Contender]:
