@@ -7,14 +7,11 @@
 Expected: a second.
 """
 
-import pathlib
-
 import measured
 import tables
 from absl import flags
 
 from spex_jax.runtime import run_program
-from spex_jax.utils.atomic_write import replacing
 
 _PAGE = flags.DEFINE_string("page", None, "The file to write. Default: none, the page is printed.")
 _README = flags.DEFINE_string("readme", None, "A file whose comparison with other packages is written anew.")
@@ -46,11 +43,8 @@ def main() -> None:
     """Prints the page or writes it into a file, or writes the comparison of the README."""
     if _README.value:
         tables.write_between(_README.value, MARKS, f"\n{measured.comparison()}\n")
-    elif _PAGE.value:
-        with replacing(pathlib.Path(_PAGE.value).expanduser(), "w") as file:
-            file.write(text())
     else:
-        print(text())
+        tables.print_or_write(_PAGE.value, text())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Needs the extra `test`. Expected: a second.
 
 import dataclasses
 import inspect
-import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,7 +20,6 @@ from spex_jax import lenses
 from spex_jax.methods import METHODS
 from spex_jax.proxyspex import PROXIES
 from spex_jax.runtime import run_program
-from spex_jax.utils.atomic_write import replacing
 
 _PAGE = flags.DEFINE_string("page", None, "The file to write. Default: none, the page is printed.")
 
@@ -105,11 +103,7 @@ def text() -> str:
 
 def main() -> None:
     """Prints the page or writes it into a file."""
-    if _PAGE.value:
-        with replacing(pathlib.Path(_PAGE.value).expanduser(), "w") as file:
-            file.write(text())
-    else:
-        print(text())
+    tables.print_or_write(_PAGE.value, text())
 
 
 if __name__ == "__main__":

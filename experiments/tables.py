@@ -47,6 +47,15 @@ def markdown(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = 
     return "\n".join([line(names), rule, *map(line, cells)]) + "\n"
 
 
+def print_or_write(path: str | None, text: str) -> None:
+    """Writes a text into a file, or prints it for None."""
+    if path:
+        with replacing(pathlib.Path(path).expanduser(), "w") as file:
+            file.write(text)
+    else:
+        print(text)
+
+
 def write_between(path: str, marks: tuple[str, str], text: str) -> None:
     """Writes a text between two marks of a file.
 
