@@ -6,14 +6,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.report.view import ROWS, View, bars, constant, counted, escape
-from spex_jax.report.warnings_section import (
-    correction_note,
-    failures,
-    low_score,
-    missed_ends,
-    noise_warning,
-    seed_noise,
-)
+from spex_jax.report.warnings_section import correction_note, seed_noise, trust_warnings
 from spex_jax.report.wording import plural
 
 __all__ = ["show_energy", "show_score", "show_settings"]
@@ -24,7 +17,7 @@ _DEGREES = 8  # bars of energy; higher degrees share the last bar
 def show_score(view: View) -> str:
     """Shows R2 with its interval, or why there is none, followed by notes and warnings."""
     e = view.explanation
-    score, tested = e.faithfulness, len(e.ablations.tested)
+    score, tested = e.faithfulness, e.ablations.tested_count
     ablations = counted(len(e.masks), "ablation")
     if e.exact:
         title = "Exact"
@@ -44,8 +37,7 @@ def show_score(view: View) -> str:
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
     if note := correction_note(e):
         seeds += f'<p class="sx-note">{escape(note)}.</p>'
-    found = (failures(e), low_score(e), missed_ends(e), noise_warning(e, view.ranked[:ROWS]))
-    warnings = [warning for warning in found if warning]
+    warnings = trust_warnings(e, view.ranked[:ROWS])
     shown = "".join(f'<p class="sx-note"><strong>{escape(warning)}</strong></p>' for warning in warnings)
     return f'<p class="sx-big">{title}</p>{scale}<p class="sx-note">{text}</p>{seeds}{shown}'
 

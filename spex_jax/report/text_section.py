@@ -4,14 +4,7 @@ from typing import Any
 
 from spex_jax.engine.details import Details
 from spex_jax.report.view import counted
-from spex_jax.report.warnings_section import (
-    correction_note,
-    failures,
-    low_score,
-    missed_ends,
-    noise_warning,
-    seed_noise,
-)
+from spex_jax.report.warnings_section import correction_note, seed_noise, trust_warnings
 
 __all__ = ["to_text"]
 
@@ -55,7 +48,7 @@ def to_text(explanation: Any, top: int = 10) -> str:
     ablations += f" ({explanation.stored} from the store)" if explanation.stored else ""
     if explanation.exact:
         lines.append(f"exact: all {ablations} were evaluated")
-    elif tested := len(explanation.ablations.tested):
+    elif tested := explanation.ablations.tested_count:
         lines.append(f"{explanation.faithfulness} on {tested} held-out masks of {ablations}")
     else:
         lines.append(f"{explanation.faithfulness} on all {ablations}, every possible mask")
@@ -63,13 +56,7 @@ def to_text(explanation: Any, top: int = 10) -> str:
         lines.append(corrected)
     if noise := seed_noise(explanation):
         lines.append(noise)
-    warnings = (
-        failures(explanation),
-        low_score(explanation),
-        missed_ends(explanation),
-        noise_warning(explanation, interactions.top(top)),
-    )
-    lines.extend(f"warning: {warning}" for warning in warnings if warning)
+    lines.extend(f"warning: {warning}" for warning in trust_warnings(explanation, interactions.top(top)))
     seconds = ", ".join(f"{phase} {spent:.1f} s" for phase, spent in explanation.timings.items())
     parts = [settings["method"], *(f"{name} {settings[name]}" for name in _SHOWN if name in settings)]
     how = "all masks" if explanation.exact else ", ".join(parts)

@@ -10,13 +10,24 @@ from spex_jax.engine.details import ValueNoise
 from spex_jax.report.view import ROUNDING, Ranked, counted
 from spex_jax.report.wording import plural
 
-__all__ = ["correction_note", "failures", "low_score", "missed_ends", "noise_warning", "seed_noise"]
+__all__ = ["correction_note", "seed_noise", "trust_warnings"]
 
 _LOW = 0.5  # an R2 up to here calls for advice
 _MISSED = 0.05  # largest error at a known value without a warning, in standard deviations of the values
 
 
-def noise_warning(explanation: Any, shown: Ranked) -> str:
+def trust_warnings(explanation: Any, shown: Ranked) -> list[str]:
+    """Returns the warnings that hold for an explanation of which a report shows these interactions."""
+    found = (
+        _failures(explanation),
+        _low_score(explanation),
+        _missed_ends(explanation),
+        _noise_warning(explanation, shown),
+    )
+    return [warning for warning in found if warning]
+
+
+def _noise_warning(explanation: Any, shown: Ranked) -> str:
     """Returns a warning where values change on reevaluation by over a tenth of the smallest effect shown, else ''."""
     largest = max((abs(value) for _, value in shown), default=0.0)
     smallest = min((abs(value) for _, value in shown if abs(value) > ROUNDING * largest), default=np.inf)
@@ -28,7 +39,7 @@ def noise_warning(explanation: Any, shown: Ranked) -> str:
     )
 
 
-def low_score(explanation: Any) -> str:
+def _low_score(explanation: Any) -> str:
     """Returns a warning with advice where the spectrum may explain less than half of the variance, else ''."""
     score, settings, details = explanation.faithfulness, explanation.settings, explanation.details
     if explanation.exact or math.isnan(score.r2) or score.low > _LOW:
@@ -48,7 +59,7 @@ def low_score(explanation: Any) -> str:
     )
 
 
-def missed_ends(explanation: Any) -> str:
+def _missed_ends(explanation: Any) -> str:
     """Returns a warning where the spectrum misses the value at the full or the empty mask, else ''."""
     masks, values, missed = explanation.masks, explanation.values, []
     for kept, words in ((True, "kept"), (False, "removed")):
@@ -84,7 +95,7 @@ def seed_noise(explanation: Any) -> str:
     )
 
 
-def failures(explanation: Any) -> str:
+def _failures(explanation: Any) -> str:
     """Returns a warning about masks without a finite value, else ''."""
     failed = 0 if explanation.failed is None else len(explanation.failed)
     if not failed:
