@@ -159,7 +159,7 @@ def first_order(spectrum: Any) -> Any:
 
 def score_table(value_fn: Any, answers: list[Explanation], budgets: list[int]) -> list[dict[str, Any]]:
     """Scores all methods (LDS) on the held-out trainings of the explanations; returns a row for each."""
-    held = len(answers[0].ablations.tested)
+    held = answers[0].ablations.tested_count
     masks, values = answers[0].masks, np.stack([e.values for e in answers], axis=1)
     fitted = masks[:-held]
     rows: list[dict[str, Any]] = []
@@ -229,7 +229,7 @@ def explain_network(name: str, images: image_data.Images, out: pathlib.Path) -> 
         e.to_html(out / f"point_{point}.html")
         e.save(out / f"point_{point}")
     print(answers[0])
-    held_out = len(answers[0].ablations.tested)
+    held_out = answers[0].ablations.tested_count
     most = len(answers[0].masks) - held_out
     if not answers[0].exact:
         budgets = [min(int(budget), most) for budget in _BUDGETS.value or (most // 4, most // 2, most)]

@@ -7,13 +7,13 @@ from spex_jax import Explanation, Spectrum
 from spex_jax.analysis.correction import Correction
 from spex_jax.analysis.metrics import Faithfulness
 from spex_jax.analysis.validation import Measured, Validation
-from spex_jax.core.ablations import Ablations
+from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.engine.details import details_from_json
 
 
 def last_held_out(masks, values, count):
     """Ablations whose last `count` rows are held out."""
-    return Ablations(masks=masks, values=values, held_out=np.arange(len(masks)) >= len(masks) - count)
+    return Ablations(masks=masks, values=values, held_out=last_rows(len(masks), count))
 
 
 def spectrum_of(n=9, terms=7):

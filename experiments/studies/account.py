@@ -118,7 +118,7 @@ class Account:
 
     def fidelity(self, e: Explanation) -> None:
         """Adds the step of the budget and of R2 on held-out masks."""
-        score, count, held_out = e.faithfulness, len(e.masks), len(e.ablations.tested)
+        score, count, held_out = e.faithfulness, len(e.masks), e.ablations.tested_count
         if e.exact:
             text = f"All 2^{e.n} = {count:,} masks were evaluated: the spectrum is exact, and nothing is estimated."
         else:

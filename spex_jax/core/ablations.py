@@ -5,7 +5,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Ablations"]
+__all__ = ["Ablations", "last_rows"]
+
+
+def last_rows(rows: int, count: int) -> np.ndarray:
+    """Returns bool [rows], True for the last `count` of them: which rows are held out where those come last."""
+    return np.arange(rows) >= rows - count
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,6 +41,11 @@ class Ablations:
     def take(self, rows: np.ndarray) -> "Ablations":
         """Returns some of the rows, given by their numbers or as bool [M]."""
         return dataclasses.replace(self, masks=self.masks[rows], values=self.values[rows], held_out=self.held_out[rows])
+
+    @property
+    def tested_count(self) -> int:
+        """The number of rows that are held out."""
+        return int(self.held_out.sum())
 
     @property
     def fitted(self) -> "Ablations":

@@ -10,7 +10,7 @@ import numpy as np
 
 from spex_jax.analysis.metrics import r2_score
 from spex_jax.core import masks as masks_lib
-from spex_jax.core.ablations import Ablations
+from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive
 from spex_jax.pipeline.budget_split import too_few_values
@@ -88,7 +88,7 @@ def evaluate_adaptively(
         ablations=Ablations(
             masks=np.concatenate([masks, held.masks]),
             values=np.concatenate([values, held.values]),
-            held_out=np.arange(len(masks) + len(held)) >= len(masks),
+            held_out=last_rows(len(masks) + len(held), len(held)),
         ),
         spectrum=spectrum,
         settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},

@@ -17,7 +17,7 @@ from spex_jax.analysis.correction import Correction
 from spex_jax.analysis.metrics import Faithfulness, varies
 from spex_jax.analysis.validation import Validation, validate
 from spex_jax.core import masks as masks_lib
-from spex_jax.core.ablations import Ablations
+from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.indices import INDICES, Index
 from spex_jax.core.interactions import Interactions
 from spex_jax.core.spectrum import Spectrum, read_spectrum
@@ -200,7 +200,7 @@ class Explanation:
             savez(new / "ablations.npz", arrays)
             content = {
                 "format": _FORMAT,
-                "held_out": int(self.ablations.held_out.sum()),
+                "held_out": self.ablations.tested_count,
                 **{
                     name: getattr(self, name)
                     for name in ("exact", "index", "max_order", "timings", "settings", "stored")
@@ -259,7 +259,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
     names, settings = content.texts("names", n), content.plain("settings")
     details = details_from_json(content.plain("details"), n)
     _check_settings(settings)
-    held_out = np.arange(len(masks)) >= len(masks) - content.whole("held_out", 0, len(masks))
+    held_out = last_rows(len(masks), content.whole("held_out", 0, len(masks)))
     found = Explanation(
         spectrum=spectrum,
         correction=correction,

@@ -8,7 +8,7 @@ import numpy as np
 
 from spex_jax.analysis.correction import Correction, correction_of
 from spex_jax.analysis.metrics import Faithfulness, faithfulness, r2_score
-from spex_jax.core.ablations import Ablations
+from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.ends import ends_first
 from spex_jax.core.spectrum import Spectrum, exact_spectrum
 from spex_jax.engine.details import Details
@@ -65,7 +65,7 @@ def _table(evaluated: Evaluated) -> _Table:
         order = generator(plan.seed, Stream.ROWS_HELD_OUT).permutation(len(found))
         order = order[ends_first(found.masks[order])]  # the fit needs the full and the empty mask
         count = max(0, min(held_out_count(len(found)), len(found) - least))
-        found = dataclasses.replace(found.take(order), held_out=np.arange(len(found)) >= len(found) - count)
+        found = dataclasses.replace(found.take(order), held_out=last_rows(len(found), count))
     if (~found.held_out).sum() < least:
         error = too_few_values(len(found), len(finite), least)
         if evaluated.place:
@@ -84,7 +84,7 @@ def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
         tables = [_table(evaluated) for evaluated in several]
         fits = _fits(several, tables)
         scores = [_score(*parts) for parts in zip(several, tables, fits, strict=True)]
-        corrections = [_correction(table.ablations.fitted, fit) for table, fit in zip(tables, fits, strict=True)]
+        corrections = [_correction(table.ablations, fit) for table, fit in zip(tables, fits, strict=True)]
     return [
         Explanation(
             spectrum=fit.spectrum,
@@ -125,16 +125,17 @@ def _fits(several: Sequence[Evaluated], tables: Sequence[_Table]) -> list[CrossF
 
 
 def _score(evaluated: Evaluated, table: _Table, fit: CrossFit) -> Faithfulness:
-    ablations, tested = table.ablations, table.ablations.tested
     if table.exact:
         return Faithfulness(np.nan, np.nan, np.nan)
+    ablations, tested = table.ablations, table.ablations.tested
     if not len(tested):  # all masks were fitted: R2 is known, not estimated
         r2 = float(r2_score(ablations.values, fit.spectrum(ablations.masks)))
         return Faithfulness(r2, r2, r2)
     return faithfulness(tested.values, fit.spectrum(tested.masks), seed=evaluated.plan.seed)
 
 
-def _correction(fitted: Ablations, fit: CrossFit) -> Correction | None:
+def _correction(ablations: Ablations, fit: CrossFit) -> Correction | None:
     if fit.predicted is None:
         return None
+    fitted = ablations.fitted
     return correction_of(fit.spectrum, fitted.masks, fitted.values, fit.predicted)

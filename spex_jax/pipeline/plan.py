@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
-from spex_jax.core.ablations import Ablations
+from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.indices import Index, find_index
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.methods import Adaptive, Method
@@ -91,7 +91,7 @@ def make_plan(
     return Plan(
         names=names,
         masks=masks,
-        held_out=np.arange(len(masks)) >= len(masks) - held_out,
+        held_out=last_rows(len(masks), held_out),
         design=design,
         complete=complete,
         method=method,
