@@ -19,7 +19,8 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs as to_signs
 from spex_jax.core.walsh import walsh_hadamard
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.array_api import Array, namespace, put, top_k
+from spex_jax.utils.precision import compiled, portable
 
 __all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
 
@@ -47,24 +48,38 @@ class _Front(NamedTuple):
       valid: bool [F], the rows that hold a set.
     """
 
-    support: jax.Array
-    characters: jax.Array
-    log_prior: jax.Array
-    valid: jax.Array
+    support: Array
+    characters: Array
+    log_prior: Array
+    valid: Array
 
 
-@compiled(static_argnames=("max_degree", "front"))
+class _Found(NamedTuple):
+    """The result of `grow`: [max_degree, front] places on a device, the K sets one after another on the host.
+
+    Attributes:
+      support: bool [..., n].
+      coefficients: float [...], P(S) c(S).
+      prior: float [...], P(S); zero where a place holds no set.
+    """
+
+    support: Array
+    coefficients: Array
+    prior: Array
+
+
+@portable(static_argnames=("max_degree", "front"))
 def grow(
-    signs: jax.Array,
-    weights: jax.Array,
-    used: jax.Array,
-    log_w: jax.Array,
-    log_amplitude: jax.Array,
-    first: jax.Array,
+    signs: Array,
+    weights: Array,
+    used: Array,
+    log_w: Array,
+    log_amplitude: Array,
+    first: Array,
     *,
     max_degree: int,
     front: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> _Found:
     """Searches hierarchically for the largest terms of degree 1 to max_degree.
 
     The prior variance of F(S) is P(S) = sum_r exp(log_amplitude_r + sum_{i in S} log_w_ri), plus first_i for S = {i}.
@@ -78,50 +93,64 @@ def grow(
       first: [n].
       max_degree: largest degree of a term.
       front: sets kept at each degree; all sets of a degree where they are fewer.
-
-    Returns:
-      support: bool [max_degree, front, n].
-      coefficients: [max_degree, front], P(S) c(S).
-      prior: [max_degree, front], P(S); zero where a row holds no set.
     """
     chex.assert_shape(
         [signs, log_w, first], [(*weights.shape, *used.shape), (*log_amplitude.shape, *used.shape), used.shape]
     )
-    n = signs.shape[1]
+    xp, n = namespace(signs, weights), signs.shape[1]
     # Two sums of random integers identify a set, so that sorting finds equal sets reached from different parents.
-    names = jax.random.bits(jax.random.key(0), (2, n), jnp.uint32)
+    names = np.random.default_rng(0).integers(2**32, size=(2, n), dtype=np.uint32)
 
-    def extend(sets: _Front, degree: jax.Array) -> tuple[_Front, tuple[jax.Array, jax.Array, jax.Array]]:
-        correlation = jnp.matmul(sets.characters * weights, signs)
-        extended = jnp.exp(sets.log_prior[:, :, None] + log_w[None]).sum(axis=1)
-        prior = extended + jnp.where(degree == 0, first, 0.0)
+    def extend(sets: _Front, degree: Array | int) -> tuple[_Front, _Found]:
+        correlation = xp.matmul(sets.characters * weights, signs)
+        prior = sum(xp.exp(sets.log_prior[:, r, None] + row) for r, row in enumerate(log_w))
+        prior += xp.where(degree == 0, first, 0.0)
         allowed = sets.valid[:, None] & ~sets.support & used
-        score = jnp.where(allowed, jnp.abs(prior * correlation), -1.0)
+        score = xp.where(allowed, xp.abs(prior * correlation), -1.0)
         # A set of d features can be reached from d parents: take more than the front and drop the copies.
         candidates = min(front * max_degree, score.size)
-        best, flat = jax.lax.top_k(score.ravel(), candidates)
+        best, flat = top_k(score.ravel(), candidates)
         parent, feature = flat // n, flat % n
-        members = sets.support[parent].at[jnp.arange(candidates), feature].set(True)
-        code = (members[:, None, :] * names).sum(axis=2, dtype=jnp.uint32)
-        order = jnp.lexsort((jnp.arange(candidates), code[:, 1], code[:, 0]))
-        ordered = code[order]
-        repeated = jnp.zeros(candidates, bool).at[order[1:]].set((ordered[1:] == ordered[:-1]).all(axis=1))
-        keep = jnp.argsort(jnp.where(repeated | (best < 0), 1, 0), stable=True)[:front]
-        keep = jnp.pad(keep, (0, front - len(keep)), mode="edge") if len(keep) < front else keep
-        valid = (best[keep] >= 0) & ~repeated[keep] & (jnp.arange(front) < candidates)
-        parent, feature, support = parent[keep], feature[keep], members[keep]
+        members = put(sets.support[parent], (xp.arange(candidates), feature), True)
+        code = xp.stack([(members * name).sum(axis=1, dtype=np.uint32) for name in names])
+        order = xp.lexsort(code)
+        ordered = code[:, order]
+        repeated = put(xp.zeros(candidates, bool), order[1:], (ordered[:, 1:] == ordered[:, :-1]).all(axis=0))
+        fresh = (best >= 0) & ~repeated
+        keep = _first_where(fresh, front)
+        valid = fresh[keep] & (xp.arange(len(keep)) < candidates)
+        parent, feature, members = parent[keep], feature[keep], members[keep]
         chosen = (parent, feature)
-        out = support, (prior * correlation)[chosen] * valid, prior[chosen] * valid
-        log_prior = sets.log_prior[parent] + log_w.T[feature]
-        return _Front(support, sets.characters[parent] * signs.T[feature], log_prior, valid), out
+        found = _Found(members, (prior * correlation)[chosen] * valid, prior[chosen] * valid)
+        following = _Front(
+            members, sets.characters[parent] * signs.T[feature], sets.log_prior[parent] + log_w.T[feature], valid
+        )
+        return following, found
 
-    start = _Front(
-        support=jnp.zeros((front, n), bool),
-        characters=jnp.ones((front, len(signs))),
-        log_prior=jnp.broadcast_to(log_amplitude, (front, len(log_amplitude))),
-        valid=jnp.arange(front) < 1,
+    places = 1 if xp is np else front
+    sets = _Front(
+        support=xp.zeros((places, n), bool),
+        characters=xp.ones((places, len(signs)), np.float32),
+        log_prior=xp.broadcast_to(log_amplitude, (places, len(log_amplitude))),
+        valid=xp.arange(places) < 1,
     )
-    return jax.lax.scan(extend, start, jnp.arange(max_degree))[1]
+    if xp is jnp:
+        return jax.lax.scan(extend, sets, jnp.arange(max_degree))[1]
+    parts = []
+    for degree in range(max_degree):
+        sets, part = extend(sets, degree)
+        parts.append(part)
+    return _Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _first_where(wanted: Array, most: int) -> Array:
+    """Returns the indices of the first `most` True among wanted bool [K]; on a device exactly as many, filled up with
+    indices of others.
+    """
+    if isinstance(wanted, np.ndarray):
+        return np.flatnonzero(wanted)[:most]
+    first = jnp.argsort(~wanted, stable=True)[:most]
+    return jnp.pad(first, (0, most - len(first)), mode="edge")
 
 
 def energy_cut(coefficients: np.ndarray, max_terms: int | None) -> np.ndarray:

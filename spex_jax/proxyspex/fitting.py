@@ -198,7 +198,7 @@ def _given_values(table: Table) -> np.ndarray:
 @in_float32()
 def fit_table(table: Table, options: FitOptions) -> Fit:
     """Fits a table that is prepared."""
-    small = len(table.targets) <= SMALL_ROWS
+    small = table.count <= SMALL_ROWS
     with one_blas_thread() if small else contextlib.nullcontext():
         fitted = options.proxy.fit(table, max_degree=min(options.max_degree, table.n), seed=options.seed)
         return cut(table, fitted, options).finished(table, options.max_terms)

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from spex_jax.core.packed_masks import PackedMasks
@@ -20,8 +19,9 @@ from spex_jax.proxyspex.fitting import (
     cut,
     fit_table,
 )
-from spex_jax.proxyspex.preprocessing import Table, prepare
+from spex_jax.proxyspex.preprocessing import Table, feature_bucket, prepare, row_bucket
 from spex_jax.proxyspex.proxy import Proxy
+from spex_jax.utils.array_api import default_device, host_is_best
 from spex_jax.utils.jax_settings import in_float32
 from spex_jax.utils.threads import cores, each
 
@@ -154,17 +154,16 @@ def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> lis
     def read(table: Table, fit: Fit) -> tuple[Spectrum, np.ndarray]:
         return fit.spectrum, fit.out_of_fold(table) if predict else np.zeros(0)
 
-    run = _side_by_side if jax.default_backend() == "cpu" else _vmapped
+    run = _side_by_side if host_is_best() else _vmapped
     found |= run(tables, read, options)
     return [found[b] for b in range(len(found))]
 
 
 def _at_once(table: Table, max_degree: int) -> int:
     """Returns how many tables of this shape the memory bound allows."""
-    (device,) = table.signs.devices()
-    statistics = device.memory_stats() or {}
+    statistics = default_device().memory_stats() or {}
     most = int(_SHARE * statistics["bytes_limit"]) if "bytes_limit" in statistics else _BYTES
-    return max(1, most // walsh_gp.bytes_of(len(table.targets), len(table.used), max_degree))
+    return max(1, most // walsh_gp.bytes_of(row_bucket(table.count), feature_bucket(table.n), max_degree))
 
 
 def _side_by_side(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[int, tuple[Spectrum, np.ndarray]]:
@@ -173,8 +172,8 @@ def _side_by_side(tables: dict[int, Table], read: Read, options: FitOptions) -> 
     def fit(b: int) -> tuple[Spectrum, np.ndarray]:
         return read(tables[b], fit_table(tables[b], options))
 
-    small = [b for b, table in tables.items() if len(table.targets) <= SMALL_ROWS]
-    largest = max((tables[b] for b in small), key=lambda table: table.signs.size, default=None)
+    small = [b for b, table in tables.items() if table.count <= SMALL_ROWS]
+    largest = max((tables[b] for b in small), key=lambda table: table.masks.size, default=None)
     at_once = min(cores(), _at_once(largest, options.max_degree)) if largest is not None else 1
     found = dict(zip(small, each(fit, small, at_once), strict=True))
     return found | {b: fit(b) for b in tables if b not in found}
@@ -185,8 +184,10 @@ def _vmapped(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[
     """Fits tables of one shape in one program where the proxy supports it; the others one at a time."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for b, table in tables.items():
-        if len(table.targets) <= options.proxy.most_rows_together:
-            groups.setdefault((*table.signs.shape, min(options.max_degree, table.n)), []).append(b)
+        if row_bucket(table.count) <= options.proxy.most_rows_together:
+            groups.setdefault(
+                (row_bucket(table.count), feature_bucket(table.n), min(options.max_degree, table.n)), []
+            ).append(b)
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
     for (*_, degree), members in groups.items():
         most = _at_once(tables[members[0]], degree)

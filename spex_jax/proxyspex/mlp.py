@@ -128,14 +128,15 @@ def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:
     Trains one network for each fold and decay, all in one program.
     """
     fold = np.repeat(np.arange(FOLDS), len(_DECAYS))
-    seen = (table.fold >= 0) & (table.fold != fold[:, None])
-    rows = jnp.asarray(np.argsort(~seen, axis=1, kind="stable"), jnp.int32)
+    rows, folds = table.on_device, np.asarray(table.on_device.fold)
+    seen = (folds >= 0) & (folds != fold[:, None])
+    order = jnp.asarray(np.argsort(~seen, axis=1, kind="stable"), jnp.int32)
     decays = jnp.tile(jnp.asarray(_DECAYS), FOLDS)
     keys = jnp.repeat(jax.random.split(key, FOLDS), len(_DECAYS))
-    params = train(keys, table.signs, table.targets, rows, jnp.asarray(seen.sum(axis=1)), decays, steps=_STEPS)
-    found = np.asarray(_each_answer(params, table.signs), np.float64)
+    params = train(keys, rows.signs, rows.targets, order, jnp.asarray(seen.sum(axis=1)), decays, steps=_STEPS)
+    found = np.asarray(_each_answer(params, rows.signs), np.float64)
     found = found.reshape(_STOPS, FOLDS, len(_DECAYS), -1)
-    out = table.fold == np.arange(FOLDS)[:, None]
+    out = folds == np.arange(FOLDS)[:, None]
     held_out = np.einsum("sfdn,fn->sdn", found, out)[:, :, : table.count]
     errors = np.mean((held_out - table.values) ** 2, axis=2)
     stop, decay = np.unravel_index(int(errors.argmin()), errors.shape)
@@ -146,13 +147,13 @@ def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
     """Trains the ensemble, with decay and stop chosen by folds. Returns parameters with a leading axis of members, and
     the out-of-fold predictions [N] of single networks.
     """
-    key = jax.random.key(seed)
+    key, rows = jax.random.key(seed), table.on_device
     decay, stop, held_out = _choose(jax.random.fold_in(key, MLPKey.FOLDS), table)
     params = train(
         jax.random.split(jax.random.fold_in(key, MLPKey.MEMBERS), _MEMBERS),
-        table.signs,
-        table.targets,
-        jnp.broadcast_to(jnp.arange(len(table.targets)), (_MEMBERS, len(table.targets))),
+        rows.signs,
+        rows.targets,
+        jnp.broadcast_to(jnp.arange(len(rows.targets)), (_MEMBERS, len(rows.targets))),
         jnp.full(_MEMBERS, table.count),
         jnp.full(_MEMBERS, decay),
         steps=_STEPS,
@@ -178,7 +179,7 @@ def fit(table: Table, *, max_degree: int, seed: int, extract: str = "grow") -> F
     stay small.
     """
     params, held_out = train_ensemble(table, seed=seed)
-    width = table.signs.shape[1]
+    width = table.on_device.signs.shape[1]
     support, coefficients = read(params, table.n, width, max_degree=max_degree, seed=seed, extract=extract)
     prior = np.square(coefficients) + _PRIOR_FLOOR
     spectrum = Spectrum(support, refit(table.masks, table.values, support, prior)[0])

@@ -1,9 +1,10 @@
-"""Prepares a table of ablations for the device: distinct rows, values of mean 0 and variance 1, and shared shapes."""
+"""Prepares a table of ablations: distinct rows, values of mean 0 and variance 1, and shared shapes."""
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,10 +12,12 @@ import numpy as np
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
+from spex_jax.utils.array_api import Array, host_is_best
 
 __all__ = [
     "FOLDS",
     "Fitted",
+    "Rows",
     "Table",
     "feature_bucket",
     "limit_outliers",
@@ -30,6 +33,23 @@ _FEWEST_ROWS = 10
 FOLDS = 5
 
 
+class Rows(NamedTuple):
+    """The rows of a table where the mathematics of a fit runs: NumPy arrays of N rows and n features on the host, or
+    JAX arrays padded to few shapes on a device.
+
+    Attributes:
+      signs: float32 [N', n'], -1 where a feature is kept, 1 where it is removed, 0 on padding.
+      targets: float32 [N'], the values, 0 on padding.
+      fold: int32 [N'], the fold of each row, 0 to FOLDS - 1 in equal parts at random; -1 on padding.
+      used: bool [n'], True for the n real features.
+    """
+
+    signs: Array
+    targets: Array
+    fold: Array
+    used: Array
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Table:
     """Distinct ablations in the form that every proxy takes.
@@ -38,11 +58,7 @@ class Table:
       masks: bool [N, n], distinct.
       values: float64 [N], mean 0, variance 1.
       mean, scale: the given values are mean + scale * values.
-      signs: float32 [N', n'], padded with zeros; on the device.
-      targets: float32 [N'], values padded with zeros; on the device.
-      count: N.
-      fold: int32 [N'], the fold of each row, 0 to FOLDS - 1 in equal parts at random; -1 on padding.
-      used: bool [n'], True for the n real features; on the device.
+      fold: int32 [N], as `Rows.fold`.
       order: int [N], the index of each row in the given table, if all its rows were distinct.
     """
 
@@ -50,12 +66,34 @@ class Table:
     values: np.ndarray
     mean: float
     scale: float
-    signs: jax.Array
-    targets: jax.Array
-    count: int
     fold: np.ndarray
-    used: jax.Array
     order: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """The number of rows, N."""
+        return len(self.masks)
+
+    @functools.cached_property
+    def on_host(self) -> Rows:
+        """The rows without padding, as NumPy arrays."""
+        return Rows(signs(self.masks), self.values.astype(np.float32), self.fold, np.ones(self.n, np.bool_))
+
+    @functools.cached_property
+    def on_device(self) -> Rows:
+        """The rows padded to their buckets, as JAX arrays."""
+        rows, n = row_bucket(self.count), feature_bucket(self.n)
+        padded = np.zeros((rows, n), np.float32)
+        padded[: self.count, : self.n] = signs(self.masks)
+        targets, fold = np.zeros(rows, np.float32), np.full(rows, -1, np.int32)
+        targets[: self.count], fold[: self.count] = self.values, self.fold
+        found: Rows = jax.device_put(Rows(padded, targets, fold, np.arange(n) < self.n))
+        return found
+
+    @property
+    def rows(self) -> Rows:
+        """The rows where portable functions run fastest (see `array_api`): on the host, or on an accelerator."""
+        return self.on_host if host_is_best() else self.on_device
 
     @property
     def n(self) -> int:
@@ -168,7 +206,7 @@ def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> flo
 
 
 def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
-    """Checks, deduplicates, orders, scales and pads a table of ablations.
+    """Checks, deduplicates, orders and scales a table of ablations.
 
     The rows are put in an order that depends on their masks alone and is random otherwise: the folds, sums and ties of
     a fit are then the same however the rows were given.
@@ -196,21 +234,5 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
     if isinstance(standardised, float):
         return standardised
     targets, mean, scale = standardised
-    rows, n = masks.shape
-    width = feature_bucket(n)
-    padded = np.zeros((row_bucket(rows), width), np.float32)
-    padded[:rows, :n] = signs(masks)
-    fold = np.full(len(padded), -1, np.int32)
-    fold[:rows] = np.random.default_rng(seed).permutation(rows) % FOLDS
-    return Table(
-        masks=masks,
-        values=targets,
-        mean=mean,
-        scale=scale,
-        signs=jax.device_put(padded),
-        targets=jax.device_put(np.pad(targets, (0, len(padded) - rows)).astype(np.float32)),
-        count=rows,
-        fold=fold,
-        used=jax.device_put(np.arange(width) < n),
-        order=order,
-    )
+    fold = np.random.default_rng(seed).permutation(len(masks)) % FOLDS
+    return Table(masks=masks, values=targets, mean=mean, scale=scale, fold=fold.astype(np.int32), order=order)

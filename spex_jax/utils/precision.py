@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
+import numpy as np
 
+from spex_jax.utils.array_api import on_host
 from spex_jax.utils.jax_settings import own_settings
 
-__all__ = ["compiled", "precision_of_models"]
+__all__ = ["compiled", "portable", "precision_of_models"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +51,35 @@ def compiled(function: Callable[..., Any] | None = None, /, **options: Any) -> A
             return function(*args, **kwargs)
 
     return jax.jit(traced, **options)
+
+
+@overload
+def portable(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
+def portable(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def portable(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Runs a function as it is where all its arrays are NumPy arrays; else it is `compiled`.
+
+    Args:
+      function: a function that is written with `array_api`; None returns a decorator with these options.
+      **options: options of `jax.jit`.
+    """
+    if function is None:
+        return functools.partial(portable, **options)
+    program = compiled(function, **options)
+
+    @functools.wraps(function)
+    def either(*args: Any, **kwargs: Any) -> Any:
+        if not on_host(args, kwargs):
+            return program(*args, **kwargs)
+        with np.errstate(all="ignore"):  # a program does not warn either
+            return function(*args, **kwargs)
+
+    return either
 
 
 @contextlib.contextmanager

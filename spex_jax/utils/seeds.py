@@ -12,7 +12,7 @@ import enum
 
 import numpy as np
 
-__all__ = ["FURTHER_TRAININGS", "DrawKey", "MLPKey", "NetworkKey", "Stream", "WalshGPKey", "generator"]
+__all__ = ["FURTHER_TRAININGS", "MLPKey", "NetworkKey", "Stream", "generator"]
 
 
 class Stream(enum.IntEnum):
@@ -26,6 +26,9 @@ class Stream(enum.IntEnum):
       ROWS_HELD_OUT: the rows that are held out where some of all 2^n masks have no value.
       ADAPTIVE: the candidates of adaptive sampling; the number of the batch follows.
       CONTEXTS: the contexts of the discrete derivatives that check an explanation.
+      WALSH_GP_START: the scales from which the proxy `walsh_gp` starts to learn.
+      WALSH_GP_STEPS: the rows of each step of its learning.
+      WALSH_GP_DRAWS: the draws of its posterior.
     """
 
     HELD_OUT_MASKS = 1
@@ -34,32 +37,9 @@ class Stream(enum.IntEnum):
     ROWS_HELD_OUT = 3
     ADAPTIVE = 4
     CONTEXTS = 5
-
-
-class WalshGPKey(enum.IntEnum):
-    """Keys that the proxy `walsh_gp` folds out of the key of its seed.
-
-    Attributes:
-      SCALES_START: the scales from which learning starts.
-      SCALES_STEPS: the rows of each step of learning.
-      POSTERIOR_DRAWS: the draws of the posterior. The number is that of the steps.
-    """
-
-    SCALES_START = 0
-    SCALES_STEPS = 1
-    POSTERIOR_DRAWS = SCALES_STEPS
-
-
-class DrawKey(enum.IntEnum):
-    """Keys that the posterior draws of `walsh_gp` fold out of their own key.
-
-    Attributes:
-      NOISE: the noise of the values.
-      FIRST_TERMS: the coefficients of the first block of terms; later blocks take the next numbers.
-    """
-
-    NOISE = 0
-    FIRST_TERMS = 1
+    WALSH_GP_START = 6
+    WALSH_GP_STEPS = 7
+    WALSH_GP_DRAWS = 8
 
 
 class MLPKey(enum.IntEnum):

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,9 +18,10 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core.interactions import Interactions
 from spex_jax.core.walsh import signs
 from spex_jax.proxyspex import walsh_gp
-from spex_jax.proxyspex.preprocessing import Table, feature_bucket, prepare, row_bucket
+from spex_jax.proxyspex.preprocessing import Table, prepare, row_bucket
+from spex_jax.utils.array_api import Array, fold_in_order, namespace, put, solve_lower
 from spex_jax.utils.jax_settings import in_float32
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.precision import portable
 
 __all__ = ["corners", "greedy_information", "most_informative", "uncertain_sets"]
 
@@ -40,24 +40,24 @@ class _Greedy(NamedTuple):
       gains: float [count], in nats.
     """
 
-    rows: jax.Array
-    variance: jax.Array
-    free: jax.Array
-    chosen: jax.Array
-    gains: jax.Array
+    rows: Array
+    variance: Array
+    free: Array
+    chosen: Array
+    gains: Array
 
 
-@compiled(static_argnames=("count",))
+@portable(static_argnames=("count",))
 def greedy_information(
     scales: walsh_gp.Scales,
-    evaluated: jax.Array,
-    real: jax.Array,
-    pool: jax.Array,
-    free: jax.Array,
-    used: jax.Array,
+    evaluated: Array,
+    real: Array,
+    pool: Array,
+    free: Array,
+    used: Array,
     *,
     count: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Array, Array]:
     """Chooses rows of the pool greedily; returns them in order, and the information gain of each in nats.
 
     The Cholesky factor of the evaluated masks is computed once; each choice adds a row, for all candidates at once.
@@ -75,30 +75,30 @@ def greedy_information(
       rows int [count] and gains float [count], log(1 + variance / noise) / 2 of each given those before it.
     """
     chex.assert_shape([evaluated, pool], [(*real.shape, *used.shape), (*free.shape, *used.shape)])
-    noise = scales.noise
+    xp, noise = namespace(scales, evaluated), scales.noise
     factor = walsh_gp.factorise(walsh_gp.kernel(scales, evaluated, evaluated, used), noise, real)
-    cross = jnp.where(real[:, None], walsh_gp.kernel(scales, evaluated, pool, used), 0.0)
-    known = jax.scipy.linalg.solve_triangular(factor, cross, lower=True)
-    rows = jnp.concatenate([known, jnp.zeros((count, len(pool)))])
+    cross = xp.where(real[:, None], walsh_gp.kernel(scales, evaluated, pool, used), 0.0)
+    known = solve_lower(factor, cross)
+    rows = xp.concatenate([known, xp.zeros((count, len(pool)), known.dtype)])
     prior = walsh_gp.kernel(scales, pool[:1], pool[:1], used)[0, 0]  # the same at every mask
-    variance = jnp.maximum(prior - jnp.square(known).sum(axis=0), 0.0)
+    variance = xp.maximum(prior - xp.square(known).sum(axis=0), 0.0)
 
-    def choose(turn: jax.Array, state: _Greedy) -> _Greedy:
-        best = jnp.argmax(jnp.where(state.free, state.variance, -jnp.inf))
+    def choose(state: _Greedy, turn: Array) -> _Greedy:
+        best = xp.argmax(xp.where(state.free, state.variance, -xp.inf))
         left = state.variance[best]
         covariance = walsh_gp.kernel(scales, pool[best][None], pool, used)[0]
-        covariance -= jnp.matmul(state.rows[:, best], state.rows)
-        row = covariance / jnp.sqrt(left + noise)
+        covariance -= xp.matmul(state.rows[:, best], state.rows)
+        row = covariance / xp.sqrt(left + noise)
         return _Greedy(
-            rows=state.rows.at[len(evaluated) + turn].set(row),
-            variance=jnp.maximum(state.variance - jnp.square(row), 0.0),
-            free=state.free.at[best].set(False),
-            chosen=state.chosen.at[turn].set(best),
-            gains=state.gains.at[turn].set(0.5 * jnp.log1p(left / noise)),
+            rows=put(state.rows, len(evaluated) + turn, row),
+            variance=xp.maximum(state.variance - xp.square(row), 0.0),
+            free=put(state.free, best, False),
+            chosen=put(state.chosen, turn, best),
+            gains=put(state.gains, turn, 0.5 * xp.log1p(left / noise)),
         )
 
-    start = _Greedy(rows, variance, free, chosen=jnp.zeros(count, jnp.int32), gains=jnp.zeros(count))
-    last = jax.lax.fori_loop(0, count, choose, start)
+    nothing = xp.zeros(count, np.int32), xp.zeros(count, np.float32)
+    last = fold_in_order(choose, _Greedy(rows, variance, xp.array(free), *nothing), xp.arange(count))
     return last.chosen, last.gains
 
 
@@ -129,26 +129,29 @@ def most_informative(
     table = prepare(masks, values, seed)
     if isinstance(table, float) or len(candidates) == count:
         return candidates[:count]
-    scales = walsh_gp.learn(jax.random.key(seed), table, np.arange(len(table.targets)) < table.count)
+    scales = walsh_gp.learn(seed, table, np.ones(table.count, np.bool_))
     evaluated, real = _last_rows(table)
-    # Both counts are rounded up, so that batches of other sizes share the program.
-    places = min(row_bucket(count), len(candidates))
-    pool = np.zeros((row_bucket(len(candidates)), feature_bucket(table.n)), np.float32)
-    pool[: len(candidates), : table.n] = signs(candidates)
-    free = np.arange(len(pool)) < len(candidates)
-    rows, _ = greedy_information(
-        scales, evaluated, real, jnp.asarray(pool), jnp.asarray(free), table.used, count=places
-    )
+    used = table.rows.used
+    pool: Array = signs(candidates)
+    free: Array = np.ones(len(candidates), np.bool_)
+    places = count
+    if not isinstance(evaluated, np.ndarray):
+        # Both counts are rounded up, so that batches of other sizes share the program.
+        places = min(row_bucket(count), len(candidates))
+        more = row_bucket(len(candidates)) - len(candidates)
+        pool = jnp.asarray(np.pad(pool, ((0, more), (0, len(used) - table.n))))
+        free = jnp.asarray(np.pad(free, (0, more)))
+    rows, _ = greedy_information(scales, evaluated, real, pool, free, used, count=places)
     return np.asarray(candidates[np.asarray(rows)[:count]])
 
 
-def _last_rows(table: Table) -> tuple[jax.Array, jax.Array]:
+def _last_rows(table: Table) -> tuple[Array, Array]:
     """Returns signs [N, n] of the last rows of a table, as many as are solved at once, and which are not padding; the
     order of a table is as good as random.
     """
     first = max(0, table.count - walsh_gp.SOLVE_ROWS)
-    rows = table.signs[first : first + row_bucket(table.count - first)]
-    return rows, jnp.arange(len(rows)) < table.count - first
+    kept = slice(first, first + row_bucket(table.count - first))
+    return table.rows.signs[kept], table.rows.fold[kept] >= 0
 
 
 def uncertain_sets(interactions: Interactions, most: int) -> list[tuple[int, ...]]:

@@ -6,11 +6,20 @@ from typing import NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
+import numpy as np
 
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.array_api import Array, namespace
+from spex_jax.utils.precision import portable
 
-__all__ = ["NOISE_FLOOR", "Scales", "SpectralPrior", "kernel", "prior_variances", "spectral_prior"]
+__all__ = [
+    "NOISE_FLOOR",
+    "Scales",
+    "SpectralPrior",
+    "kernel",
+    "prior_variances",
+    "product_kernel",
+    "spectral_prior",
+]
 
 NOISE_FLOOR = 1e-4  # least noise that float32 can invert, as a share of the variance of the values
 
@@ -24,25 +33,35 @@ NOISE_FLOOR = 1e-4  # least noise that float32 can invert, as a share of the var
 class Scales:
     """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []."""
 
-    log_scale: jax.Array
-    log_amplitude: jax.Array
-    log_first: jax.Array
-    log_constant: jax.Array
-    log_noise: jax.Array
+    log_scale: Array
+    log_amplitude: Array
+    log_first: Array
+    log_constant: Array
+    log_noise: Array
 
     @property
-    def noise(self) -> jax.Array:
+    def noise(self) -> Array:
         """The noise variance, never below what float32 can invert."""
-        return jnp.exp(self.log_noise) + NOISE_FLOOR
+        return namespace(self.log_noise).exp(self.log_noise) + NOISE_FLOOR
 
 
-def kernel(scales: Scales, left: jax.Array, right: jax.Array, used: jax.Array) -> jax.Array:
+def kernel(scales: Scales, left: Array, right: Array, used: Array) -> Array:
     """Returns the prior covariance without noise of signs [N, n] and [M, n]; used bool [n] marks the real features."""
-    a = jnp.where(used, jnp.exp(scales.log_scale), 0.0)
-    b = jnp.where(used, jnp.exp(scales.log_first), 0.0)
-    agree = jnp.einsum("ni,ri,mi->rnm", left, a, right) - a.sum(axis=1)[:, None, None]
-    products = jnp.einsum("rnm,r->nm", jnp.exp(agree), jnp.exp(scales.log_amplitude))
-    return products + jnp.matmul(left * b, right.T) + jnp.exp(scales.log_constant)
+    xp = namespace(scales, left, right)
+    a = xp.where(used, xp.exp(scales.log_scale), 0.0)
+    b = xp.where(used, xp.exp(scales.log_first), 0.0)
+    total = xp.matmul(left * b, right.T) + xp.exp(scales.log_constant)
+    for row, log_amplitude in zip(a, scales.log_amplitude, strict=True):
+        total += product_kernel(row, log_amplitude, left, right)
+    return total
+
+
+def product_kernel(a: Array, log_amplitude: Array, left: Array, right: Array) -> Array:
+    """Returns A exp(sum_i a_i (s_i s'_i - 1)), [N, M], for signs [N, n] and [M, n]; a [n] is 0 on padding."""
+    xp = namespace(a, left, right)
+    agree = xp.matmul(left * a, right.T)
+    agree += log_amplitude - a.sum()
+    return np.exp(agree, out=agree) if isinstance(agree, np.ndarray) else xp.exp(agree)
 
 
 class SpectralPrior(NamedTuple):
@@ -55,29 +74,31 @@ class SpectralPrior(NamedTuple):
       empty: float [], the whole prior variance of F(()).
     """
 
-    log_w: jax.Array
-    log_empty: jax.Array
-    first: jax.Array
-    empty: jax.Array
+    log_w: Array
+    log_empty: Array
+    first: Array
+    empty: Array
 
 
-def spectral_prior(scales: Scales, used: jax.Array) -> SpectralPrior:
+def spectral_prior(scales: Scales, used: Array) -> SpectralPrior:
     """Returns the prior of the coefficients under scales; used bool [n] marks the real features."""
-    a = jnp.exp(scales.log_scale)
+    xp = namespace(scales)
+    a = xp.exp(scales.log_scale)
     # tanh(a) = a for small a; the floor keeps the logarithm of a scale that underflows finite.
-    log_w = jnp.log(jnp.maximum(jnp.tanh(a), 1e-30))
-    log_empty = scales.log_amplitude - jnp.where(used, jnp.log1p(jnp.tanh(a)), 0.0).sum(axis=1)
-    first, empty = jnp.exp(scales.log_first), jnp.exp(log_empty).sum() + jnp.exp(scales.log_constant)
+    log_w = xp.log(xp.maximum(xp.tanh(a), 1e-30))
+    log_empty = scales.log_amplitude - xp.where(used, xp.log1p(xp.tanh(a)), 0.0).sum(axis=1)
+    first, empty = xp.exp(scales.log_first), xp.exp(log_empty).sum() + xp.exp(scales.log_constant)
     return SpectralPrior(log_w, log_empty, first, empty)
 
 
-@compiled
-def prior_variances(scales: Scales, used: jax.Array, support: jax.Array) -> jax.Array:
+@portable
+def prior_variances(scales: Scales, used: Array, support: Array) -> Array:
     """Returns P(S), [K], of the sets support bool [K, n]."""
     chex.assert_shape(support, (None, *used.shape))
     chex.assert_type([used, support], bool)
+    xp = namespace(scales)
     parts = spectral_prior(scales, used)
-    members, size = support.astype(jnp.float32), support.sum(axis=1)
-    products = jnp.exp(parts.log_empty + jnp.matmul(members, parts.log_w.T)).sum(axis=1)
-    products += jnp.where(size == 1, jnp.matmul(members, parts.first), 0.0)
-    return products + jnp.where(size == 0, jnp.exp(scales.log_constant), 0.0)
+    members, size = support.astype(np.float32), support.sum(axis=1)
+    products = xp.exp(parts.log_empty + xp.matmul(members, parts.log_w.T)).sum(axis=1)
+    products += xp.where(size == 1, xp.matmul(members, parts.first), 0.0)
+    return products + xp.where(size == 0, xp.exp(scales.log_constant), 0.0)
