@@ -40,6 +40,7 @@ from spex_jax.pipeline.explain import explain
 from spex_jax.pipeline.explain_many import explain_many
 from spex_jax.pipeline.explanation import Explanation
 from spex_jax.proxyspex.methods import SPEX, ProxySPEX
+from spex_jax.utils.program_cache import keep_by_default
 from spex_jax.utils.version import __version__
 
 __all__ = [
@@ -79,6 +80,8 @@ __all__ = [
     "proxyspex",
     "spex",
 ]
+
+keep_by_default()
 
 
 def __dir__() -> list[str]:

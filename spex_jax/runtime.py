@@ -14,7 +14,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -22,6 +21,7 @@ import jax
 from absl import app, flags, logging
 
 from spex_jax.utils.atomic_write import replacing
+from spex_jax.utils.program_cache import default_folder, keep_programs
 from spex_jax.utils.version import environment
 
 __all__ = [
@@ -52,8 +52,9 @@ _PRECISION = flags.DEFINE_enum(
 )
 _CACHE = flags.DEFINE_string(
     "compilation_cache",
-    str(pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "spex_jax"),
-    "Folder that keeps compiled programs, so that a second run need not compile; empty for no cache.",
+    default_folder(),
+    "Folder that keeps compiled programs, so that a second run need not compile; empty for no cache. Default: that of "
+    "the environment variable SPEX_JAX_CACHE, or of the user's caches.",
 )
 _PROFILE = flags.DEFINE_string(
     "profile", None, "Folder for a trace of the run (jax.profiler), for TensorBoard or XProf."
@@ -146,8 +147,7 @@ def _start() -> None:
         pathlib.Path(_PROFILE.value).mkdir(parents=True, exist_ok=True)  # fail now, not at the end
     if _PRECISION.value is not None:
         jax.config.update("jax_default_matmul_precision", _PRECISION.value)
-    if _CACHE.value:
-        _keep_programs(pathlib.Path(_CACHE.value).expanduser())
+    _keep_programs()
     if first_process():
         chosen, kind = mesh(), jax.devices()[0].device_kind
         axes = f", mesh {dict(chosen.shape)}" if chosen is not None else ""
@@ -160,20 +160,16 @@ def _start() -> None:
         )
 
 
-def _keep_programs(folder: pathlib.Path) -> None:
+def _keep_programs() -> None:
     """Turns the compilation cache on, or goes without it where the default folder cannot be written."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        keep_programs(_CACHE.value)
     except OSError as error:
         if not _CACHE.present:
             return
         raise ValueError(
             f"cannot write to --compilation_cache={_CACHE.value}: {error.strerror}; give another folder, or none"
         ) from error
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _parse(argv: list[str]) -> list[str]:

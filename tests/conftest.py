@@ -11,6 +11,11 @@ from absl import flags
 
 import spex_jax
 import spex_jax.runtime  # whose flags are those of all programs, and stay
+from spex_jax.utils import array_api, program_cache
+
+# Nothing is left in a user's folder, and nothing that was is used, also by programs that tests start.
+os.environ[program_cache.VARIABLE] = ""
+program_cache.keep_programs("")
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
@@ -38,6 +43,12 @@ def data_folder():
 @pytest.fixture(scope="session")
 def tiny():
     return spex_jax.models.tiny()
+
+
+@pytest.fixture
+def on_an_accelerator(monkeypatch):
+    """The paths of accelerators, whose programs run on a CPU too."""
+    monkeypatch.setattr(array_api, "host_is_best", lambda: False)
 
 
 @pytest.fixture(scope="module")

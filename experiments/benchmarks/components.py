@@ -21,12 +21,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import random_models
 from absl import flags
 from turns import in_turns
 
 from spex_jax import ValueFunction, evaluate, lenses
 from spex_jax.engine.device import DeviceFunction
-from spex_jax.models.decoder import Decoder, DecoderConfig
+from spex_jax.models.decoder import Decoder
 from spex_jax.runtime import run_parts, run_program
 
 SHAPES = {"gpt2": (768, 12, 12, 50257, 64), "toy": (32, 3, 4, 97, 12)}  # width, layers, heads, vocabulary, tokens
@@ -42,37 +43,7 @@ _OUT = flags.DEFINE_string("out", "results/components.json", "File for the resul
 @functools.cache
 def gpt2() -> Decoder:
     """Returns a model of the chosen shape with random weights."""
-    dim, count, heads, vocabulary, _ = SHAPES[_SHAPE.value]
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(0, 0.02, shape).astype(np.float32))
-
-    def product(outputs: int, inputs: int) -> dict[str, jax.Array]:
-        return {"weight": normal(count, outputs, inputs), "bias": normal(count, outputs)}
-
-    def norm(*shape: int) -> dict[str, jax.Array]:
-        return {"weight": 1 + normal(*shape), "bias": normal(*shape)}
-
-    layers = {name: product(dim, dim) for name in ("query", "key", "value", "output")}
-    layers |= {"up": product(4 * dim, dim), "down": product(dim, 4 * dim)}
-    layers |= {name: norm(count, dim) for name in ("norm_attention", "norm_mlp")}
-    config = DecoderConfig(
-        vocab_size=vocabulary,
-        dim=dim,
-        num_layers=count,
-        num_heads=heads,
-        num_kv_heads=heads,
-        head_dim=dim // heads,
-        hidden_dim=4 * dim,
-        max_length=128,
-        attention_scale=(dim // heads) ** -0.5,
-        norm="layer",
-        activation="gelu_tanh",
-        ropes=(),
-    )
-    params = {"embedding": normal(vocabulary, dim), "positions": normal(128, dim), "norm": norm(dim), "layers": layers}
-    return Decoder(params=params, config=config)
+    return random_models.gpt2(*SHAPES[_SHAPE.value][:4])
 
 
 def prompts() -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import random_models
 from absl import flags
 from turns import in_turns
 
@@ -32,7 +33,6 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
 from spex_jax.engine.flops import matmul_flops
 from spex_jax.lenses.text_lens import REMOVALS
-from spex_jax.models.blocks import Rope
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.runtime import run_parts, run_program
 
@@ -225,68 +225,6 @@ def memory() -> list[dict[str, Any]]:
     return rows
 
 
-def random_llama() -> Decoder:
-    """Returns a model of the chosen shapes with random weights in bfloat16."""
-    dim, layers, heads, kv_heads, hidden, vocabulary = LLAMAS[_LLAMA.value]
-    width = dim // heads
-    shapes = {
-        "query": (heads * width, dim),
-        "key": (kv_heads * width, dim),
-        "value": (kv_heads * width, dim),
-        "output": (dim, heads * width),
-        "gate": (hidden, dim),
-        "up": (hidden, dim),
-        "down": (dim, hidden),
-    }
-    keys = iter(jax.random.split(jax.random.key(0), len(shapes) + 1))
-
-    @functools.partial(jax.jit, static_argnums=1)
-    def draw(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return jax.random.normal(key, shape, jnp.bfloat16) * 0.02
-
-    stacked: dict[str, Any] = {name: {"weight": draw(next(keys), (layers, *shape))} for name, shape in shapes.items()}
-    ones = jnp.ones((layers, dim), jnp.bfloat16)
-    stacked |= {"norm_attention": {"weight": ones}, "norm_mlp": {"weight": ones}}
-    config = DecoderConfig(
-        vocab_size=vocabulary,
-        dim=dim,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=width,
-        hidden_dim=hidden,
-        max_length=8192,
-        attention_scale=width**-0.5,
-        ropes=(Rope(theta=500_000.0),),
-    )
-    embedding = draw(next(keys), (vocabulary, dim))
-    params = {"embedding": embedding, "norm": {"weight": ones[0]}, "layers": stacked}
-    return Decoder(params=params, config=config)
-
-
-class Numbers:
-    """A tokenizer of numbers for models with random weights."""
-
-    bos_token_id, pad_token_id = 0, 1
-
-    def __init__(self, size: int):
-        """Takes the number of tokens."""
-        self._size = size
-
-    def __len__(self) -> int:
-        """Returns the number of tokens."""
-        return self._size
-
-    def __call__(self, text: str, **_: Any) -> dict[str, Any]:
-        """Returns the ids of the numbers of a text, and their offsets."""
-        ids, offsets, start = [], [], 0
-        for word in text.split(" "):
-            ids.append(int(word) % self._size)
-            offsets.append((start, start + len(word)))
-            start += len(word) + 1
-        return {"input_ids": ids, "offset_mapping": offsets}
-
-
 def matmul_peak() -> float:
     """Measures the operations a second of large bfloat16 products."""
     size = 8192 if jax.devices()[0].platform != "cpu" else 1024
@@ -345,11 +283,11 @@ def transformers_loop(model: Decoder, value_fn: Any, masks: np.ndarray) -> Calla
 
 def llama() -> dict[str, Any]:
     """Measures masks a second at real shapes, and the share of the peak that the needed tokens reach."""
-    model, peak = random_llama(), matmul_peak()
+    model, peak = random_models.llama(*LLAMAS[_LLAMA.value], dtype=jnp.bfloat16), matmul_peak()
     tokens = _TOKENS.value
     words = [str(number) for number in np.random.default_rng(0).integers(2, model.config.vocab_size, tokens - 1)]
     text, half = " ".join(words), " ".join(words[tokens // 2 :])
-    tokenizer = Numbers(model.config.vocab_size)
+    tokenizer = random_models.Numbers(model.config.vocab_size)
     options: dict[str, Any] = {"target": 5, "units": "word"}
     functions: dict[str, Any] = {
         "mask": lenses.text(model, tokenizer, text, **options),

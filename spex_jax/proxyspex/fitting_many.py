@@ -21,7 +21,7 @@ from spex_jax.proxyspex.fitting import (
 )
 from spex_jax.proxyspex.preprocessing import Table, feature_bucket, prepare, row_bucket
 from spex_jax.proxyspex.proxy import Proxy
-from spex_jax.utils.array_api import default_device, host_is_best
+from spex_jax.utils import array_api
 from spex_jax.utils.jax_settings import in_float32
 from spex_jax.utils.threads import cores, each
 
@@ -154,14 +154,14 @@ def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> lis
     def read(table: Table, fit: Fit) -> tuple[Spectrum, np.ndarray]:
         return fit.spectrum, fit.out_of_fold(table) if predict else np.zeros(0)
 
-    run = _side_by_side if host_is_best() else _vmapped
+    run = _side_by_side if array_api.host_is_best() else _vmapped
     found |= run(tables, read, options)
     return [found[b] for b in range(len(found))]
 
 
 def _at_once(table: Table, max_degree: int) -> int:
     """Returns how many tables of this shape the memory bound allows."""
-    statistics = default_device().memory_stats() or {}
+    statistics = array_api.default_device().memory_stats() or {}
     most = int(_SHARE * statistics["bytes_limit"]) if "bytes_limit" in statistics else _BYTES
     return max(1, most // walsh_gp.bytes_of(row_bucket(table.count), feature_bucket(table.n), max_degree))
 

@@ -12,7 +12,8 @@ import numpy as np
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
-from spex_jax.utils.array_api import Array, host_is_best
+from spex_jax.utils import array_api
+from spex_jax.utils.array_api import Array
 
 __all__ = [
     "FOLDS",
@@ -93,7 +94,7 @@ class Table:
     @property
     def rows(self) -> Rows:
         """The rows where portable functions run fastest (see `array_api`): on the host, or on an accelerator."""
-        return self.on_host if host_is_best() else self.on_device
+        return self.on_host if array_api.host_is_best() else self.on_device
 
     @property
     def n(self) -> int:

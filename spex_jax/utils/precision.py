@@ -62,7 +62,7 @@ def portable(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
 
 
 def portable(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Runs a function as it is where all its arrays are NumPy arrays; else it is `compiled`.
+    """Runs a function as it is where all its arrays are NumPy arrays, else its attribute `program`: `compiled` of it.
 
     Args:
       function: a function that is written with `array_api`; None returns a decorator with these options.
@@ -79,6 +79,7 @@ def portable(function: Callable[..., Any] | None = None, /, **options: Any) -> A
         with np.errstate(all="ignore"):  # a program does not warn either
             return function(*args, **kwargs)
 
+    either.program = program  # type: ignore[attr-defined]
     return either
 
 

@@ -11,12 +11,6 @@ from spex_jax.proxyspex import fitting_many, walsh_gp
 EVENT = "/jax/core/compile/backend_compile_duration"
 
 
-@pytest.fixture
-def on_an_accelerator(monkeypatch):
-    """The path of accelerators, whose programs run on a CPU too."""
-    monkeypatch.setattr(fitting_many, "_side_by_side", fitting_many._vmapped)
-
-
 def assert_equal(found, expected):
     """To the last bit."""
     for name in ("support", "coefficients", "variances", "covariance_factor"):

@@ -12,7 +12,7 @@ from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.preprocessing import prepare
 from spex_jax.proxyspex.walsh_gp import posteriors, proxy
-from spex_jax.proxyspex.walsh_gp.scales import _log_prior, _loss_gradient
+from spex_jax.proxyspex.walsh_gp.scales import loss_gradient
 
 
 def scales_of(rng, kernels, n, width):
@@ -58,7 +58,7 @@ def test_the_terms_of_the_posterior_are_the_posterior(rng):
     padded[:rows, :n] = signs(masks)
     targets = np.pad(values, (0, 64 - rows)).astype(np.float32)
     used = np.arange(width) < n
-    alpha = walsh_gp.posterior(scales, padded, targets, np.arange(64) < rows, used)
+    alpha = walsh_gp.posterior(scales, padded, targets, np.arange(64) < rows, used).alpha
     found = posteriors.spectrum_terms(scales, alpha, padded, used, max_degree=n)
     support, coefficients, weights, empty = (np.asarray(array) for array in found)
     characters = subset_characters(masks, sets).astype(float)
@@ -82,44 +82,51 @@ def test_the_gradient_is_that_of_the_marginal_likelihood(rng):
     real, used = np.arange(16) < rows, np.ones(n, bool)
 
     def loss(scales):
-        k = walsh_gp.kernel(scales, padded[:rows], padded[:rows], used) + scales.noise * np.eye(rows)
+        deviations = [logs - logs.mean(axis=-1, keepdims=True) for logs in (scales.log_scale, scales.log_first)]
+        rows_of = jnp.asarray(padded[:rows])
+        k = walsh_gp.kernel(scales, rows_of, rows_of, used) + scales.noise * np.eye(rows)
         y = targets[:rows]
         half = 0.5 * (y @ jax.numpy.linalg.solve(k, y) + jax.numpy.linalg.slogdet(k)[1])
-        return half - _log_prior(scales, used, 1.5)
+        return half + 0.5 * 1.5 * sum((part**2).sum() for part in deviations)
 
-    found = jax.jit(_loss_gradient)(scales, padded, targets, real, used, 1.5)
-    chex.assert_trees_all_close(found, jax.jit(jax.grad(loss))(scales), rtol=2e-3, atol=2e-4)
+    expected = jax.jit(jax.grad(loss))(jax.tree.map(jnp.asarray, scales))
+    for found in (
+        loss_gradient(scales, padded, targets, real, used, 1.5),
+        jax.jit(loss_gradient)(scales, padded, targets, real, used, 1.5),
+    ):
+        chex.assert_trees_all_close(found, expected, rtol=2e-3, atol=2e-4)
 
 
 def test_padding_has_no_influence(rng):
     masks, values, _, _ = planted(9, 60, rng)
-    table = prepare(masks, values)
-    wide = np.pad(np.asarray(table.signs), ((0, 64), (0, 16)))
+    rows = prepare(masks, values).on_device
+    wide = jnp.pad(rows.signs, ((0, 64), (0, 16)))
     used = np.arange(wide.shape[1]) < 9
-    real = table.fold >= 0
+    real = rows.fold >= 0
     small = jax.tree.map(jnp.asarray, scales_of(rng, 2, 9, 16))
 
     def widen(a):
-        return np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, 16)]) if a.shape[-1:] == (16,) else a
+        return jnp.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, 16)]) if a.shape[-1:] == (16,) else a
 
     large = jax.tree.map(widen, small)
-    first = walsh_gp.posterior(small, table.signs, table.targets, real, table.used)
-    second = walsh_gp.posterior(large, wide, np.pad(table.targets, (0, 64)), np.pad(real, (0, 64)), used)
+    first = walsh_gp.posterior(small, rows.signs, rows.targets, real, rows.used).alpha
+    second = walsh_gp.posterior(large, wide, jnp.pad(rows.targets, (0, 64)), jnp.pad(real, (0, 64)), used).alpha
     np.testing.assert_allclose(first[:60], second[:60], atol=1e-3 * np.abs(first).max())
     assert not np.asarray(second[60:]).any()
 
 
 def test_held_out_predictions_of_the_posterior_are_those_of_smaller_tables(rng):
     masks, values, _, _ = planted(8, 60, rng)
-    table = prepare(masks, values)
-    scales = jax.tree.map(jnp.asarray, scales_of(rng, 2, 8, 16))
-    found = posteriors.held_out_predictions(scales, table.signs, table.targets, jnp.asarray(table.fold), table.used)
-    k = np.asarray(walsh_gp.kernel(scales, table.signs, table.signs, table.used), np.float64)
-    for fold in range(5):
-        seen, out = (table.fold >= 0) & (table.fold != fold), table.fold == fold
-        noisy = k[np.ix_(seen, seen)] + float(scales.noise) * np.eye(seen.sum())
-        expected = k[np.ix_(out, seen)] @ np.linalg.solve(noisy, np.asarray(table.targets)[seen])
-        np.testing.assert_allclose(np.asarray(found)[out], expected, atol=1e-3)
+    scales = scales_of(rng, 2, 8, 16)
+    for rows in (jax.tree.map(np.asarray, prepare(masks, values).on_device), prepare(masks, values).on_device):
+        kernel = walsh_gp.kernel(scales, rows.signs, rows.signs, rows.used)
+        found = posteriors.held_out_predictions(kernel, scales, rows.targets, rows.fold)
+        k, folds, targets = np.asarray(kernel, np.float64), np.asarray(rows.fold), np.asarray(rows.targets)
+        for fold in range(5):
+            seen, out = (folds >= 0) & (folds != fold), folds == fold
+            noisy = k[np.ix_(seen, seen)] + float(scales.noise) * np.eye(seen.sum())
+            expected = k[np.ix_(out, seen)] @ np.linalg.solve(noisy, targets[seen])
+            np.testing.assert_allclose(np.asarray(found)[out], expected, atol=1e-3)
 
 
 def test_many_rows_are_solved_by_their_terms(rng, monkeypatch):
@@ -131,8 +138,8 @@ def test_many_rows_are_solved_by_their_terms(rng, monkeypatch):
     table = prepare(masks, values)
     prior = np.full(len(spectrum) - 1, 0.1)
     found = posteriors.coefficients_of_all_rows(
-        table.signs,
-        table.targets,
+        table.on_device.signs,
+        table.on_device.targets,
         jnp.asarray(np.pad(spectrum.support[1:], ((0, 0), (0, 2)))),
         jnp.zeros(len(prior)),
         jnp.asarray(prior, jnp.float32),
@@ -165,17 +172,15 @@ def test_deviations_are_those_of_the_posterior(rng, monkeypatch):
     """With all terms there, the covariance of many draws is the posterior's, from its formula in float64."""
     monkeypatch.setattr(posteriors, "DRAWS", 20_000)
     monkeypatch.setattr(posteriors, "_TERMS", 6)
-    posteriors._prior_draws.clear_cache()
     n, rows = 4, 10
-    given = scales_of(rng, 2, n, 16)
-    sets, prior = prior_by_definition(given, n)
-    scales = jax.tree.map(jnp.asarray, given)
+    scales = scales_of(rng, 2, n, 16)
+    sets, prior = prior_by_definition(scales, n)
     masks = sets[rng.permutation(2**n)[:rows]]
     padded = np.zeros((16, 16), np.float32)
     padded[:rows, :n] = signs(masks)
     used, real = np.arange(16) < n, np.arange(16) < rows
-    found = posteriors.deviations(jax.random.key(0), scales, jnp.asarray(padded), jnp.asarray(real), used, sets)
-    posteriors._prior_draws.clear_cache()
+    factor = walsh_gp.posterior(scales, padded, np.zeros(16, np.float32), real, used).factor
+    found = posteriors.deviations(0, scales, padded, real, used, factor, sets)
     x = subset_characters(masks, sets).astype(float)
     gain = (prior[:, None] * x.T) @ np.linalg.inv((x * prior) @ x.T + float(scales.noise) * np.eye(rows))
     expected = np.diag(prior) - gain @ (x * prior)

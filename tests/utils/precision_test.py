@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from accelerator import MANTISSA, accelerator, products, unstated
 from lenses.retraining_data import apply, clouds, init
-from lowering_test import CASES, real
+from lowering_test import CASES, program_of, real
 
 import spex_jax
 from spex_jax.utils.precision import compiled, precision_of_models
@@ -81,14 +81,15 @@ def test_the_emulated_device_leaves_what_is_stated(kind, square):
 def test_every_product_states_its_precision(case):
     module, _, name = case.split()[0].rpartition(".")
     arguments, static = CASES[case]
-    bare, _ = unstated(getattr(importlib.import_module(f"spex_jax.{module}"), name), *arguments, **static)
+    function = program_of(getattr(importlib.import_module(f"spex_jax.{module}"), name))
+    bare, _ = unstated(function, *arguments, **static)
     assert not bare
 
 
 def test_the_programs_have_products():
     """What the test above counts is there: a walk that found nothing would pass it."""
     arguments, static = CASES["proxyspex.walsh_gp.scales.learn_scales"]
-    learn = importlib.import_module("spex_jax.proxyspex.walsh_gp.scales").learn_scales
+    learn = importlib.import_module("spex_jax.proxyspex.walsh_gp.scales").learn_scales.program
     assert unstated(learn, *arguments, **static)[1] > 5
     assert unstated(jax.jit(lambda a: a + a), real(3, 3)) == ([], 0)
 

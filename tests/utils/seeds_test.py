@@ -19,9 +19,10 @@ NUMBERS = {
         "ROWS_HELD_OUT": 3,
         "ADAPTIVE": 4,
         "CONTEXTS": 5,
+        "WALSH_GP_START": 6,
+        "WALSH_GP_STEPS": 7,
+        "WALSH_GP_DRAWS": 8,
     },
-    seeds.WalshGPKey: {"SCALES_START": 0, "SCALES_STEPS": 1, "POSTERIOR_DRAWS": 1},
-    seeds.DrawKey: {"NOISE": 0, "FIRST_TERMS": 1},
     seeds.MLPKey: {"MEMBERS": 0, "QUERIES": 1, "FOLDS": 2},
     seeds.NetworkKey: {"START": 0, "BATCHES": 1},
 }
@@ -69,7 +70,7 @@ def test_a_generator_is_that_of_the_seed_and_the_number(seed, stream, index):
 
 def test_a_named_key_is_that_of_its_number():
     key = jax.random.key(5)
-    for member in (seeds.WalshGPKey.POSTERIOR_DRAWS, seeds.MLPKey.FOLDS):
+    for member in (seeds.NetworkKey.BATCHES, seeds.MLPKey.FOLDS):
         folded = jax.random.fold_in(key, member)
         np.testing.assert_array_equal(
             jax.random.key_data(folded), jax.random.key_data(jax.random.fold_in(key, int(member)))
@@ -109,7 +110,7 @@ def test_the_check_sees_a_bare_number(source):
         "generator(seed, Stream.CONTEXTS)",
         "jax.random.fold_in(key, number)",
         "jax.random.fold_in(key, MLPKey.FOLDS)",
-        "jax.random.fold_in(key, DrawKey.FIRST_TERMS + start // _TERMS)",
+        "jax.random.fold_in(key, MLPKey.FOLDS + turn)",
         "jax.random.key(seed)",
     ],
 )
