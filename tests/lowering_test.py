@@ -119,7 +119,7 @@ CASES = {
     ),
     "proxyspex.regression.screening._best_partners": ((*TABLE, mask(n)), {"start": 4, "block": 8}),
     "proxyspex.regression.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
-    "proxyspex.trees.boost": ((*FITS, real(B), mask(n)), {"depth": 3, "most_trees": 8}),
+    "proxyspex.trees.boost": ((*FITS, real(B)), {"depth": 3, "most_trees": 8}),
     "proxyspex.walsh_gp.scales.learn_scales": ((DRAWS, *TABLE, mask(N), mask(n)), {}),
     "proxyspex.walsh_gp.posteriors.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
     "proxyspex.walsh_gp.posteriors.held_out_predictions": ((real(N, N), SCALES, real(N), whole(N)), {}),

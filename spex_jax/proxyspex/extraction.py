@@ -19,7 +19,7 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs as to_signs
 from spex_jax.core.walsh import walsh_hadamard
-from spex_jax.utils.array_api import Array, namespace, put, top_k
+from spex_jax.utils.array_api import Array, namespace, on_host, put, top_k
 from spex_jax.utils.precision import compiled, portable
 
 __all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
@@ -180,11 +180,15 @@ def in_units(terms: Spectrum, mean: float, scale: float, max_terms: int | None) 
     )
 
 
-def characters_of(signs: jax.Array, support: jax.Array) -> jax.Array:
+def characters_of(signs: Array, support: Array) -> Array:
     """Returns characters float32 [Q, K]; 0 for the rows of support that hold no set."""
-    removed = (signs < 0).astype(jnp.float32)
-    odd = jnp.matmul(removed, support.T.astype(jnp.float32)).astype(jnp.int32) & 1
-    return jnp.where(support.any(axis=1), 1.0 - 2.0 * odd, 0.0)
+    xp = namespace(signs, support)
+    if on_host(signs, support):  # a few sets leave out most features
+        members = support.any(axis=0)
+        signs, support = signs[:, members], support[:, members]
+    removed = (signs < 0).astype(xp.float32)
+    odd = xp.matmul(removed, support.T.astype(xp.float32)).astype(xp.int32) & 1
+    return xp.where(support.any(axis=1), 1 - 2 * odd, 0).astype(xp.float32)
 
 
 @compiled
@@ -204,7 +208,7 @@ def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> 
     rounding.
     """
     chex.assert_shape([signs, support], [(*answers.shape, None), (None, signs.shape[1])])
-    characters = characters_of(signs, support)
+    characters: jax.Array = characters_of(signs, support)
 
     def normal(c: jax.Array) -> jax.Array:
         return characters.T @ (characters @ c) / len(signs)

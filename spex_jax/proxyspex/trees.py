@@ -14,13 +14,14 @@ from typing import ClassVar, NamedTuple
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.proxy import Proxy
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.array_api import Array, namespace, put, repeat_while
+from spex_jax.utils.precision import portable
+from spex_jax.utils.threads import blas_threads_for
 
 __all__ = ["Boosted", "Forest", "Trees", "boost", "fit", "forest_terms"]
 
@@ -42,8 +43,8 @@ class Forest:
     leaves: float32 [..., T, 2^d], the rate included.
     """
 
-    features: jax.Array
-    leaves: jax.Array
+    features: Array
+    leaves: Array
 
 
 class Boosted(NamedTuple):
@@ -57,9 +58,9 @@ class Boosted(NamedTuple):
     """
 
     forest: Forest
-    errors: jax.Array
-    predictions: jax.Array
-    trees: jax.Array
+    errors: Array
+    predictions: Array
+    trees: Array
 
 
 class _State(NamedTuple):
@@ -73,13 +74,13 @@ class _State(NamedTuple):
       best_tree: int [B], the trees that reached them.
     """
 
-    trees: jax.Array
-    prediction: jax.Array
+    trees: Array
+    prediction: Array
     forest: Forest
-    errors: jax.Array
-    best: jax.Array
-    best_error: jax.Array
-    best_tree: jax.Array
+    errors: Array
+    best: Array
+    best_error: Array
+    best_tree: Array
 
 
 class _Setting(NamedTuple):
@@ -95,53 +96,66 @@ class _Setting(NamedTuple):
 
 
 def _grow_tree(
-    kept: jax.Array, residual: jax.Array, weight: jax.Array, used: jax.Array, rate: jax.Array, depth: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    kept: Array, design: Array, residual: Array, weight: Array, rate: Array, depth: int
+) -> tuple[Array, Array, Array]:
     """Grows one tree for each of B fits: features [B, 2^d - 1], leaves [B, 2^d] and its predictions [B, N].
 
-    kept float [N, n]; residual [B, N]; weight [B, N], 0 for rows outside a fit; rate [B].
+    Args:
+      kept: bool [n + 1, N], the rows that keep each feature; the last one, which index -1 finds too, is False.
+      design: float [N, n + 1], the same as numbers; the last column is 1.
+      residual: [B, N].
+      weight: [B, N], 0 for rows outside a fit.
+      rate: [B].
+      depth: d.
     """
+    xp = namespace(kept, design, residual)
     fits, rows = residual.shape
-    node = jnp.zeros((fits, rows), jnp.int32)
-    features = []
-    # Sums of residuals and numbers of rows at each node: over rows that keep each feature; last column: over all rows.
-    every = jnp.zeros((fits, 2, 0, kept.shape[1] + 1))
+    summed = xp.stack([weight * residual, weight], axis=1)[:, :, None]
+    node = xp.zeros((fits, rows), xp.int16)
+    features: list[Array] = []
+    every: Array = None
     for level in range(depth):
+        member = node[:, None] == xp.arange(2**level, dtype=xp.int16)[:, None]
         # Only the left one of two siblings is counted: the right one has the rest of their parent.
-        counted = 2 * jnp.arange(max(1, 2**level // 2))
-        member = (node[:, None, :] == counted[:, None]) * weight[:, None, :]  # [B, counted, N]
-        both = jnp.concatenate([member * residual[:, None, :], member], axis=1)
-        found = jnp.concatenate([jnp.matmul(both, kept), both.sum(axis=2, keepdims=True)], axis=2)
-        found = found.reshape(fits, 2, len(counted), -1)
-        every = found if level == 0 else jnp.stack([found, every - found], axis=3).reshape(fits, 2, 2**level, -1)
-        right, right_count = every[:, 0, :, :-1], every[:, 1, :, :-1]
-        total, count = every[:, 0, :, -1:], every[:, 1, :, -1:]
-        left, left_count = total - right, count - right_count
-        gain = right**2 / (right_count + _RIDGE) + left**2 / (left_count + _RIDGE) - total**2 / (count + _RIDGE)
-        allowed = (right_count >= _LEAST_ROWS) & (left_count >= _LEAST_ROWS) & used
-        gain = jnp.where(allowed, gain, 0.0)
-        feature = jnp.where(gain.max(axis=2) > 1e-6, gain.argmax(axis=2), -1)
+        counted = member[:, ::2].astype(xp.float32)
+        found = xp.matmul((counted[:, None] * summed).reshape(-1, rows), design)
+        found = found.reshape(fits, 2, counted.shape[1], -1)
+        # Sums of residuals and numbers of rows at each node: over rows that keep each feature; last: over all rows.
+        every = found if level == 0 else xp.stack([found, every - found], axis=3).reshape(fits, 2, 2**level, -1)
+        feature = _best_splits(every)
         features.append(feature)
-        chosen = jnp.take_along_axis(feature, node, axis=1)
-        goes_right = (chosen >= 0) & (kept[jnp.arange(rows), jnp.maximum(chosen, 0)] > 0)
-        node = 2 * node + goes_right
-    at = jnp.maximum(feature, 0)[:, None, :, None]
-    right_part = jnp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
-    leaf_parts = jnp.stack([every[..., -1] - right_part, right_part], axis=3).reshape(fits, 2, 2**depth)
-    sums, counts = leaf_parts[:, 0], leaf_parts[:, 1]
-    leaves = rate[:, None] * sums / (counts + _RIDGE)
-    return jnp.concatenate(features, axis=1), leaves, jnp.take_along_axis(leaves, node, axis=1)
+        node = 2 * node + (member & kept[feature]).any(axis=1)
+    at = xp.maximum(feature, 0)[:, None, :, None]
+    right_part = xp.take_along_axis(every, at, axis=3)[..., 0] * (feature >= 0)[:, None]
+    leaf_parts = xp.stack([every[..., -1] - right_part, right_part], axis=3).reshape(fits, 2, 2**depth)
+    leaves = rate[:, None] * leaf_parts[:, 0] / (leaf_parts[:, 1] + _RIDGE)
+    change = leaves.ravel()[node + 2**depth * xp.arange(fits)[:, None]]
+    return xp.concatenate(features, axis=1), leaves, change
 
 
-@compiled(static_argnames=("depth", "most_trees"))
+def _best_splits(every: Array) -> Array:
+    """Returns the feature int [B, nodes] at which each node is best split, -1 for none.
+
+    Takes sums and counts [B, 2, nodes, n + 1] over the rows that keep each feature, and over all rows. A feature that
+    no row keeps is never chosen.
+    """
+    xp = namespace(every)
+    right, total = every[..., :-1], every[..., -1:]
+    left = total - right
+    scores = [part[:, 0] ** 2 / (part[:, 1] + _RIDGE) for part in (right, left, total)]
+    allowed = xp.minimum(right[:, 1], left[:, 1]) >= _LEAST_ROWS
+    gain = (scores[0] + scores[1] - scores[2]) * allowed
+    return xp.where(gain.max(axis=2) > 1e-6, gain.argmax(axis=2), -1)
+
+
+@portable(static_argnames=("depth", "most_trees"))
 def boost(
-    signs: jax.Array,
-    targets: jax.Array,
-    weight: jax.Array,
-    held_out: jax.Array,
-    rate: jax.Array,
-    used: jax.Array,
-    limit: jax.Array | int = _MOST_TREES,
+    signs: Array,
+    targets: Array,
+    weight: Array,
+    held_out: Array,
+    rate: Array,
+    limit: Array | int = _MOST_TREES,
     *,
     depth: int,
     most_trees: int = _MOST_TREES,
@@ -154,50 +168,53 @@ def boost(
       weight: [B, N], 1 for the rows of each fit.
       held_out: [B, N], 1 for the rows on which each fit is scored.
       rate: [B], learning rates.
-      used: bool [n].
       limit: trees after which to stop in any case; a new limit does not recompile.
       depth: depth of the trees.
       most_trees: T.
     """
-    chex.assert_shape([signs, used], [(*targets.shape, None), signs.shape[1:]])
+    chex.assert_shape(signs, (*targets.shape, None))
     chex.assert_shape([weight, held_out], (*rate.shape, *targets.shape))
+    xp = namespace(signs, targets, weight, held_out, rate)
     fits, rows = weight.shape
-    kept = (signs < 0).astype(jnp.float32)
-    scored = held_out.sum(axis=1) > 0
+    kept = xp.concatenate([signs.T < 0, xp.zeros((1, rows), bool)])
+    design = xp.concatenate([(signs < 0).astype(xp.float32), xp.ones((rows, 1), xp.float32)], axis=1)
+    improvable = held_out.any(axis=1)
+    scored = xp.maximum(held_out.sum(axis=1), 1.0)
 
     def step(state: _State) -> _State:
         t, forest = state.trees, state.forest
-        feature, leaf, change = _grow_tree(kept, targets - state.prediction, weight, used, rate, depth)
+        feature, leaf, change = _grow_tree(kept, design, targets - state.prediction, weight, rate, depth)
         prediction = state.prediction + change
-        error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0)
+        error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / scored
         better = error < state.best_error
+        place = (slice(None), t)
         return _State(
             trees=t + 1,
             prediction=prediction,
-            forest=Forest(features=forest.features.at[:, t].set(feature), leaves=forest.leaves.at[:, t].set(leaf)),
-            errors=state.errors.at[:, t].set(error),
-            best=jnp.where(better[:, None], prediction, state.best),
-            best_error=jnp.minimum(error, state.best_error),
-            best_tree=jnp.where(better, t, state.best_tree),
+            forest=Forest(features=put(forest.features, place, feature), leaves=put(forest.leaves, place, leaf)),
+            errors=put(state.errors, place, error),
+            best=xp.where(better[:, None], prediction, state.best),
+            best_error=xp.minimum(error, state.best_error),
+            best_tree=xp.where(better, t, state.best_tree),
         )
 
-    def goes_on(state: _State) -> jax.Array:
-        improving = scored & (state.trees - state.best_tree <= _PATIENCE)
-        return (state.trees < jnp.minimum(limit, most_trees)) & improving.any()
+    def goes_on(state: _State) -> Array:
+        improving = improvable & (state.trees - state.best_tree <= _PATIENCE)
+        return (state.trees < xp.minimum(limit, most_trees)) & improving.any()
 
     start = _State(
-        trees=jnp.zeros((), jnp.int32),
-        prediction=jnp.zeros((fits, rows)),
+        trees=xp.zeros((), xp.int32),
+        prediction=xp.zeros((fits, rows), xp.float32),
         forest=Forest(
-            features=jnp.full((fits, most_trees, 2**depth - 1), -1, jnp.int32),
-            leaves=jnp.zeros((fits, most_trees, 2**depth)),
+            features=xp.full((fits, most_trees, 2**depth - 1), -1, xp.int32),
+            leaves=xp.zeros((fits, most_trees, 2**depth), xp.float32),
         ),
-        errors=jnp.full((fits, most_trees), jnp.inf),
-        best=jnp.zeros((fits, rows)),
-        best_error=(targets**2 * held_out).sum(axis=1) / jnp.maximum(held_out.sum(axis=1), 1.0),
-        best_tree=jnp.zeros(fits, jnp.int32),
+        errors=xp.full((fits, most_trees), xp.inf, xp.float32),
+        best=xp.zeros((fits, rows), xp.float32),
+        best_error=(targets**2 * held_out).sum(axis=1) / scored,
+        best_tree=xp.zeros(fits, xp.int32),
     )
-    last = jax.lax.while_loop(goes_on, step, start)
+    last = repeat_while(goes_on, step, start)
     return Boosted(last.forest, last.errors, last.best, last.trees)
 
 
@@ -259,33 +276,31 @@ def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
     spectrum.
     """
     del seed  # only the folds are random, and they come with the table
-    real = table.fold >= 0
-    out = table.fold == np.arange(FOLDS)[:, None]
+    rows = table.rows
+    xp = namespace(rows)
+    out = rows.fold == xp.arange(FOLDS)[:, None]
+    real = rows.fold >= 0
+
+    def boosted(seen: Array, scored: Array, rate: float, limit: int = _MOST_TREES, *, depth: int) -> Boosted:
+        weight, held_out = seen.astype(xp.float32), scored.astype(xp.float32)
+        rates = xp.full(len(weight), rate, xp.float32)
+        with blas_threads_for(rows.signs.size):
+            return boost(rows.signs, rows.targets, weight, held_out, rates, limit, depth=depth)
 
     def by_folds(depth: int, rate: float) -> _Setting:
-        boosted = boost(
-            table.signs,
-            table.targets,
-            jnp.asarray(~out & real, jnp.float32),
-            jnp.asarray(out, jnp.float32),
-            jnp.full(FOLDS, rate),
-            table.used,
-            depth=depth,
-        )
-        mean = np.asarray(boosted.errors)[:, : int(boosted.trees)].mean(axis=0)
-        held_out = (np.asarray(boosted.predictions, np.float64) * out).sum(axis=0)
+        found = boosted(~out & real, out, rate, depth=depth)
+        mean = np.asarray(found.errors)[:, : int(found.trees)].mean(axis=0)
+        held_out = (np.asarray(found.predictions, np.float64) * np.asarray(out)).sum(axis=0)[: table.count]
         return _Setting(float(mean.min()), depth, rate, trees=int(mean.argmin()) + 1, held_out=held_out)
 
     # Tries all depths at the faster rate, then the best depth at the slower rate.
     best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda setting: setting.error)
     best = min(best, by_folds(best.depth, _RATES[1]), key=lambda setting: setting.error)
-    everything = jnp.asarray(real, jnp.float32)[None]
-    data = (table.signs, table.targets, everything, everything, jnp.full(1, best.rate), table.used)
-    forest = boost(*data, best.trees, depth=best.depth).forest
+    forest = boosted(real[None], real[None], best.rate, best.trees, depth=best.depth).forest
     chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[0, : best.trees], forest)
     support, coefficients = forest_terms(chosen, table.n, best.depth)
     keep = support.sum(axis=1) <= max_degree
-    return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: best.held_out[: table.count])
+    return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: best.held_out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

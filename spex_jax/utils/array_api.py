@@ -23,6 +23,7 @@ __all__ = [
     "cholesky_solve",
     "default_device",
     "fold_in_order",
+    "for_each",
     "host_is_best",
     "namespace",
     "on_host",
@@ -90,6 +91,16 @@ def fold_in_order(step: Callable[[State, Any], State], start: State, items: Any)
             start = step(start, item)
         return start
     return jax.lax.scan(lambda state, item: (step(state, item), None), start, items)[0]
+
+
+def for_each(function: Callable[..., Any], *batched: Any, at_once: bool = True) -> Any:
+    """Returns what a function gives for each part of the leading axis, stacked. A device works on all parts at once, as
+    `jax.vmap`, or on one after another, as `jax.lax.map`, which takes less memory.
+    """
+    if on_host(batched):
+        found = [function(*parts) for parts in zip(*batched, strict=True)]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
+    return jax.vmap(function)(*batched) if at_once else jax.lax.map(lambda parts: function(*parts), batched)
 
 
 def repeat_while(goes_on: Callable[[State], Any], step: Callable[[State], State], start: State) -> State:

@@ -1,10 +1,14 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+from host_only import nothing_on_a_device
+from planting import planted
 
 from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex import trees
+from spex_jax.proxyspex.preprocessing import FOLDS, prepare
 
 
 def forest_values(forest, masks, depth):
@@ -35,19 +39,19 @@ def test_the_spectrum_of_trees_is_exact(depth, rng):
     assert len(np.unique(support, axis=0)) == len(support)
 
 
-def test_a_tree_takes_the_best_split(rng):
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_a_tree_takes_the_best_split(xp, rng):
     """The first split and the leaves of a tree of depth 1 against every split by hand."""
     masks = oracle.all_masks(6)
     values = 3.0 * masks[:, 4] - 1.0 * masks[:, 1] + 0.1 * rng.normal(size=64)
     values -= values.mean()
-    everything = jnp.ones((1, 64))
+    everything = xp.ones((1, 64), xp.float32)
     forest, errors, _, grown = trees.boost(
         signs(masks),
         values.astype(np.float32),
         everything,
         everything,
-        jnp.ones(1),
-        np.ones(6, bool),
+        xp.ones(1, xp.float32),
         depth=1,
         most_trees=1,
     )
@@ -58,3 +62,28 @@ def test_a_tree_takes_the_best_split(rng):
     np.testing.assert_allclose(forest.leaves[0, 0], leaves, rtol=1e-5)
     left = np.where(masks[:, 4], values - leaves[1], values - leaves[0])
     assert float(errors[0, 0]) == pytest.approx(np.mean(left**2), rel=1e-5)
+
+
+def by_folds(rows, xp):
+    out = rows.fold == xp.arange(FOLDS)[:, None]
+    seen = (rows.fold >= 0) & ~out
+    weights = seen.astype(xp.float32), out.astype(xp.float32), xp.full(FOLDS, 0.1, xp.float32)
+    return jax.tree.map(np.asarray, trees.boost(rows.signs, rows.targets, *weights, depth=3, most_trees=100))
+
+
+def test_the_host_grows_the_forests_of_a_device(rng):
+    """The host has neither padding nor float64; a device has the first."""
+    table = prepare(*planted(10, 200, rng, noise=1.0)[:2])
+    host, device = by_folds(table.on_host, np), by_folds(table.on_device, jnp)
+    assert {leaf.dtype for leaf in jax.tree.leaves(host)} <= {np.dtype(np.int32), np.dtype(np.float32)}
+    assert host.trees == device.trees
+    np.testing.assert_array_equal(host.forest.features, device.forest.features)
+    np.testing.assert_allclose(host.forest.leaves, device.forest.leaves, atol=1e-4)
+    np.testing.assert_allclose(host.errors, device.errors, rtol=1e-4)
+    np.testing.assert_allclose(host.predictions, device.predictions[:, :200], atol=1e-4)
+
+
+def test_the_host_needs_no_device(rng):
+    table = prepare(*planted(10, 100, rng, noise=1.0)[:2])
+    with nothing_on_a_device():
+        trees.fit(table, max_degree=3, seed=0)

@@ -10,18 +10,18 @@ import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.core.packed_masks import PackedMasks
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.out_of_core import streaming
-from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
+from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Rows, Table
 from spex_jax.proxyspex.proxy import Proxy
 from spex_jax.proxyspex.regression import lasso, pursuit
 from spex_jax.proxyspex.regression.ridge import refit
 from spex_jax.proxyspex.regression.screening import characters_on_rows, triples
+from spex_jax.utils.array_api import Array, namespace, on_host
+from spex_jax.utils.threads import blas_threads_for
 
 __all__ = ["SOLVERS", "Linear", "Solver", "fit"]
 
@@ -33,7 +33,7 @@ _FEW_ROWS = 400
 _ROUNDS = 3  # rounds of the search for triples
 _POOLS = (64, 512)  # numbers of triples that programs are compiled for
 
-Pool = tuple[jax.Array, jax.Array]
+Pool = tuple[Array, Array]
 Search = Callable[..., lasso.Path | pursuit.Pursuit]
 
 
@@ -50,66 +50,82 @@ def _best_steps(errors: np.ndarray, rows: int) -> int:
     return int(np.argmax(mean <= mean[least] + margin))
 
 
-def _pool(sets: np.ndarray, signs: jax.Array) -> Pool | None:
+def _pool(sets: np.ndarray, signs: Array) -> Pool | None:
+    """Returns sets bool [P, n] and their characters, padded to few sizes on a device; None without sets."""
     if not len(sets):
         return None
-    size = next((size for size in _POOLS if size >= len(sets)), _POOLS[-1])
+    xp, most = namespace(signs), _POOLS[-1]
+    size = min(len(sets), most) if on_host(signs) else next((size for size in _POOLS if size >= len(sets)), most)
     padded = np.zeros((size, signs.shape[1]), np.bool_)
-    padded[: min(size, len(sets))] = sets[:size]
-    return jnp.asarray(padded), characters_on_rows(signs, jnp.asarray(padded))
+    padded[: len(sets)] = sets[:size]
+    pool = xp.asarray(padded)
+    return pool, characters_on_rows(signs, pool)
+
+
+def _rows(table: Table, solver: str) -> Rows:
+    return table.on_device if solver == "lasso" else table.rows
 
 
 def _search(table: Table, solver: str, max_degree: int, pool: Pool | None) -> Search:
     """Returns the solver as a function of the weights of the training rows and of the scored rows."""
     solve = lasso.lasso_path if solver == "lasso" else functools.partial(pursuit.pursue, at_once=_at_once(table))
-    return functools.partial(solve, table.signs, table.targets, used=table.used, pool=pool, max_degree=max_degree)
+    rows = _rows(table, solver)
+    return functools.partial(solve, rows.signs, rows.targets, used=rows.used, pool=pool, max_degree=max_degree)
 
 
 def _at_once(table: Table) -> int:
     return _AT_ONCE if table.n > _MANY_FEATURES else 1
 
 
-def _by_folds(table: Table, search: Search) -> tuple[int, int, np.ndarray]:
+def _by_folds(rows: Rows, count: int, search: Search) -> tuple[int, int, np.ndarray]:
     """Returns the kind of coefficients and the number of steps with the least out-of-fold error, and predictions [N].
 
     The lasso has two kinds of coefficients at every penalty, shrunken ones and least squares; the pursuit has one.
     """
-    out = table.fold == np.arange(FOLDS)[:, None]
-    seen = (table.fold >= 0) & ~out
-    solved = search(jnp.asarray(seen, jnp.float32), jnp.asarray(out, jnp.float32))
+    xp = namespace(rows)
+    out = rows.fold == xp.arange(FOLDS)[:, None]
+    seen = (rows.fold >= 0) & ~out
+    solved = search(seen.astype(xp.float32), out.astype(xp.float32))
     kinds = np.asarray(solved.errors, np.float64).reshape(FOLDS, -1, solved.errors.shape[-1])
     kinds = kinds[:, :, : int(solved.steps)]
     kind = int(np.argmin(kinds.mean(axis=0).min(axis=1)))
-    chosen = _best_steps(kinds[:, kind], table.count)
+    chosen = _best_steps(kinds[:, kind], count)
     if chosen == 0:
-        return kind, 0, np.zeros(table.count)
+        return kind, 0, np.zeros(count)
     found = np.asarray(solved.predictions, np.float64).reshape(FOLDS, -1, solved.predictions.shape[-1])[:, kind]
-    return kind, chosen, (found * out).sum(axis=0)[: table.count]
+    return kind, chosen, (found * np.asarray(out)).sum(axis=0)[:count]
 
 
 def fit(table: Table, *, max_degree: int, seed: int, solver: str = "greedy") -> Fitted:
+    """Fits a table by `_fit`, in as many threads of BLAS as its products are worth."""
+    with blas_threads_for(table.masks.size):
+        return _fit(table, max_degree=max_degree, seed=seed, solver=solver)
+
+
+def _fit(table: Table, *, max_degree: int, seed: int, solver: str) -> Fitted:
     """Solves by folds, searches the residual for triples, solves again with those as candidates, and fits all rows.
 
     The coefficients are those of ridge regression on the terms, or the lasso's own shrunken ones where those predict
     better out of fold.
     """
-    rows = np.random.default_rng(seed).permutation(np.flatnonzero(table.fold >= 0))
-    found = np.zeros((0, table.signs.shape[1]), np.bool_)
+    rows = _rows(table, solver)
+    order = np.random.default_rng(seed).permutation(table.count)
+    found = np.zeros((0, rows.signs.shape[1]), np.bool_)
     for turn in range(_ROUNDS):
-        search = _search(table, solver, max_degree, _pool(found, table.signs))
-        kind, chosen, held_out = _by_folds(table, search)
+        search = _search(table, solver, max_degree, _pool(found, rows.signs))
+        kind, chosen, held_out = _by_folds(rows, table.count, search)
         if max_degree < 3 or turn == _ROUNDS - 1 or len(found) >= _POOLS[-1]:
             break
-        residual = np.zeros(len(table.targets))
+        residual = np.zeros(len(rows.targets))
         residual[: table.count] = table.values - held_out
         before = len(found)
-        found = np.unique(np.concatenate([found, triples(table.signs, residual, table.used, rows)]), axis=0)
+        found = np.unique(np.concatenate([found, triples(rows.signs, residual, rows.used, order)]), axis=0)
         if len(found) == before:
             break
     empty = np.zeros((1, table.n), np.bool_)
     if chosen == 0:
         return Fitted(spectrum=Spectrum(empty, np.zeros(1)), held_out=lambda: held_out)
-    everything = jnp.asarray(table.fold >= 0, jnp.float32)[None]
+    everything = (rows.fold >= 0).astype(rows.targets.dtype)[None]
     limit = chosen * _at_once(table) if solver == "greedy" else chosen
     solved = search(everything, everything, limit=limit)
     sets = np.asarray(solved.sets)[0, :, : table.n]

@@ -4,15 +4,13 @@ Each step screens with `screening.choose`. The chosen characters are orthogonali
 1993; Tropp and Gilbert, 2007), several at a time where n is large (generalised OMP, Wang et al., 2012).
 """
 
-import functools
 from typing import NamedTuple
 
 import chex
-import jax
-import jax.numpy as jnp
 
 from spex_jax.proxyspex.regression.screening import choose, no_pool
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.array_api import Array, for_each, namespace, on_host, put, repeat_while
+from spex_jax.utils.precision import portable
 
 __all__ = ["MOST_TERMS", "Pursuit", "pursue"]
 
@@ -30,10 +28,10 @@ class Pursuit(NamedTuple):
       steps: int [], the number of steps.
     """
 
-    sets: jax.Array
-    errors: jax.Array
-    predictions: jax.Array
-    steps: jax.Array
+    sets: Array
+    errors: Array
+    predictions: Array
+    steps: Array
 
 
 class _State(NamedTuple):
@@ -42,31 +40,36 @@ class _State(NamedTuple):
     Attributes:
       terms: int [], the number of terms chosen.
       prediction: float [B, N].
-      orthogonal: float [B, N, T], the characters made orthogonal on the training rows.
-      characters: float [B, N, T].
+      orthogonal: float [B, T, N], the characters made orthogonal on the training rows.
+      characters: float [B, T, N].
       sets, errors, best: as `Pursuit.sets`, `Pursuit.errors` and `Pursuit.predictions`, so far.
       best_error: float [B], the least held-out errors so far.
     """
 
-    terms: jax.Array
-    prediction: jax.Array
-    orthogonal: jax.Array
-    characters: jax.Array
-    sets: jax.Array
-    errors: jax.Array
-    best_error: jax.Array
-    best: jax.Array
+    terms: Array
+    prediction: Array
+    orthogonal: Array
+    characters: Array
+    sets: Array
+    errors: Array
+    best_error: Array
+    best: Array
 
 
-@compiled(static_argnames=("max_degree", "most_terms", "at_once"))
+def _chosen(array: Array, terms: Array) -> Array:
+    """Returns the first terms of an array [B, T, ...]; all of them on a device, where the others are 0."""
+    return array[:, :terms] if on_host(array) else array
+
+
+@portable(static_argnames=("max_degree", "most_terms", "at_once"))
 def pursue(
-    signs: jax.Array,
-    targets: jax.Array,
-    weight: jax.Array,
-    held_out: jax.Array,
-    used: jax.Array,
-    limit: jax.Array | int = MOST_TERMS,
-    pool: tuple[jax.Array, jax.Array] | None = None,
+    signs: Array,
+    targets: Array,
+    weight: Array,
+    held_out: Array,
+    used: Array,
+    limit: Array | int = MOST_TERMS,
+    pool: tuple[Array, Array] | None = None,
     *,
     max_degree: int,
     most_terms: int = MOST_TERMS,
@@ -88,34 +91,34 @@ def pursue(
     """
     chex.assert_shape([weight, held_out, used], [(None, *targets.shape), weight.shape, signs.shape[1:]])
     chex.assert_shape(signs, (*targets.shape, None))
+    xp = namespace(signs, targets, weight, held_out, used)
     fits, rows, n = weight.shape[0], signs.shape[0], signs.shape[1]
-    scored = jnp.maximum(held_out.sum(axis=1), 1.0)
+    scored = xp.maximum(held_out.sum(axis=1), 1.0)
     pool = no_pool(signs) if pool is None else pool
 
-    def add(
-        weight: jax.Array, prediction: jax.Array, orthogonal: jax.Array, column: jax.Array, place: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def pick(residual: Array, sets: Array, characters: Array) -> tuple[Array, Array]:
+        found = choose(residual, signs, used, sets, characters.T, pool, degree=max_degree, count=at_once)
+        return found[0], found[1].T
+
+    def add(weight: Array, prediction: Array, orthogonal: Array, column: Array) -> tuple[Array, Array]:
         """Adds a character [N] to one fit, orthogonalised on its training rows, twice because of rounding."""
         for _ in range(2):
-            column = column - orthogonal @ (orthogonal.T @ (weight * column))
-        norm = jnp.sqrt((weight * column**2).sum())
+            column = column - (orthogonal @ (weight * column)) @ orthogonal
+        norm = xp.sqrt((weight * column**2).sum())
         # Only rounding is left of a character that the others already span.
-        column = jnp.where(norm > 1e-2 * jnp.sqrt(weight.sum()), column / jnp.maximum(norm, 1e-20), 0.0)
-        prediction = prediction + column * (weight * column * (targets - prediction)).sum()
-        return prediction, orthogonal.at[:, place].set(column)
+        column = xp.where(norm > 1e-2 * xp.sqrt(weight.sum()), column / xp.maximum(norm, 1e-20), 0.0)
+        return prediction + column * (weight * column * (targets - prediction)).sum(), column
 
     def step(state: _State) -> _State:
-        t, prediction, orthogonal = state.terms, state.prediction, state.orthogonal
+        t, prediction = state.terms, state.prediction
+        orthogonal, characters, sets = state.orthogonal, state.characters, state.sets
         residual = weight * (targets - prediction)
-        pick = functools.partial(choose, degree=max_degree, count=at_once)
-        axes = (0, None, None, 0, 0, None)
-        chosen, columns, _ = jax.vmap(pick, in_axes=axes)(residual, signs, used, state.sets, state.characters, pool)
+        found, columns = for_each(pick, residual, _chosen(sets, t), _chosen(characters, t))
         for k in range(at_once):
-            prediction, orthogonal = jax.vmap(add, in_axes=(0, 0, 0, 0, None))(
-                weight, prediction, orthogonal, columns[:, :, k], t + k
-            )
-        characters = jax.lax.dynamic_update_slice(state.characters, columns, (0, 0, t))
-        sets = jax.lax.dynamic_update_slice(state.sets, chosen, (0, t, 0))
+            place = (slice(None), t + k)
+            prediction, new = for_each(add, weight, prediction, _chosen(orthogonal, t + k), columns[:, k])
+            orthogonal = put(orthogonal, place, new)
+            characters, sets = put(characters, place, columns[:, k]), put(sets, place, found[:, k])
         error = ((targets - prediction) ** 2 * held_out).sum(axis=1) / scored
         better = error < state.best_error
         return _State(
@@ -124,25 +127,25 @@ def pursue(
             orthogonal=orthogonal,
             characters=characters,
             sets=sets,
-            errors=state.errors.at[:, t // at_once].set(error),
-            best_error=jnp.minimum(error, state.best_error),
-            best=jnp.where(better[:, None], prediction, state.best),
+            errors=put(state.errors, (slice(None), t // at_once), error),
+            best_error=xp.minimum(error, state.best_error),
+            best=xp.where(better[:, None], prediction, state.best),
         )
 
-    def goes_on(state: _State) -> jax.Array:
+    def goes_on(state: _State) -> Array:
         t = state.terms
-        last_best = (jnp.argmin(state.errors, axis=1) + 1) * at_once
-        return (t < jnp.minimum(limit, most_terms)) & ((t == 0) | (t - last_best <= _PATIENCE).any())
+        last_best = (xp.argmin(state.errors, axis=1) + 1) * at_once
+        return (t < xp.minimum(limit, most_terms)) & ((t == 0) | (t - last_best <= _PATIENCE).any())
 
     start = _State(
-        terms=jnp.zeros((), jnp.int32),
-        prediction=jnp.zeros((fits, rows)),
-        orthogonal=jnp.zeros((fits, rows, most_terms)),
-        characters=jnp.zeros((fits, rows, most_terms)),
-        sets=jnp.zeros((fits, most_terms, n), bool),
-        errors=jnp.full((fits, most_terms // at_once), jnp.inf),
+        terms=xp.zeros((), xp.int32),
+        prediction=xp.zeros((fits, rows), xp.float32),
+        orthogonal=xp.zeros((fits, most_terms, rows), xp.float32),
+        characters=xp.zeros((fits, most_terms, rows), xp.float32),
+        sets=xp.zeros((fits, most_terms, n), bool),
+        errors=xp.full((fits, most_terms // at_once), xp.inf, xp.float32),
         best_error=(targets**2 * held_out).sum(axis=1) / scored,
-        best=jnp.zeros((fits, rows)),
+        best=xp.zeros((fits, rows), xp.float32),
     )
-    last = jax.lax.while_loop(goes_on, step, start)
+    last = repeat_while(goes_on, step, start)
     return Pursuit(last.sets, last.errors, last.best, last.terms // at_once)

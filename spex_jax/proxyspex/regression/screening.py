@@ -8,12 +8,11 @@ whether or not their singles matter; (characters * r)^T s holds those of all one
 import math
 
 import chex
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.proxyspex.extraction import characters_of
-from spex_jax.utils.precision import compiled
+from spex_jax.utils.array_api import Array, for_each, namespace, on_host, put, top_k
+from spex_jax.utils.precision import portable
 
 __all__ = ["characters_on_rows", "choose", "no_pool", "triples"]
 
@@ -24,28 +23,29 @@ _PARTNERS = 3  # triples kept among those that share their first two features
 _LOOSE = 4.5  # standard deviations on part of the rows beyond which a triple is tested on all of them
 
 
-@compiled
-def characters_on_rows(signs: jax.Array, sets: jax.Array) -> jax.Array:
+@portable
+def characters_on_rows(signs: Array, sets: Array) -> Array:
     """Returns characters [N, K] of sets bool [K, n]; 0 on rows that are padding and for sets without a feature."""
-    return jnp.where((signs != 0).any(axis=1)[:, None], characters_of(signs, sets), 0.0)
+    return characters_of(signs, sets) * (signs[:, :1] != 0)
 
 
-def no_pool(signs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def no_pool(signs: Array) -> tuple[Array, Array]:
     """Returns a pool without sets, for `choose`."""
-    return jnp.zeros((0, signs.shape[1]), bool), jnp.zeros((len(signs), 0))
+    xp = namespace(signs)
+    return xp.zeros((0, signs.shape[1]), bool), xp.zeros((len(signs), 0), xp.float32)
 
 
 def choose(
-    residual: jax.Array,
-    signs: jax.Array,
-    used: jax.Array,
-    sets: jax.Array,
-    characters: jax.Array,
-    pool: tuple[jax.Array, jax.Array],
+    residual: Array,
+    signs: Array,
+    used: Array,
+    sets: Array,
+    characters: Array,
+    pool: tuple[Array, Array],
     *,
     degree: int,
     count: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Array, Array, Array]:
     """Chooses the `count` characters with the largest correlation with the residual, none of them in `sets`.
 
     Args:
@@ -62,48 +62,44 @@ def choose(
       sets bool [count, n], characters [N, count] and absolute correlations [count], -1 where there was no candidate.
       A set of three features and more may come twice, reached from two of its subsets.
     """
-    n, size = signs.shape[1], sets.sum(axis=1)
+    xp = namespace(residual, signs, sets)
+    n, size, place = signs.shape[1], sets.sum(axis=1), xp.arange(signs.shape[1])
     weighted = signs * residual[:, None]
-    pairs = jnp.abs(jnp.matmul(weighted.T, signs))
     # One half of the symmetric product is enough; its diagonal holds the singles.
-    pairs = jnp.where(jnp.triu(jnp.ones((n, n), bool), 1) & used & used[:, None], pairs, -1.0)
-    if degree == 1:
-        pairs = jnp.full_like(pairs, -1.0)
-    single = jnp.where(used, jnp.abs(weighted.sum(axis=0)), -1.0)
-    pairs = jnp.where(jnp.eye(n, dtype=bool), single, pairs)
-    # Known singles and pairs, by their first and last feature.
+    above = (place[:, None] < place) & used & used[:, None] & (degree > 1)
+    pairs = xp.where(above, xp.abs(xp.matmul(weighted.T, signs)), -1.0)
+    single = xp.where(used, xp.abs(weighted.sum(axis=0)), -1.0)
+    pairs = xp.where(place[:, None] == place, single, pairs)
+    # Known singles and pairs, by their first and last feature; for others a place where there is no candidate anyway.
     small = (size == 1) | (size == 2)
-    first, last = jnp.argmax(sets, axis=1), n - 1 - jnp.argmax(sets[:, ::-1], axis=1)
-    pairs = pairs.at[jnp.where(small, first, n), last].set(-1.0, mode="drop")
+    first, last = xp.argmax(sets, axis=1), n - 1 - xp.argmax(sets[:, ::-1], axis=1)
+    pairs = put(pairs, (xp.where(small, first, n - 1), xp.where(small, last, 0)), -1.0)
 
-    longer = jnp.abs(jnp.matmul((characters * residual[:, None]).T, signs))
+    longer = xp.abs(xp.matmul((characters * residual[:, None]).T, signs))
     # Extending set t by feature i would give set u again where t is in u and i is the rest of it.
-    members = sets.astype(jnp.float32)
+    members = sets.astype(xp.float32)
     within = ((members @ members.T) == size[:, None]) & (size[None, :] == size[:, None] + 1)
-    known = (within.astype(jnp.float32) @ members) > 0
+    known = (within.astype(xp.float32) @ members) > 0
     allowed = ~sets & ~known & used & ((size >= 2) & (size < degree))[:, None]
-    longer = jnp.where(allowed, longer, -1.0)
+    longer = xp.where(allowed, longer, -1.0)
 
     pool_sets, pool_characters = pool
-    pooled = jnp.abs(jnp.matmul(residual, pool_characters))
-    equal = (members @ pool_sets.T.astype(jnp.float32) == size[:, None]) & (pool_sets.sum(axis=1) == size[:, None])
-    pooled = jnp.where(equal.any(axis=0) | ~pool_sets.any(axis=1), -1.0, pooled)
+    pooled = xp.abs(xp.matmul(residual, pool_characters))
+    equal = (members @ pool_sets.T.astype(xp.float32) == size[:, None]) & (pool_sets.sum(axis=1) == size[:, None])
+    pooled = xp.where(equal.any(axis=0) | ~pool_sets.any(axis=1), -1.0, pooled)
 
-    scores = jnp.concatenate([pairs.ravel(), longer.ravel(), pooled])
-    best, flat = jax.lax.top_k(scores, count)
-    base = jnp.concatenate([jnp.eye(n, dtype=bool), sets])
+    best, flat = top_k(xp.concatenate([pairs.ravel(), longer.ravel(), pooled]), count)
+    base = xp.concatenate([xp.eye(n, dtype=bool), sets])
     from_pool = flat - n * len(base)
-    row, feature = jnp.minimum(flat // n, len(base) - 1), flat % n
-    chosen = base[row].at[jnp.arange(count), feature].set(True)
+    row, feature = xp.minimum(flat // n, len(base) - 1), flat % n
+    chosen = put(base[row], (xp.arange(count), feature), True)
     if len(pool_sets):
-        chosen = jnp.where((from_pool >= 0)[:, None], pool_sets[jnp.maximum(from_pool, 0)], chosen)
+        chosen = xp.where((from_pool >= 0)[:, None], pool_sets[xp.maximum(from_pool, 0)], chosen)
     return chosen, characters_on_rows(signs, chosen), best
 
 
-@compiled(static_argnames=("start", "block"))
-def _best_partners(
-    signs: jax.Array, residual: jax.Array, used: jax.Array, *, start: int, block: int
-) -> tuple[jax.Array, jax.Array]:
+@portable(static_argnames=("start", "block"))
+def _best_partners(signs: Array, residual: Array, used: Array, *, start: int, block: int) -> tuple[Array, Array]:
     """Finds the three k > j with the largest |sum r s_i s_j s_k|, for i = start ... start + block - 1 and every j > i.
 
     Returns:
@@ -111,26 +107,27 @@ def _best_partners(
       k - start.
     """
     chex.assert_shape([signs, used], [(*residual.shape, None), signs.shape[1:]])
+    xp = namespace(signs, residual, used)
     tail, width = signs[:, start:], signs.shape[1] - start
-    place = jnp.arange(width)
+    place = xp.arange(width)
 
-    def best_of(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def best_of(i: Array) -> tuple[Array, Array]:
         weighted = tail * (residual * tail[:, i])[:, None]
-        found = jnp.abs(weighted.T @ tail)
+        found = xp.abs(weighted.T @ tail)
         allowed = (place[:, None] > i) & (place[None, :] > place[:, None]) & used[start:] & used[start:, None]
-        found = jnp.where(allowed & used[start + i], found, -1.0)
+        found = xp.where(allowed & used[start + i], found, -1.0)
         best = []
         for _ in range(_PARTNERS):
             size, k = found.max(axis=1), found.argmax(axis=1)
-            found = jnp.where(place == k[:, None], -1.0, found)
+            found = xp.where(place == k[:, None], -1.0, found)
             best.append((size, k))
-        return jnp.stack([size for size, _ in best]), jnp.stack([k for _, k in best])
+        return xp.stack([size for size, _ in best]), xp.stack([k for _, k in best])
 
-    found: tuple[jax.Array, jax.Array] = jax.lax.map(best_of, jnp.arange(block))
+    found: tuple[Array, Array] = for_each(best_of, xp.arange(block), at_once=False)
     return found
 
 
-def triples(signs: jax.Array, residual: np.ndarray, used: jax.Array, rows: np.ndarray) -> np.ndarray:
+def triples(signs: Array, residual: np.ndarray, used: Array, rows: np.ndarray) -> np.ndarray:
     """Finds the sets of three features, of all n^3 / 6, whose correlation with the residual chance does not explain.
 
     Only the three largest of those that share their first two features are kept. Sets are screened on up to 4,096 of
@@ -151,16 +148,17 @@ def triples(signs: jax.Array, residual: np.ndarray, used: jax.Array, rows: np.nd
     nothing = np.zeros((0, width), np.bool_)
     if n < 3 or len(part) * width**3 / 3 > _MOST_PRODUCTS:
         return nothing
-    everything = np.asarray(signs)
+    xp, everything = namespace(signs), np.asarray(signs)
     if len(part) == len(rows):  # padding stays, so that tables of one bucket share a program
-        seen, answers = signs, jnp.asarray(residual, jnp.float32)
+        seen, answers = signs, xp.asarray(residual, xp.float32)
     else:
-        seen, answers = jnp.asarray(everything[part]), jnp.asarray(residual[part], jnp.float32)
+        seen, answers = xp.asarray(everything[part]), xp.asarray(residual[part], xp.float32)
+    at_once = 1 if on_host(signs) else _TAIL  # there are no programs to share on the host: only the features after i
     scale = float(np.sqrt((residual[part] ** 2).sum()))
     found = []
-    for start in range(0, width, _TAIL):
-        block = min(_TAIL, width - start)
-        size, partner = jax.device_get(_best_partners(seen, answers, used, start=start, block=block))
+    for start in range(0, width, at_once):
+        block = min(at_once, width - start)
+        size, partner = map(np.asarray, _best_partners(seen, answers, used, start=start, block=block))
         i, choice, j = np.nonzero(size > _LOOSE * scale)
         found.append(np.stack([i, j, partner[i, choice, j]], axis=1) + start)
     members = np.concatenate(found)

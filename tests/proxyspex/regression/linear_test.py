@@ -1,6 +1,7 @@
 import numpy as np
 import oracle
 import pytest
+from host_only import nothing_on_a_device
 from planting import planted
 
 from spex_jax import proxyspex
@@ -45,3 +46,10 @@ def test_finds_triples_that_no_part_announces(rng):
     found = proxyspex.fit(masks, values, proxy="linear")
     assert set(map(bytes, support)) <= set(map(bytes, found.support))
     assert len(found) <= 12
+
+
+def test_the_host_needs_no_device(rng):
+    masks, values, *_ = planted(12, 150, rng, terms=10, degree=3, noise=0.3)
+    table = prepare(masks, values)
+    with nothing_on_a_device():
+        linear.fit(table, max_degree=4, seed=0)

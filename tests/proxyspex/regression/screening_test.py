@@ -8,15 +8,16 @@ import pytest
 from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex.regression import screening
 
-choose = jax.jit(screening.choose, static_argnames=("degree", "count"))
+compiled = jax.jit(screening.choose, static_argnames=("degree", "count"))
 
 
 def rows_of(sets, n):
     return np.array([[i in c for i in range(n)] for c in sets]).reshape(len(sets), n)
 
 
+@pytest.mark.parametrize(("xp", "choose"), [(np, screening.choose), (jnp, compiled)])
 @pytest.mark.parametrize("degree", [1, 4])
-def test_chooses_the_largest_of_all_candidates(degree, rng):
+def test_chooses_the_largest_of_all_candidates(degree, xp, choose, rng):
     n, rows = 7, 50
     masks = rng.integers(0, 2, (rows, n)).astype(bool)
     residual = rng.normal(size=rows)
@@ -29,9 +30,9 @@ def test_chooses_the_largest_of_all_candidates(degree, rng):
         residual.astype(np.float32),
         signs(masks),
         np.ones(n, bool),
-        jnp.asarray(sets),
-        jnp.asarray(characters, jnp.float32),
-        (jnp.asarray(rows_of(pool, n)), jnp.asarray(subset_characters(masks, rows_of(pool, n)), jnp.float32)),
+        xp.asarray(sets),
+        xp.asarray(characters, xp.float32),
+        (xp.asarray(rows_of(pool, n)), xp.asarray(subset_characters(masks, rows_of(pool, n)), xp.float32)),
         degree=degree,
         count=60,
     )
@@ -51,7 +52,8 @@ def test_chooses_the_largest_of_all_candidates(degree, rng):
     np.testing.assert_allclose(columns[:, : len(got)], subset_characters(masks, rows_of(got, n)))
 
 
-def test_triples_are_those_that_stand_out():
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_triples_are_those_that_stand_out(xp):
     n, rows = 20, 600
     planted = [(0, 1, 2), (3, 9, 17), (0, 1, 19)]
     rng = np.random.default_rng(1)
@@ -59,7 +61,7 @@ def test_triples_are_those_that_stand_out():
     residual = subset_characters(masks, rows_of(planted, n)).sum(axis=1) + rng.normal(size=rows)
     padded = np.zeros((640, 32), np.float32)
     padded[:rows, :n] = signs(masks)
-    found = screening.triples(jnp.asarray(padded), np.pad(residual, (0, 40)), jnp.arange(32) < n, rng.permutation(rows))
+    found = screening.triples(xp.asarray(padded), np.pad(residual, (0, 40)), xp.arange(32) < n, rng.permutation(rows))
     assert {tuple(np.flatnonzero(row)) for row in found} == set(planted)
 
 
