@@ -14,9 +14,10 @@ A method is a record of its options: `explain(..., method=ProxySPEX(max_terms=10
 `proxyspex.Linear(solver="lasso")`. The short form `method="proxyspex", max_terms=100` means the same.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from spex_jax import baselines, interop, lenses, methods, models, proxyspex, spex
 from spex_jax.analysis import metrics
-from spex_jax.analysis import subset_search as optimize
 from spex_jax.analysis.metrics import Faithfulness
 from spex_jax.baselines import (
     LASSO,
@@ -42,6 +43,9 @@ from spex_jax.pipeline.explanation import Explanation
 from spex_jax.proxyspex.methods import SPEX, ProxySPEX
 from spex_jax.utils.program_cache import keep_by_default
 from spex_jax.utils.version import __version__
+
+if TYPE_CHECKING:
+    from spex_jax.analysis import subset_search as optimize
 
 __all__ = [
     "LASSO",
@@ -86,3 +90,12 @@ keep_by_default()
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    """Returns `optimize`, which is imported when it is first used, as it imports the solvers of SciPy."""
+    if name == "optimize":
+        from spex_jax.analysis import subset_search
+
+        return subset_search
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

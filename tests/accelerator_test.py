@@ -73,7 +73,7 @@ def truth(function):
 def _few_steps():
     """Short trainings of the perceptrons: it is their products that are tried."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spex_jax.proxyspex.mlp._STEPS", 20)
+        patch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 20)
         yield
 
 

@@ -15,7 +15,7 @@ from models.directories import write_model
 
 import spex_jax
 from spex_jax.lenses.values import VALUES
-from spex_jax.proxyspex import mlp
+from spex_jax.proxyspex import perceptrons
 from spex_jax.proxyspex.extraction import _BATCH
 from spex_jax.proxyspex.out_of_core.block_products import Sums, Terms
 from spex_jax.proxyspex.walsh_gp import Scales
@@ -50,7 +50,9 @@ def together(arguments):
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
-PARAMS = jax.eval_shape(lambda keys: jax.vmap(lambda key: mlp.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS)
+PARAMS = jax.eval_shape(
+    lambda keys: jax.vmap(lambda key: perceptrons.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS
+)
 PARAMS_OF_STOPS = jax.tree.map(lambda leaf: real(C, *leaf.shape), PARAMS)
 DRAWS = Draws(real(R, n), whole(4, 32))
 TABLE = (real(N, n), real(N))  # signs and targets
@@ -89,9 +91,9 @@ CASES = {
     "proxyspex.extraction._least_squares": ((*TABLE, mask(K, n)), {}),
     "proxyspex.regression.lasso.lasso_path": ((*FITS, mask(n)), {"max_degree": 3}),
     "proxyspex.regression.lasso.lasso_path pool": ((*FITS, mask(n), whole(), POOL), {"max_degree": 3}),
-    "proxyspex.mlp.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
-    "proxyspex.mlp.answers": ((PARAMS, real(N, n)), {}),
-    "proxyspex.mlp._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
+    "proxyspex.perceptrons.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
+    "proxyspex.perceptrons.answers": ((PARAMS, real(N, n)), {}),
+    "proxyspex.perceptrons._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
     "proxyspex.out_of_core.block_products._accumulate": (
         (
             Sums(real(n, 4), real(K, 4), real(2, 4)),

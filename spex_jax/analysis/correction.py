@@ -15,7 +15,6 @@ import dataclasses
 from itertools import combinations
 
 import numpy as np
-import scipy.special
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.indices import EmptySet, Index, find_index
@@ -138,8 +137,10 @@ def point_weights(index: Index, size: int, n: int, order: int) -> np.ndarray:
       n: number of features.
       order: the maximal order of the index.
     """
+    from scipy import special
+
     by_size = index.contexts(size, n, order).by_size()
-    each = by_size / scipy.special.comb(n - size, np.arange(n - size + 1))
+    each = by_size / special.comb(n - size, np.arange(n - size + 1))
     found = np.zeros((size + 1, n + 1))
     for within in range(size + 1):
         found[within, within : within + n - size + 1] = (-1.0) ** (size - within) * each
@@ -196,13 +197,15 @@ def correction_of(
       values: float64 [M].
       out_of_fold: float64 [M], predictions for each mask by the proxy of the other folds; nan where all used the mask.
     """
+    from scipy import special
+
     n, size = spectrum.n, masks.sum(axis=1)
     largest = float(np.abs(values).max())
     left = values - out_of_fold
     if not np.abs(left[np.isfinite(left)]).max(initial=0.0) > _ROUNDING * largest:
         return None  # a constant, or a function that the proxy fits exactly
     effects = largest * residual_effects(masks, left / largest)  # squares of 1e+200 would overflow
-    share = np.bincount(size, minlength=n + 1) / scipy.special.comb(n, np.arange(n + 1))
+    share = np.bincount(size, minlength=n + 1) / special.comb(n, np.arange(n + 1))
     kept = share[size] >= _LEAST_SHARE
     errors = values[kept] - spectrum(masks[kept]) - masks[kept] @ effects
     errors[np.abs(errors) <= _ROUNDING * largest] = 0.0

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.contexts import Contexts
@@ -149,6 +148,8 @@ class Derivatives:
         Returns:
           The estimate, the half-width of its 95% interval, and the range of the derivatives in drawn contexts.
         """
+        from scipy import special
+
         own = real.reshape(-1, len(self._corners)) @ self._signs
         other = surrogate.reshape(-1, len(self._corners)) @ self._signs
         total = float(self._weights @ own[: self.fixed])
@@ -165,5 +166,5 @@ class Derivatives:
             away = predicted - float(self._weights @ other[: self.fixed]) - x.mean()
             mean, left, lost, leverage = mean + slope * away, left - slope * deviation, 2, away**2 / power
         error = math.sqrt(float(left @ left) / (count - lost) * (1 / count + leverage))
-        half = float(stats.t.ppf(0.975, count - lost)) * error
+        half = float(special.stdtrit(count - lost, 0.975)) * error
         return total + float(mean), half, float(np.ptp(own[self.fixed :]))

@@ -5,7 +5,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.utils.untrusted_files import Record
@@ -81,6 +80,8 @@ def faithfulness(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) ->
     Returns:
       The faithfulness; all nan where fewer than 2 masks are held out or the truth is constant.
     """
+    from scipy import stats
+
     if len(truth) < 2 or np.isnan(r2 := float(r2_score(truth, prediction))):
         return Faithfulness(np.nan, np.nan, np.nan)
     scale = np.abs(truth).max()
@@ -144,6 +145,8 @@ def lds(truth: np.ndarray, prediction: np.ndarray, *, seed: int = 0) -> Datamode
     Raises:
       ValueError: shapes that differ, fewer than two masks, or numbers that are not finite.
     """
+    from scipy import stats
+
     truth, prediction = (np.asarray(array, np.float64) for array in (truth, prediction))
     if truth.shape != prediction.shape or truth.ndim not in (1, 2) or len(truth) < 2:
         raise ValueError(

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
-import scipy.special
-from scipy import stats
 
 __all__ = ["DRAWS", "Contexts"]
 
@@ -69,6 +67,8 @@ class Contexts:
 
     def by_size(self) -> np.ndarray:
         """Returns the weights float64 [m + 1] of the mean derivatives over all contexts of each size."""
+        from scipy import stats
+
         m = len(self.ratios) - 1
         share = stats.binom.pmf(np.arange(m + 1), m, 0.5) if self.draw == "uniform" else 1 / (m + 1)
         weights = self.ratios * share
@@ -78,8 +78,10 @@ class Contexts:
 
     def by_context(self) -> np.ndarray:
         """Returns the weight float64 [m + 1] of the derivative at one context, by the size of the context."""
+        from scipy import special
+
         m = len(self.ratios) - 1
-        alike = scipy.special.comb(m, np.arange(m + 1))  # contexts of each size
+        alike = special.comb(m, np.arange(m + 1))  # contexts of each size
         weights = self.ratios * 0.5**m if self.draw == "uniform" else self.ratios / ((m + 1) * alike)
         for size, weight in self.whole.items():
             weights[size] += weight / alike[size]

@@ -7,8 +7,6 @@ their masks are drawn by coalition size, each with its complement.
 from typing import Literal, get_args
 
 import numpy as np
-import scipy.special
-import scipy.stats
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.indices import Index, find_index
@@ -59,7 +57,9 @@ def _shares(sampling: str, n: int) -> np.ndarray:
         return np.asarray(kernel / kernel.sum())
     if sampling == "size":
         return np.full(n - 1, 1 / (n - 1))
-    uniform = scipy.stats.binom.pmf(sizes, n, 0.5)
+    from scipy import stats
+
+    uniform = stats.binom.pmf(sizes, n, 0.5)
     return np.asarray(kernel / kernel.sum() + uniform / uniform.sum()) / 2
 
 
@@ -111,9 +111,11 @@ def _all_in_random_order(n: int, rng: np.random.Generator, share: np.ndarray) ->
     """Returns one mask of every pair but the full and the empty mask, bool [2^(n-1) - 1, n], in the random order of
     weighted draws without replacement: exponential races (Efraimidis and Spirakis, 2006).
     """
+    from scipy import special
+
     each = masks_lib.all_masks(n - 1)[1:]  # the mask of each pair that removes the last feature
     size = each.sum(axis=1)
-    counts = scipy.special.comb(n, np.arange(n + 1))
+    counts = special.comb(n, np.arange(n + 1))
     order = np.argsort(rng.exponential(size=len(each)) * (counts / np.array([1, *share, 1]))[size], kind="stable")
     first = np.pad(each[order], ((0, 0), (0, 1)))
     return first ^ rng.integers(0, 2, (len(first), 1)).astype(np.bool_)

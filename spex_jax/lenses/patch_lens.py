@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import ndimage
 
 from spex_jax.engine.details import PatchesDetails
 from spex_jax.engine.value_function import ValueFunction, as_pytree
@@ -130,6 +129,8 @@ def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
             return np.zeros_like(image), removal
         if removal == "mean":
             return np.broadcast_to(image.mean(axis=(0, 1)), image.shape).astype(image.dtype), removal
+        from scipy import ndimage
+
         deviation = _BLUR * min(image.shape[:2])
         return ndimage.gaussian_filter(image, (deviation, deviation, 0), mode="nearest"), removal
     given = np.asarray(removal, image.dtype)

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from spex_jax.core.masks import check_whole, finite_rows, uniform
 from spex_jax.engine.details import OutputDetails, TrainingDetails, ValueNoise
@@ -21,6 +20,9 @@ from spex_jax.lenses.training_parts.retraining import Retraining, seed_keys
 from spex_jax.lenses.values import logit_and_margin
 from spex_jax.utils.jax_settings import own_settings
 from spex_jax.utils.seeds import Stream, generator
+
+if TYPE_CHECKING:
+    import optax
 
 __all__ = ["VALUES", "WATCHED", "SeedNoise", "are_classes", "measure_seed_noise", "training_data"]
 
@@ -156,7 +158,7 @@ def training_data(  # noqa: PLR0913
     *,
     loss_fn: Callable[[jax.Array, Any], jax.Array] | None = None,
     groups: Any = None,
-    optimizer: optax.GradientTransformation | None = None,
+    optimizer: "optax.GradientTransformation | None" = None,
     steps: int | None = None,
     epochs: int | None = None,
     batch: int | None = None,
@@ -213,6 +215,8 @@ def training_data(  # noqa: PLR0913
     Raises:
       ValueError: shapes, labels or options do not fit, or examples of a batch act on one another.
     """
+    import optax
+
     x, y, examples = _examples("train", train)
     x_test, y_test, points = _examples("test", test)
     _check_test_points("x", x, x_test)

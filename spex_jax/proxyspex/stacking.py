@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
-import scipy.optimize
 
 from spex_jax.proxyspex import trees, walsh_gp
 from spex_jax.proxyspex.preprocessing import Fitted, Table
@@ -29,10 +28,12 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
     """Returns the non-negative weights [P] with which the predictions held_out [P, N] fit values [N] of mean 0 best,
     given `prior_rows` additional rows on which the first member is exact.
     """
+    from scipy import optimize
+
     pull = np.diag(np.sqrt(prior_rows * np.mean(held_out**2, axis=1)))
     alone = np.eye(len(held_out))[0]
     features, targets = np.concatenate([held_out.T, pull]), np.concatenate([values, pull @ alone])
-    return np.asarray(scipy.optimize.nnls(features, targets)[0])
+    return np.asarray(optimize.nnls(features, targets)[0])
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ import numpy as np
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
-from spex_jax.proxyspex import mlp
 from spex_jax.proxyspex.extraction import EXTRACTS, in_units
 from spex_jax.proxyspex.preprocessing import feature_bucket, prepare, row_bucket
 from spex_jax.utils.jax_settings import in_float32
+
+if TYPE_CHECKING:
+    from spex_jax.proxyspex import perceptrons
 
 __all__ = ["TrainedMLP", "train_mlp"]
 
@@ -28,12 +30,12 @@ class TrainedMLP:
     """An ensemble of perceptrons that stands in for a value function: masks bool [M, n] -> float64 [M].
 
     Attributes:
-      params: parameters of `mlp.Perceptron` with a leading axis of members.
+      params: parameters of `perceptrons.Perceptron` with a leading axis of members.
       n: number of features.
       mean, scale: the value is mean + scale * mean answer of the members.
     """
 
-    params: mlp.Params
+    params: "perceptrons.Params"
     n: int
     mean: float
     scale: float
@@ -41,13 +43,17 @@ class TrainedMLP:
     @in_float32()
     def __call__(self, masks: Any) -> np.ndarray:
         """Returns the values float64 [M] at masks bool [M, n]."""
+        from spex_jax.proxyspex import perceptrons
+
         masks = masks_lib.check_masks(masks, self.n)
         found = np.zeros(len(masks))
         for start in range(0, len(masks), _BATCH):
             part = masks[start : start + _BATCH]
             padded = np.zeros((row_bucket(len(part)), feature_bucket(self.n)), np.float32)
             padded[: len(part), : self.n] = signs(part)
-            found[start : start + len(part)] = np.asarray(mlp.answers(self.params, jnp.asarray(padded)))[: len(part)]
+            found[start : start + len(part)] = np.asarray(perceptrons.answers(self.params, jnp.asarray(padded)))[
+                : len(part)
+            ]
         return self.mean + self.scale * found
 
     @in_float32()
@@ -66,10 +72,12 @@ class TrainedMLP:
         Raises:
           ValueError: an unknown extract.
         """
+        from spex_jax.proxyspex import perceptrons
+
         if extract not in EXTRACTS:
             raise ValueError(f"unknown extract {extract!r}; expected one of {', '.join(EXTRACTS)}")
         degree, width = min(max_degree, self.n), feature_bucket(self.n)
-        found = mlp.read(self.params, self.n, width, max_degree=degree, seed=seed, extract=extract)
+        found = perceptrons.read(self.params, self.n, width, max_degree=degree, seed=seed, extract=extract)
         return in_units(Spectrum(*found), self.mean, self.scale, max_terms)
 
     @in_float32()
@@ -79,7 +87,7 @@ class TrainedMLP:
         Raises:
           ValueError: the path exists, or its parent does not.
         """
-        from orbax.checkpoint import v1 as orbax  # a second of imports that only this needs
+        from orbax.checkpoint import v1 as orbax
 
         target = pathlib.Path(path).absolute()
         if target.exists():
@@ -98,7 +106,7 @@ class TrainedMLP:
         Raises:
           ValueError: there is no such checkpoint, or one of another kind.
         """
-        from orbax.checkpoint import v1 as orbax  # a second of imports that only this needs
+        from orbax.checkpoint import v1 as orbax
 
         target = pathlib.Path(path).absolute()
         try:
@@ -124,9 +132,11 @@ def train_mlp(masks: Any, values: Any, *, seed: int = 0) -> TrainedMLP:
     Raises:
       ValueError: masks or values that cannot be used, or values that are all equal.
     """
+    from spex_jax.proxyspex import perceptrons
+
     table = prepare(masks, values, seed)
     if isinstance(table, float):
         raise ValueError(f"the values are all {table:g}: there is nothing to learn")
     with in_float32():
-        params, _ = mlp.train_ensemble(table, seed=seed)
+        params, _ = perceptrons.train_ensemble(table, seed=seed)
     return TrainedMLP(params=params, n=table.n, mean=table.mean, scale=table.scale)

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
@@ -29,8 +28,10 @@ def _thresholds(design: Design) -> np.ndarray:
     """Returns the standard errors [t + 1] at which a coefficient stands out among all sets of its degree: a tenth above
     the expected largest of as many normal variables (Donoho and Johnstone, Biometrika 1994), and at least 3.
     """
+    from scipy import special
+
     n, t = design.n, min(design.plan.t, design.n)
-    counts = [scipy.special.gammaln(n + 1) - scipy.special.gammaln([d + 1, n - d + 1]).sum() for d in range(1, t + 1)]
+    counts = [special.gammaln(n + 1) - special.gammaln([d + 1, n - d + 1]).sum() for d in range(1, t + 1)]
     return np.array([0.0, *np.maximum(1.1 * np.sqrt(2 * np.maximum(counts, 0)), 3.0)])
 
 

@@ -16,7 +16,7 @@ from spex_jax.engine.details import PlainDetails
 
 @pytest.fixture(autouse=True)
 def fewer_steps(monkeypatch):
-    monkeypatch.setattr("spex_jax.proxyspex.mlp._STEPS", 200)
+    monkeypatch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 200)
 
 
 def ends(n):

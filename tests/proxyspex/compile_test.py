@@ -15,7 +15,7 @@ def test_a_new_table_in_the_same_bucket_compiles_nothing(proxy, first, second, r
     monkeypatch.setattr("spex_jax.proxyspex.extraction._ANSWERS", 2**14)
     monkeypatch.setattr("spex_jax.proxyspex.extraction._MOST_COMPLETE", 9)
     monkeypatch.setattr("spex_jax.proxyspex.extraction._LEAST_SQUARES_ROWS", 2**13)
-    monkeypatch.setattr("spex_jax.proxyspex.mlp._STEPS", 200)
+    monkeypatch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 200)
     compiled = []
 
     def listen(event, seconds, **kwargs):

@@ -13,7 +13,7 @@ from spex_jax.proxyspex.preprocessing import limit_outliers
 def fewer_steps(request, monkeypatch):
     """What does not ask how good the network is need not wait for it."""
     if "recovers" not in request.node.name:
-        monkeypatch.setattr("spex_jax.proxyspex.mlp._STEPS", 200)
+        monkeypatch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 200)
 
 
 PROXIES = ["auto", "walsh_gp", "mlp", "trees", "linear"]

@@ -5,17 +5,17 @@ from planting import planted
 
 from spex_jax import proxyspex
 from spex_jax.core.walsh import subset_characters
-from spex_jax.proxyspex import mlp, stacking, trees, walsh_gp
+from spex_jax.proxyspex import perceptrons, stacking, trees, walsh_gp
 from spex_jax.proxyspex.preprocessing import prepare
 from spex_jax.proxyspex.regression import linear
 
 
 # The sizes are those of other tests, whose programs these share.
 @pytest.mark.parametrize(
-    ("proxy", "n", "rows"), [(walsh_gp, 24, 300), (trees, 24, 300), (mlp, 8, 60), (linear, 24, 300)]
+    ("proxy", "n", "rows"), [(walsh_gp, 24, 300), (trees, 24, 300), (perceptrons, 8, 60), (linear, 24, 300)]
 )
 def test_held_out_predictions_do_not_see_their_row(proxy, n, rows, rng, monkeypatch):
-    monkeypatch.setattr(mlp, "_STEPS", 200)
+    monkeypatch.setattr(perceptrons, "_STEPS", 200)
     masks, values, _, _ = planted(n, rows, rng, noise=3.0)
     table = prepare(masks, values)
     fitted = proxy.fit(table, max_degree=5, seed=0)

@@ -43,7 +43,7 @@ def settings(name):
 @pytest.fixture(scope="module")
 def _few_steps():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("spex_jax.proxyspex.mlp._STEPS", 20)
+        patch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 20)
         patch.setattr("spex_jax.proxyspex.walsh_gp.scales._STEPS", 20)
         yield
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.cluster import vq
 
 from spex_jax.core.masks import check_whole
 
@@ -229,6 +228,8 @@ def _points(features: Any) -> np.ndarray:
 
 def _parts(points: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     """Returns the numbers of the points of each cluster that is not empty, the largest first."""
+    from scipy.cluster import vq
+
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # of an empty cluster, or points that are all the same
         _, found = vq.kmeans2(points, count, minit="++", rng=np.random.default_rng(seed))

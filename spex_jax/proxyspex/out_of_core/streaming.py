@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.special
 
 from spex_jax.core.masks import check_values, hashes, standardise
 from spex_jax.core.packed_masks import PackedMasks
@@ -198,6 +197,8 @@ def _pairs(design: Design, rows: _Rows, residual: np.ndarray) -> tuple[list[Memb
     The inflation is read off the middle of the scores, which the few true pairs do not reach (genomic control, Devlin
     and Roeder, 1999).
     """
+    from scipy import special
+
     usable = int((design.inverse > 0).sum())
     tests = math.comb(usable, 2)
     strongest, outside = _Strongest(), 0
@@ -211,7 +212,7 @@ def _pairs(design: Design, rows: _Rows, residual: np.ndarray) -> tuple[list[Memb
         members = np.stack(np.divmod(place, scores.shape[1]), axis=1) + np.array([i, j])
         strongest.add(scores.ravel()[place], members)
     inside = np.clip(1 - outside / tests + math.sqrt(1 / tests), 0.01, 0.99)  # few pairs are weak evidence
-    return strongest.cut(), tests, float(max(1.0, 1 / scipy.special.ndtri((1 + inside) / 2)))
+    return strongest.cut(), tests, float(max(1.0, 1 / special.ndtri((1 + inside) / 2)))
 
 
 def _extensions(design: Design, rows: _Rows, residual: np.ndarray, terms: list[Members]) -> tuple[list[Members], int]:
@@ -307,6 +308,8 @@ def _strong(design: Design, rows: _Rows, solved: _Solved) -> np.ndarray:
     A shrunken estimate plus its correlation with the residual is unbiased again, with independent noise, where the
     masks are independent (the debiased lasso, Javanmard and Montanari, 2014).
     """
+    from scipy import special
+
     n = design.n
     own, held = solved.errors
     # Least squares with g parameters for each row scales squared residuals by 1 - g, and held-out ones by its inverse.
@@ -318,7 +321,7 @@ def _strong(design: Design, rows: _Rows, solved: _Solved) -> np.ndarray:
     estimates = solved.coefficients[:n] + products[:n] / (total * np.maximum(shrunk, 0.1))
     scores = np.abs(estimates) * np.sqrt(total / max(held, 1e-12))
     # Scale by the bulk, which many small effects make wider than chance does: singles in the bulk are better shrunken.
-    scores /= np.maximum(1.0, np.median(scores, axis=0) / scipy.special.ndtri(0.75))
+    scores /= np.maximum(1.0, np.median(scores, axis=0) / special.ndtri(0.75))
     return np.stack([column >= discoveries(column, n) for column in scores.T], axis=1)
 
 

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import scipy.special
 
 __all__ = ["discoveries", "minimise", "select"]
 
@@ -31,11 +30,13 @@ def discoveries(scores: np.ndarray, tests: int) -> float:
     Returns:
       The score to reach; infinite where none reaches it.
     """
+    from scipy import special
+
     ordered = np.sort(scores)[::-1]
-    log_chance = np.log(2) + scipy.special.log_ndtr(-ordered)
+    log_chance = np.log(2) + special.log_ndtr(-ordered)
     allowed = _FALSE * np.arange(1, len(ordered) + 1) / max(tests, 1)
     passed = np.flatnonzero(log_chance <= np.log(allowed))
-    return float(-scipy.special.ndtri(allowed[passed[-1]] / 2)) if len(passed) else math.inf
+    return float(-special.ndtri(allowed[passed[-1]] / 2)) if len(passed) else math.inf
 
 
 def minimise(
