@@ -119,7 +119,7 @@ def is_slow(name, method, kind):
 
 
 CASES = [
-    pytest.param(name, method, kind, marks=pytest.mark.slow if is_slow(name, method, kind) else [])
+    pytest.param(name, method, kind, marks=pytest.mark.nightly if is_slow(name, method, kind) else [])
     for kind in KINDS
     for method in METHODS
     for name in FUNCTIONS
@@ -194,7 +194,7 @@ def least_squares(seed, examples=30):
 
 # Each training compiles anew: one in the quick tests, five in all.
 TRAININGS = [
-    pytest.param(seed, kind, marks=pytest.mark.slow if seed or kind == "tf32" else [])
+    pytest.param(seed, kind, marks=pytest.mark.nightly if seed or kind == "tf32" else [])
     for kind in KINDS
     for seed in range(5)
 ]

@@ -20,6 +20,14 @@ program_cache.keep_programs("")
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 
+def pytest_collection_modifyitems(items):
+    """Marks the tests of a parameter that trains perceptrons, the one proxy that is compiled everywhere, as slow."""
+    for item in items:
+        given = item.callspec.params.values() if hasattr(item, "callspec") else []
+        if any("mlp" in str(value) or "perceptrons" in str(value) for value in given):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _few_programs():
     """Drops the compiled programs before there are too many."""

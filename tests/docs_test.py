@@ -46,6 +46,7 @@ def test_a_decision_has_its_parts_in_order(page):
     assert headings == [line for line in PARTS if line in headings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
 def test_the_python_of_a_page_runs(page):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)

@@ -182,6 +182,7 @@ def four_devices(tmp_path_factory):
     return result(start("import jax\n" + ONE_PROCESS, str(folder), str(pathlib.Path(__file__).parent)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 90, 333])
 def test_four_devices_answer_as_one(count, four_devices):
     one = four_devices[f"one {count}"]
@@ -241,6 +242,7 @@ def test_a_mesh_without_an_axis_for_masks(four_devices):
     assert "the mesh has the axes ('data',); one of them must be 'masks'" in four_devices["error"]
 
 
+@pytest.mark.slow
 def test_two_processes(four_devices, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -24,6 +24,36 @@ def _main_job(job: Result) -> list[str]:
     return [tables.markdown(rows, digits=1)]
 
 
+def _first_answers(result: Result) -> list[str]:
+    rows = []
+    for use, found in result.items():
+        if not isinstance(found, dict) or "cold" not in found:
+            continue  # what the result was measured with
+        cold, again = found["cold"], found.get("second process", {})
+        first, second = cold["first answer"], cold["second answer"]
+        warm = again.get("first answer", {})
+        rows.append(
+            {
+                "use": use,
+                "process": cold["process"],
+                "first answer": first["answer"],
+                "compile ": first.get("compile"),
+                "model": first.get("model"),
+                "fit": first.get("fit"),
+                "second answer": second["answer"],
+                "compile  ": second.get("compile"),
+                "second process": warm.get("answer"),
+                "compile   ": warm.get("compile"),
+            }
+        )
+    return [
+        "Seconds. A process starts the interpreter, imports, makes its model and answers twice; the second answer is "
+        "10% larger. A second process has the compiled programs of one before it. Compilation includes tracing and "
+        "lowering.",
+        tables.markdown(rows, digits=2),
+    ]
+
+
 def _fits(cost: Result) -> list[str]:
     (planted,) = cost["planted"]
     fits = {row["proxy"]: row["seconds"] for row in cost["proxies"]}
@@ -192,6 +222,15 @@ def _mutations(found: Result) -> list[str]:
 
 
 SECTIONS = (
+    Section(
+        title="First answers",
+        about="""Five typical uses in fresh processes without compiled programs, beside shapiq with the same budget:
+        a Python function of 20 features at 600 masks; a film review of 36 words, with its page; 40 words before a
+        decoder of random weights at the shape of SmolLM2-135M at 120 masks; 144 heads of random weights at the shape
+        of GPT-2 small at 300 masks; 60 groups of 10 digits at 600 trainings of 100 steps.""",
+        results=("benchmarks/results/first_answer.json",),
+        tables=_first_answers,
+    ),
     Section(
         title="The main job",
         about="""`experiments/feature_attribution.py` without flags and without a cache, and a second text in the

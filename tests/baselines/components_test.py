@@ -74,6 +74,7 @@ def test_gradients_of_a_quadratic_function(rng):
     assert along.sum() == pytest.approx(full - none, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removal", ["zero", "mean"])
 def test_attribution_patching_is_what_small_changes_say(lens, removal):
     value_fn, step = lens("backup", removal=removal, count=8), 1e-2

@@ -151,6 +151,7 @@ def test_gradient_methods_rank_retrainings_of_a_network(method, lens):
     assert score.mean > 0.3
 
 
+@pytest.mark.slow
 def test_trak_is_its_formula(lens):
     """One projected gradient of a margin after another, of three networks, of which the lens has the first."""
     size, fn = 5, lens(seeds=1).fn

@@ -194,6 +194,7 @@ print(values.tolist(), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_killed_runs_continue_to_the_same_answer(tmp_path):
     program = tmp_path / "run.py"
     program.write_text(SLOW)

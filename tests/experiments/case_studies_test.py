@@ -49,6 +49,7 @@ def run(program, tmp_path, capsys):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STEPS)
 def test_a_study(study, run, tmp_path):
     found, printed = run(study, **({"budget": 400} if study == "negation" else {}))

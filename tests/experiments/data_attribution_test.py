@@ -42,6 +42,7 @@ def write_mnist(folder, rng, count=120):
     return x, y
 
 
+@pytest.mark.slow
 def test_retrains_scores_and_writes_pages(run, rng, tmp_path, capsys):
     write_mnist(tmp_path, rng)
     out = run(

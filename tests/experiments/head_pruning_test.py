@@ -17,6 +17,7 @@ def program(load_program):
     return load_program("head_pruning")
 
 
+@pytest.mark.slow
 def test_redundant_heads_are_kept_one_of_each_layer(program, tmp_path, capsys):
     """Of heads that all stand in for each other those that judge heads one by one keep any two."""
     with flagsaver.flagsaver(tasks=["redundant"], seeds=1, keep=["0.25"], out=str(tmp_path)):
@@ -67,6 +68,7 @@ def test_stories_are_continued(program, data_folder, monkeypatch):
     np.testing.assert_array_equal(found, chosen["target"][:, :-1])
 
 
+@pytest.mark.slow
 def test_a_model_of_ones_own(program, tmp_path, monkeypatch):
     model = write_model(tmp_path / "model", "llama3")
     with (tmp_path / "toy_test.csv").open("w", newline="") as file:

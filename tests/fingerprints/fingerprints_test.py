@@ -399,6 +399,7 @@ print(fingerprint(jax.tree_util.Partial(Net().apply, {"w": jnp.ones(3)}), 4), fi
 """
 
 
+@pytest.mark.slow
 def test_names_are_the_same_in_another_process():
     command = [sys.executable, "-c", PROGRAM]
     found = [

@@ -102,6 +102,7 @@ def some_masks(n, rng, count=7):
     return masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "removal", "share_prefix"),
     [
@@ -157,6 +158,7 @@ def test_a_removed_unit_has_no_influence(removal, load, rng):
     assert np.ptp(found[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_values_of_answers(llama):
     model, tokenizer = llama
     full = np.ones((1, 28), bool)
@@ -197,6 +199,7 @@ def test_the_margin_of_a_single_token_is_its_own(margin):
     assert float(both) == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_the_models_own_answer(llama):
     model, tokenizer = llama
     value_fn = lenses.text(model, tokenizer, MESSAGES, max_new_tokens=4)
@@ -216,6 +219,7 @@ def test_the_models_own_answer(llama):
         )
 
 
+@pytest.mark.slow
 def test_long_answers_are_scored_in_parts(llama, monkeypatch, rng):
     model, tokenizer = llama
     masks = some_masks(5, rng)
@@ -230,6 +234,7 @@ def test_long_answers_are_scored_in_parts(llama, monkeypatch, rng):
     np.testing.assert_allclose(values(), whole, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3, 200])
 def test_values_do_not_depend_on_the_batch(batch_size, llama, rng):
     value_fn = lenses.text(*llama, TEXT, removal="delete", target="c d")

@@ -344,6 +344,7 @@ def test_gradients_are_those_of_finite_differences(case, load):
     np.testing.assert_allclose(gradient, (3 * none - 4 * once + twice) / (2 * step), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_states_of_few_layers_are_kept_where_memory_is_short(monkeypatch, load):
     model = load("llama3")
     masks = ~np.eye(model.config.num_layers, dtype=bool)

@@ -125,6 +125,7 @@ def test_components_of_prompts_without_words(name, removal, options, load):
     np.testing.assert_allclose(ask(both, masks), expected, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_order_of_the_arguments_is_that_of_the_mask_alone(load, data):
     model, tokenizer = load("llama3")
     words = text(model, tokenizer, TEXT, within=WITHIN, target=ANSWER)
@@ -170,6 +171,7 @@ def by_retraining(training, lens, masks, first):
 CORRUPTED = PROMPTS[:, ::-1].copy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -397,6 +399,7 @@ def test_an_explanation_of_words_and_heads(load, tmp_path):
     assert spex_jax.explain(again, **options).stored == 150
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [2, 0])
 def test_the_group_that_makes_a_head_is_the_strongest_pair_across(head):
     """Of four groups of sequences one can only be learned by attention, and of the heads only one learns."""

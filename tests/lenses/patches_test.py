@@ -173,6 +173,7 @@ def test_wrong_pictures(image, message, model):
         patches(lambda images: images, np.zeros((6, 9, 3), np.float32), grid=2)
 
 
+@pytest.mark.slow
 def test_a_real_network(data_folder, load_program):
     resnet = load_program("resnet")
     model = resnet.ResNet20.load(data_folder / "cifar_resnet" / "resnet20.npz")

@@ -145,6 +145,7 @@ def flax_variables(key):
     return Network().init(key, jnp.zeros((1, 4)))
 
 
+@pytest.mark.slow
 def test_statistics_of_a_batch_norm_are_held(data):
     """The same network, its statistics once among Flax's variables and once written into it."""
     options = {"steps": 20, "optimizer": optax.adam(0.05), "groups": np.arange(26) % 4, "value": "logit"}

@@ -56,6 +56,7 @@ def by_hand(fn, mask, seed=0):
     return np.asarray(fn.values(params, fn.x_test, fn.y_test))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -75,6 +76,7 @@ def test_a_training_is_the_one_by_hand_on_what_is_kept(how, lens):
     np.testing.assert_allclose(values, expected, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_full_batches_are_those_of_the_smaller_data_set(lens, data):
     (x, y), test = data
     x, y = np.tile(x, (6, 1)), np.tile(y, 6)  # more than one part of a batch
@@ -84,6 +86,7 @@ def test_full_batches_are_those_of_the_smaller_data_set(lens, data):
     np.testing.assert_allclose(whole(np.array([[True, False]])), alone(np.array([[True]])), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [{"epochs": 2, "batch": 8}, {"steps": 4, "batch": 8}, {"steps": 4}], ids=str)
 def test_what_is_not_kept_has_no_influence_at_all(how, lens):
     value_fn = lens(groups=np.arange(N) % 4, **how)
@@ -116,6 +119,7 @@ def test_nothing_kept_leaves_the_initial_network(lens):
     np.testing.assert_allclose(value_fn(np.zeros((1, 4), bool))[0], expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_values_do_not_depend_on_batches_and_order(lens):
     value_fn = lens(groups=np.arange(N) % 7, epochs=2, batch=8)
     masks = all_masks(7)[:40]
@@ -124,6 +128,7 @@ def test_values_do_not_depend_on_batches_and_order(lens):
     np.testing.assert_allclose(spex_jax.evaluate(value_fn, masks[order], batch_size=7), together[order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_renumbering_the_groups_permutes_the_masks(lens):
     labels = np.arange(N) % 5
     order = np.random.default_rng(2).permutation(5)
@@ -132,6 +137,7 @@ def test_renumbering_the_groups_permutes_the_masks(lens):
     np.testing.assert_allclose(one(masks), other(masks[:, np.argsort(order)]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_seeds_are_averaged(lens):
     masks = all_masks(3)
     several = lens(groups=np.arange(N) % 3, steps=4, batch=8, seeds=3)
@@ -145,6 +151,7 @@ def test_seeds_are_averaged(lens):
     assert np.abs(lens(groups=np.arange(N) % 3, steps=4, batch=8, seeds=3, seed=1)(masks) - several(masks)).max() > 0.01
 
 
+@pytest.mark.slow
 def test_seed_noise_falls_with_the_root_of_the_seeds(lens):
     one, four = (lens(groups=np.arange(N) % 8, steps=10, batch=8, seeds=seeds) for seeds in (1, 4))
     single, mean = (measure_seed_noise(value_fn, masks=32, repeats=4) for value_fn in (one, four))
@@ -155,6 +162,7 @@ def test_seed_noise_falls_with_the_root_of_the_seeds(lens):
     assert one.details.outputs[2].seed_noise.deviation == single.deviation[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["margin", "logit", "logprob", "loss", "accuracy"])
 def test_values_of_the_test_points(value, lens):
     value_fn = lens(groups=np.arange(N) % 2, steps=3, value=value)
@@ -347,6 +355,7 @@ def test_refuses_seed_noise_of_other_functions():
         measure_seed_noise(spex_jax.ValueFunction(lambda masks: masks[:, 0], 4))
 
 
+@pytest.mark.slow
 def test_planted_duplicates_are_redundant_and_wrong_labels_harmful():
     rng = np.random.default_rng(3)
     x, y = clouds(60, rng, spread=0.4)

@@ -44,6 +44,7 @@ def test_a_record_is_its_short_form_again(name):
     assert hash(record) == hash(METHODS[name]())
 
 
+@pytest.mark.slow
 def test_a_proxy_in_settings_is_its_short_form(tmp_path):
     record = ProxySPEX(proxy=Linear(solver="lasso"), max_terms=np.int64(20))
     assert record.changed() == {"proxy": "linear", "solver": "lasso", "max_terms": 20}

@@ -375,6 +375,7 @@ def with_pictures(tmp_path_factory):
     return model, tokenizer
 
 
+@pytest.mark.slow
 def test_tokens_past_the_embedding_that_no_prompt_uses(with_pictures):
     model, tokenizer = with_pictures
     value_fn = lenses.text(model, tokenizer, "a b c", target="d", removal="delete")

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
@@ -8,33 +9,27 @@ from spex_jax.proxyspex.extraction import energy_cut, grow, read_answers
 
 
 @pytest.mark.parametrize("front", [5, 64])
-def test_the_search_scores_extensions_exactly(front, rng):
+@pytest.mark.parametrize("put", [np.asarray, jnp.asarray], ids=["host", "device"])
+def test_the_search_scores_extensions_exactly(put, front, rng):
     n, rows = 6, 64
     masks = oracle.all_masks(n)
     weights = rng.normal(size=rows).astype(np.float32)
     log_w = np.log(rng.uniform(0.2, 0.9, (2, n))).astype(np.float32)
-    grown = grow(
-        signs(masks),
-        weights,
-        np.ones(n, bool),
-        log_w,
-        np.zeros(2, np.float32),
-        np.zeros(n, np.float32),
-        max_degree=3,
-        front=front,
-    )
-    support, found, prior = map(np.asarray, grown)
+    given = (signs(masks), weights, np.ones(n, bool), log_w, np.zeros(2, np.float32), np.zeros(n, np.float32))
+    support, found, prior = map(np.asarray, grow(*map(put, given), max_degree=3, front=front))
+    support, found, prior = support.reshape(-1, n), found.ravel(), prior.ravel()
     for degree in range(3):
-        real = prior[degree] > 0
-        sets = support[degree][real]
-        assert (sets.sum(axis=1) == degree + 1).all()
+        real = (prior > 0) & (support.sum(axis=1) == degree + 1)
+        sets = support[real]
         assert len(np.unique(sets, axis=0)) == len(sets)
         expected = np.exp(log_w @ sets.T).sum(axis=0)
-        np.testing.assert_allclose(prior[degree][real], expected, rtol=1e-5)
+        np.testing.assert_allclose(prior[real], expected, rtol=1e-5)
         correlation = subset_characters(masks, sets).T @ weights
-        np.testing.assert_allclose(found[degree][real], expected * correlation, atol=1e-4)
+        np.testing.assert_allclose(found[real], expected * correlation, atol=1e-4)
         if front == 64:
             assert len(sets) == [6, 15, 20][degree]
+        else:
+            assert len(sets) == front
 
 
 @pytest.fixture
@@ -44,6 +39,7 @@ def few_answers(monkeypatch):
     monkeypatch.setattr("spex_jax.proxyspex.extraction._MOST_COMPLETE", 15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 16])
 def test_reading_a_function_that_can_be_asked(n, rng, few_answers):
     support = np.zeros((12, n), bool)
@@ -77,6 +73,7 @@ def test_energy_cut():
     assert energy_cut(np.zeros(0), None).tolist() == []
 
 
+@pytest.mark.slow
 def test_spex_finds_what_no_hierarchy_announces(rng, monkeypatch):
     # A design of the sizes of decode_test.py, whose program this shares.
     monkeypatch.setattr("spex_jax.proxyspex.extraction._ANSWERS", 2**13)

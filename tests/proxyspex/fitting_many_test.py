@@ -42,6 +42,7 @@ def mixed(rng):
     return [list(part) for part in zip(*tables, strict=True)]
 
 
+@pytest.mark.slow
 def test_tables_side_by_side_are_those_one_by_one(rng, monkeypatch):
     monkeypatch.setattr(fitting_many, "cores", lambda: 2)
     masks, values = mixed(rng)
@@ -54,6 +55,7 @@ def test_tables_side_by_side_are_those_one_by_one(rng, monkeypatch):
         assert_equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_an_accelerator")
 def test_tables_in_one_program_are_close_to_those_one_by_one(rng):
     masks, values = mixed(rng)
@@ -61,6 +63,7 @@ def test_tables_in_one_program_are_close_to_those_one_by_one(rng):
         assert_close(spectrum, proxyspex.fit(masks[b], values[b], seed=3), rng)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_an_accelerator")
 def test_chunks_have_no_influence(rng, monkeypatch):
     masks, values = mixed(rng)
@@ -90,6 +93,7 @@ def test_outputs_of_the_same_masks(rng):
     np.testing.assert_allclose(third(asked), -3 * first(asked), atol=0.05 * values.std())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["side by side", "in one program"])
 def test_other_tables_of_the_same_buckets_compile_nothing(path, rng, request):
     if path == "in one program":
@@ -160,6 +164,7 @@ def test_a_wrong_table_is_named():
         proxyspex.fit_many([MASKS], [np.ones(20)], proxy="forest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["side by side", "in one program"])
 def test_cross_fits(path, rng, request):
     if path == "in one program":

@@ -16,6 +16,7 @@ def trained():
     return proxyspex.train_mlp(masks, values), held_out, truth
 
 
+@pytest.mark.slow
 def test_the_network_predicts(trained):
     network, held_out, truth = trained
     assert oracle.r2(truth, network(held_out)) > 0.8
@@ -35,6 +36,7 @@ def test_its_spectrum_is_the_transform_of_all_its_answers(trained):
     assert np.abs(found.coefficients).min() == pytest.approx(largest[599], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_growing_search_finds_what_the_transform_finds(trained, monkeypatch):
     """As for more features than 2^n answers can be asked of, at an n where they can."""
     network, held_out, _ = trained

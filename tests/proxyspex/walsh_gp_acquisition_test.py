@@ -67,6 +67,7 @@ def test_no_mask_is_chosen_twice(scales):
     assert gains[-1] < 0.1
 
 
+@pytest.mark.usefixtures("on_an_accelerator")
 def test_padding_is_not_taken_for_what_was_asked(monkeypatch):
     given = []
 

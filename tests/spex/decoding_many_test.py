@@ -30,6 +30,7 @@ def test_side_by_side_as_one_by_one(refit, rng, monkeypatch):
         np.testing.assert_array_equal(found.covariance_factor, expected.covariance_factor)
 
 
+@pytest.mark.slow
 def test_in_one_program_as_one_by_one(rng, monkeypatch):
     monkeypatch.setattr(decoding_many, "_at_once", lambda design: 2)  # of three: a whole chunk and a part of one
     designs, values = given(rng)

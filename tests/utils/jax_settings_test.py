@@ -176,11 +176,13 @@ LONG = (
 IN_FLOAT32 = [name for name in RUNS if name.startswith(("fit", "packed", "train_", "spex", "adaptive", "explain"))]
 
 
-CASES = [
-    pytest.param(chosen, name, marks=pytest.mark.slow if name in LONG or (chosen, name) == ("x64", "decoder") else [])
-    for chosen in SETTINGS
-    for name in RUNS
-]
+def tier_of(chosen, name):
+    if name in LONG or (chosen, name) == ("x64", "decoder"):
+        return [pytest.mark.nightly]
+    return [pytest.mark.slow] if name in ("decoder", "training") else []
+
+
+CASES = [pytest.param(chosen, name, marks=tier_of(chosen, name)) for chosen in SETTINGS for name in RUNS]
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,7 @@ def test_a_model_in_a_compiled_function_keeps_its_precision(chosen, square):
         assert choices_of(model, square) == expected[:1]
 
 
+@pytest.mark.slow
 def test_influence_keeps_the_precision_of_the_model():
     rng = np.random.default_rng(0)
     fn = spex_jax.lenses.training_data(init, apply, clouds(12, rng), clouds(3, rng), steps=2).fn

@@ -9,6 +9,7 @@ def program(load_program):
     return load_program("benchmarks/fit_many")
 
 
+@pytest.mark.slow
 def test_a_few_small_explanations(program, tmp_path):
     out = tmp_path / "many.json"
     small = {"count": 2, "features": 8, "alphas": ["2.5"], "noises": ["0.02"], "proxies": ["walsh_gp"], "rounds": 1}

@@ -32,6 +32,7 @@ def test_an_encoder(program, tmp_path, monkeypatch):
     assert {"mask", "delete"} <= set(found["masks per second"])
 
 
+@pytest.mark.slow
 def test_a_prefix_is_shared(program, tmp_path):
     folder = write_model(tmp_path / "llama", "llama3")
     # A model of random weights may stop at once; this one repeats a letter.
@@ -45,6 +46,7 @@ def test_a_prefix_is_shared(program, tmp_path):
     assert max(found["largest difference"].values()) < 1e-4
 
 
+@pytest.mark.slow
 def test_shapes_of_llama(program, tmp_path):
     found = run(program, tmp_path / "out.json", parts=["llama"], llama="toy", tokens=40)["llama"]
     assert found["peak tflops"] > 0

@@ -10,6 +10,7 @@ from spex_jax.proxyspex.preprocessing import prepare
 from spex_jax.proxyspex.regression import linear
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", linear.SOLVERS)
 def test_finds_pairs_whose_singles_do_not_matter(solver, rng):
     support = np.zeros((12, 32), bool)
