@@ -17,14 +17,24 @@ from spex_jax.utils import array_api, program_cache
 os.environ[program_cache.VARIABLE] = ""
 program_cache.keep_programs("")
 
+# Programs of tests run for milliseconds: XLA is told to optimise less, which takes two thirds of the time.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)  # read when the first array is made
+
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 
+# Several devices are further processes, benchmarks run whole programs, and perceptrons are compiled everywhere.
+_SLOW = ("multi_device_test.py", "trained_mlp_test.py", "experiments/benchmarks/")
+
+
 def pytest_collection_modifyitems(items):
-    """Marks the tests of a parameter that trains perceptrons, the one proxy that is compiled everywhere, as slow."""
+    """Marks as slow whole files and folders, and the tests of parameters that train perceptrons."""
     for item in items:
         given = item.callspec.params.values() if hasattr(item, "callspec") else []
-        if any("mlp" in str(value) or "perceptrons" in str(value) for value in given):
+        trains = any("mlp" in str(value) or "perceptrons" in str(value) for value in given)
+        if trains or any(name in item.nodeid for name in _SLOW):
             item.add_marker(pytest.mark.slow)
 
 

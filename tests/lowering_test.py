@@ -270,6 +270,7 @@ def test_components_lower_for_tpu_and_cuda(value, tmp_path):
     check_lowering(parts.record, model, whole(2, 8), whole(2, 8), layers=(0, 1), kinds=("heads",), mean="tokens")
 
 
+@pytest.mark.slow
 def test_joint_lenses_lower_for_tpu_and_cuda(tmp_path):
     lenses = spex_jax.lenses
     model, tokenizer = spex_jax.models.load(write_model(tmp_path, "llama3"))

@@ -86,6 +86,7 @@ def test_attribution_patching_is_what_small_changes_say(lens, removal):
         assert found[unit] == pytest.approx((high - low) / (2 * step), rel=0.05, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_integrated_gradients_of_a_network_are_complete(lens):
     value_fn = lens("induction", count=8)
     found = baselines.integrated_gradients(value_fn, steps=64, progress=False)

@@ -183,6 +183,7 @@ def test_trak_is_its_formula(lens):
     np.testing.assert_allclose([s(everything)[0] for s in found], lens(seeds=1)(everything)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_mean_over_test_points_are_the_mean_of_those(lens):
     several, mean = baselines.influence(lens()), baselines.influence(lens(average=True))
     np.testing.assert_allclose(mean.coefficients, np.mean([s.coefficients for s in several], axis=0), atol=1e-5)

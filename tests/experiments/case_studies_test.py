@@ -71,6 +71,7 @@ def test_a_study(study, run, tmp_path):
         assert found["steps"][0]["accuracy"]["two hops"] > 0.95
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_not_confirmed_twice_the_same(run):
     found, printed = run("backdoor", plant=False)
     assert not found["confirmed"]
@@ -79,6 +80,7 @@ def test_what_is_not_there_is_not_confirmed_twice_the_same(run):
     assert run("backdoor", plant=False)[0]["steps"] == found["steps"]
 
 
+@pytest.mark.slow
 def test_training_a_model_of_the_world(run, tmp_path):
     found, _ = run("multi_hop", steps=2)
     assert not found["confirmed"]

@@ -71,6 +71,7 @@ def test_prompts_name_the_parts_and_the_facts(program):
     assert supporting == [True, False, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_and_its_continuation(program, given, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(program.METHODS, "proxyspex", {"proxy": "linear"})  # which compiles least
     with flagsaver.flagsaver(**given, out=str(tmp_path), pages=1):

@@ -102,6 +102,7 @@ def test_coverage(program, rng):
     assert program.coverage(Spectrum(truth.support, truth.coefficients), truth) is None
 
 
+@pytest.mark.slow
 def test_games_of_the_shipped_model(program):
     (game,) = program.games_lib.of_the_shipped_model("negation", alpha=1)
     assert len(game.masks) == len(game.values) == game.budget(1) + 1000

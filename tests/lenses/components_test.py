@@ -312,6 +312,7 @@ def test_one_prompt_may_come_without_its_axis(llama):
     assert fingerprint(alone.fn, 4) == fingerprint(first.fn, 4)
 
 
+@pytest.mark.slow
 def test_values_do_not_depend_on_the_batch(llama):
     value_fn = components(llama, PROMPTS, units="heads", removal="mean", value="logit", target=5)
     # Those of late layers alone begin there, among others that begin with the first layer.

@@ -194,6 +194,7 @@ def test_heads_of_retrained_networks(options, data):
     assert np.ptp(expected, axis=0).min() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("removal", ["mask", "delete"])
 def test_words_read_by_retrained_networks(removal, data, tokenizer):
     def lens(params):
@@ -214,6 +215,7 @@ def classify(params, tokens, attention):
     return mean @ params["classes"]
 
 
+@pytest.mark.slow
 def test_any_pytree_can_be_retrained_whole(tokenizer, tmp_path):
     """A classifier that is no dataclass with `params`: the parameters that are trained are the whole pytree."""
 
@@ -241,6 +243,7 @@ def test_any_pytree_can_be_retrained_whole(tokenizer, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2  # what is trained, and how, is known by its code and its data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "training_data"])
 def test_values_do_not_depend_on_the_batch(kind, load, data):
     model, tokenizer = load("llama3")

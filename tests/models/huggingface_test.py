@@ -131,6 +131,7 @@ def test_packed_rows_and_read_outs_change_nothing(golden, tmp_path):
             np.testing.assert_allclose(found[0, row], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_greedy_answers_are_those_of_repeated_forwards(tmp_path):
     model, _ = models.load(write_model(tmp_path, "gemma3"))
     tokens = [1, 7, 9, 12, 30]

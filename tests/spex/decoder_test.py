@@ -48,6 +48,7 @@ def design(name, seed=0):
     return spex.design(**DESIGNS[name], seed=seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "terms"), [("n11", 15), ("n64", 30)])
 def test_a_sparse_function_is_recovered_to_rounding(name, terms, rng):
     made = design(name)
@@ -100,6 +101,7 @@ def test_renamed_features_give_the_same_terms(rng):
     assert sets(spex.decode(made, renamed(made.masks))) == sets(renamed)
 
 
+@pytest.mark.slow
 def test_a_thousand_features(rng):
     truth = planted(1000, 40, 4, rng)
     made = spex.design(1000, 8700, max_degree=4)

@@ -1,6 +1,7 @@
 """What the parts of the peeling are there for: weak sets are dropped, and pairs are searched by themselves."""
 
 import numpy as np
+import pytest
 
 from spex_jax import Spectrum, spex
 from spex_jax.spex import decoder
@@ -38,6 +39,7 @@ def test_sets_that_turn_out_weak_are_dropped():
     assert wrong <= 2
 
 
+@pytest.mark.slow
 def test_pairs_are_searched_where_sets_are_too_many_to_try():
     """Without that search 84% of the sets come out of these four runs, with it 93%."""
     right = total = 0
