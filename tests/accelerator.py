@@ -1,5 +1,5 @@
 """What an accelerator does to products, on a CPU: factors of float32 products that do not state their precision are
-rounded, as TF32 of a GPU and bfloat16 of a TPU do.
+rounded, as TF32 of a GPU and bfloat16 of a TPU do. Fits run in programs there, and not in NumPy.
 """
 
 import contextlib
@@ -9,6 +9,8 @@ import math
 import jax
 from jax._src.interpreters import mlir  # whose public part registers rules of lowering, and does not give them
 from jax.extend import core
+
+from spex_jax.utils import array_api
 
 PRODUCTS = (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
 MANTISSA = {"float32": None, "tf32": 10, "bfloat16": 7}  # explicit bits, each with the 8 of the exponent
@@ -45,14 +47,16 @@ def _rule(primitive, original):
 def accelerator(kind):
     """A context in which every program that is compiled or run, in jit or out of it, computes as on such a device."""
     rules = mlir._platform_specific_lowerings["cpu"]
-    before = {primitive: rules.get(primitive) for primitive in PRODUCTS}
+    before, on_the_host = {primitive: rules.get(primitive) for primitive in PRODUCTS}, array_api.host_is_best
     for primitive in PRODUCTS:
         original = before[primitive] or mlir._lowerings[primitive]
         rules[primitive] = mlir.LoweringRuleEntry(_rule(primitive, original.rule), original.inline)
+    array_api.host_is_best = lambda: False
     try:
         with _ROUNDED_TO(MANTISSA[kind]):
             yield
     finally:
+        array_api.host_is_best = on_the_host
         for primitive, rule in before.items():
             rules.pop(primitive)
             if rule is not None:
