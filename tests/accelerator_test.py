@@ -200,6 +200,7 @@ TRAININGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "kind"), TRAININGS)
 def test_influence_is_that_of_float32(seed, kind):
     value_fn, exact = least_squares(seed)
@@ -239,6 +240,7 @@ def trak_by_hand(value_fn):
     return np.mean(kernels, axis=0) * np.mean(weights, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "kind"), TRAININGS)
 def test_trak_is_that_of_float32(seed, kind):
     rng = np.random.default_rng(seed)

@@ -94,6 +94,7 @@ def test_integrated_gradients_of_a_network_are_complete(lens):
     np.testing.assert_allclose(found(both), evaluate(value_fn, both, progress=False), atol=0.02)
 
 
+@pytest.mark.slow
 def test_induction_needs_both_heads_and_singles_count_it_twice(lens):
     """Ground truth: the previous-token head and the induction head are the strongest pair, a synergy."""
     found = explain(lens("induction"), budget=256, progress=False)

@@ -140,6 +140,7 @@ def test_influence_of_least_squares_is_the_formula(solver):
     assert np.corrcoef(exact.ravel(), expected.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [baselines.influence, functools.partial(baselines.trak, size=12)])
 def test_gradient_methods_rank_retrainings_of_a_network(method, lens):
     value_fn = lens(seeds=4)

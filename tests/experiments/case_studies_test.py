@@ -105,6 +105,7 @@ def test_the_trolley(program, run, tmp_path, monkeypatch):
     assert "log-odds" in printed
 
 
+@pytest.mark.slow
 def test_the_trolley_with_a_real_model(program, run, data_folder, tmp_path, monkeypatch):
     trolley = program.STUDIES["trolley"]
     with flagsaver.flagsaver(study="trolley", data=str(data_folder), out=str(tmp_path)):

@@ -27,6 +27,7 @@ def test_heads_that_training_keeps(circuits):
     assert 0.6 < shares < 0.8
 
 
+@pytest.mark.slow
 def test_training_learns(circuits):
     recipe = circuits.Recipe(seed=0, dropped=0.0, sparsity=0.0, steps=60, batch=16)
     _, losses = circuits.train(circuits.new_model(0), jax.random.key(0), recipe=recipe)

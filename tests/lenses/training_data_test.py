@@ -204,6 +204,7 @@ def test_own_losses_values_and_pytrees_of_inputs(data):
     np.testing.assert_allclose(value_fn(np.ones((1, 3), bool)), target_test.mean(), atol=1e-2)
 
 
+@pytest.mark.slow
 def test_half_precision_stays_near(lens):
     masks = all_masks(3)
     whole, half = (lens(groups=np.arange(N) % 3, steps=8, dtype=dtype)(masks) for dtype in (None, jnp.bfloat16))

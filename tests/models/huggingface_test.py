@@ -108,6 +108,7 @@ def split(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_packed_rows_and_read_outs_change_nothing(golden, tmp_path):
     """Two texts in a row, read at some places only, after a shared prefix: the logits of each alone."""
     for name in ("gemma2", "gpt2"):

@@ -286,6 +286,7 @@ def test_the_pair_of_a_negation_interacts(model, tokenizer, sentence):
     assert interactions[tuple(sentence["pair"])] > pairs.mean()
 
 
+@pytest.mark.slow
 def test_accuracy_on_sst2(model, tokenizer, data_folder):
     """The accuracy that provenance.json claims, on the split that no training saw; `test_sentiment` needs no data."""
     lines = (data_folder / "sst2" / "test.tsv").read_text(encoding="utf-8").splitlines()

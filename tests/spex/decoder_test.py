@@ -60,6 +60,7 @@ def test_a_sparse_function_is_recovered_to_rounding(name, terms, rng):
     np.testing.assert_allclose(found(asked), truth(asked) + 7.0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trying_every_set_finds_what_the_bins_tell(monkeypatch, rng):
     truth, made = planted(11, 15, 5, rng), design("n11")
     values = truth(made.masks)
@@ -78,6 +79,7 @@ def test_the_search_ends_when_there_is_no_more_room(rng):
     assert np.abs(coefficients[1:]).min() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("snr", "recall"), [(10, 0.9), (1, 0.7)])
 def test_more_terms_than_bins_and_much_noise(snr, recall):
     """The published soft decoder finds .29 and .52 of the terms here."""

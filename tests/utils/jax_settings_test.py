@@ -179,7 +179,7 @@ IN_FLOAT32 = [name for name in RUNS if name.startswith(("fit", "packed", "train_
 def tier_of(chosen, name):
     if name in LONG or (chosen, name) == ("x64", "decoder"):
         return [pytest.mark.nightly]
-    return [pytest.mark.slow] if name in ("decoder", "training") else []
+    return [pytest.mark.slow] if name in ("decoder", "packed", "training", "words") else []
 
 
 CASES = [pytest.param(chosen, name, marks=tier_of(chosen, name)) for chosen in SETTINGS for name in RUNS]

@@ -85,6 +85,7 @@ def test_only_singles(rng):
     assert oracle.r2(truth, found(table)) > 0.98
 
 
+@pytest.mark.slow
 def test_block_sizes_change_rounding_only(rng, monkeypatch):
     table, values, held_out, _ = planted(60, 600, rng, terms=12, noise=1.0)
     one = fit(table, values)
