@@ -55,7 +55,7 @@ def test_tables_side_by_side_are_those_one_by_one(rng, monkeypatch):
         assert_equal(first, second)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("on_an_accelerator")
 def test_tables_in_one_program_are_close_to_those_one_by_one(rng):
     masks, values = mixed(rng)

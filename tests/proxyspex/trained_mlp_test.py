@@ -36,7 +36,7 @@ def test_its_spectrum_is_the_transform_of_all_its_answers(trained):
     assert np.abs(found.coefficients).min() == pytest.approx(largest[599], abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_growing_search_finds_what_the_transform_finds(trained, monkeypatch):
     """As for more features than 2^n answers can be asked of, at an n where they can."""
     network, held_out, _ = trained

@@ -176,13 +176,13 @@ LONG = (
 IN_FLOAT32 = [name for name in RUNS if name.startswith(("fit", "packed", "train_", "spex", "adaptive", "explain"))]
 
 
-def tier_of(chosen, name):
-    if name in LONG or (chosen, name) == ("x64", "decoder"):
+def tier_of(name):
+    if name in LONG or name in ("decoder", "training"):
         return [pytest.mark.nightly]
-    return [pytest.mark.slow] if name in ("decoder", "packed", "training", "words") else []
+    return [pytest.mark.slow] if name in ("packed", "words") else []
 
 
-CASES = [pytest.param(chosen, name, marks=tier_of(chosen, name)) for chosen in SETTINGS for name in RUNS]
+CASES = [pytest.param(chosen, name, marks=tier_of(name)) for chosen in SETTINGS for name in RUNS]
 
 
 @pytest.fixture(scope="module")
