@@ -1,7 +1,7 @@
 """Times the main job: feature_attribution.py with no flags in a fresh process, then a second text in one process.
 
 Times are wall clock from the start of the interpreter with nothing cached; compilation is also stated apart. The
-project's bounds on 2 CPU cores are 40 s, of which 12 s are compilation, and 5 s for a second text of similar length.
+project aims at 5 s on 2 CPU cores, and at no compilation for a second text of similar length.
 
   python experiments/benchmarks/main_job.py --out=experiments/benchmarks/results/main_job.json
 
