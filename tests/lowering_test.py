@@ -144,7 +144,7 @@ CASES = {
         {},
     ),
     "proxyspex.walsh_gp.posteriors._alpha_together": (
-        (real(B, N, D), together(SCALES), real(B, N, n), mask(B, N), mask(B, n), None, real(B, N, D), real(B)),
+        (real(B, N, D), together(SCALES), real(B, N, n), mask(B, N), mask(B, n), real(B, N, D), real(B)),
         {},
     ),
     "proxyspex.walsh_gp.posteriors._deviation_together": (

@@ -30,6 +30,7 @@ from absl import flags
 from typical_uses import USES
 
 from spex_jax.runtime import run_program, save_result
+from spex_jax.utils import program_cache
 
 _USES = flags.DEFINE_list("uses", list(USES), "Uses to time.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Number of fresh processes of each.", lower_bound=1)
@@ -40,7 +41,7 @@ def process(use: str, cache: str) -> dict[str, Any]:
     """Runs a use in a new interpreter, with a folder of compiled programs or none."""
     start = time.perf_counter()
     program = pathlib.Path(__file__).with_name("typical_uses.py")
-    environment = {**os.environ, "SPEX_JAX_CACHE": cache}
+    environment = {**os.environ, program_cache.VARIABLE: cache}
     done = subprocess.run(
         [sys.executable, program, use], env=environment, check=True, stdout=subprocess.PIPE, text=True
     )

@@ -214,12 +214,10 @@ def _alpha_together(
     signs: Array,
     real: Array,
     used: Array,
-    factor: None,
     values: Array,
     drawn: Array,
 ) -> Array:
-    """Maps `_alpha_of_draws` over B tables, whose factors it computes."""
-    del factor  # B of them would not fit where one does
+    """Maps `_alpha_of_draws` over B tables, whose factors it computes: B of them would not fit where one does."""
 
     def one(
         normal: Array,
@@ -279,7 +277,6 @@ def deviations(
     """
     together = support.ndim == 3
     draw = _draws_together if together else _prior_draws
-    solve = _alpha_together if together else _alpha_of_draws
     move = _deviation_together if together else _deviation
     length, host = support.shape[-2], on_host(signs)
     count = np.asarray(length if count is None else count)
@@ -299,7 +296,10 @@ def deviations(
         terms, of_terms = draw(chosen, scales, signs, used, padded, here)
         parts.append(terms)
         values, drawn = values + of_terms, drawn + terms.prior.sum(axis=-1)
-    alpha = solve(noise, scales, signs, real, used, factor, values, drawn)
+    if together:
+        alpha = _alpha_together(noise, scales, signs, real, used, values, drawn)
+    else:
+        alpha = _alpha_of_draws(noise, scales, signs, real, used, factor, values, drawn)
     found = [np.asarray(move(*part, alpha), np.float64) for part in parts]
     return np.concatenate(found, axis=-2)[..., :length, :]
 
