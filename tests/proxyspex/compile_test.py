@@ -1,10 +1,8 @@
-import jax
 import pytest
+from host_only import nothing_compiled
 from planting import planted
 
 from spex_jax import proxyspex
-
-EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 # walsh_gp, trees and linear are parts of auto. The sizes are those of other tests, which then compile nothing either.
@@ -16,15 +14,6 @@ def test_a_new_table_in_the_same_bucket_compiles_nothing(proxy, first, second, r
     monkeypatch.setattr("spex_jax.proxyspex.extraction._MOST_COMPLETE", 9)
     monkeypatch.setattr("spex_jax.proxyspex.extraction._LEAST_SQUARES_ROWS", 2**13)
     monkeypatch.setattr("spex_jax.proxyspex.perceptrons._STEPS", 200)
-    compiled = []
-
-    def listen(event, seconds, **kwargs):
-        compiled.append(event == EVENT)
-
     proxyspex.fit(*planted(*first, rng, noise=3.0, degree=2)[:2], proxy=proxy)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with nothing_compiled():
         proxyspex.fit(*planted(*second, rng, noise=3.0, degree=2)[:2], proxy=proxy)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert sum(compiled) == 0
