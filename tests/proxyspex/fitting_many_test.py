@@ -34,7 +34,7 @@ def assert_close(found, expected, rng):
 
 def mixed(rng):
     """Tables of two buckets of rows, several numbers of features, one constant, one that is noise."""
-    sizes = [(8, 60, 0.3), (24, 300, 0.1), (8, 52, 3.0), (7, 40, 0.0), (24, 290, 3.0)]
+    sizes = [(8, 60, 0.3), (24, 120, 0.1), (8, 52, 3.0), (7, 40, 0.0), (24, 110, 3.0)]
     tables = [planted(n, rows, rng, noise=noise)[:2] for n, rows, noise in sizes]
     tables.insert(2, (tables[0][0], np.full(60, 2.5)))
     return [list(part) for part in zip(*tables, strict=True)]
@@ -104,9 +104,9 @@ def test_other_tables_of_the_same_buckets_compile_nothing(path, rng, request, mo
     for depth in trees._DEPTHS:  # each may be the best for the other tables
         with monkeypatch.context() as patch:
             patch.setattr(trees, "_DEPTHS", (depth,))
-            fit([(24, 300), (24, 290)])
+            fit([(24, 120), (24, 110)])
     with nothing_compiled():
-        fit([(22, 310), (26, 280)])
+        fit([(22, 124), (26, 100)])
 
 
 @pytest.mark.parametrize("proxy", ["linear", "trees"])
