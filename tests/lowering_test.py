@@ -53,7 +53,6 @@ SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), 
 PARAMS = jax.eval_shape(
     lambda keys: jax.vmap(lambda key: perceptrons.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS
 )
-PARAMS_OF_STOPS = jax.tree.map(lambda leaf: real(C, *leaf.shape), PARAMS)
 DRAWS = Draws(real(R, n), whole(4, 32))
 TABLE = (real(N, n), real(N))  # signs and targets
 FITS = (*TABLE, real(B, N), real(B, N))  # with the rows of each fit and those on which it is scored
@@ -91,9 +90,8 @@ CASES = {
     "proxyspex.extraction._least_squares": ((*TABLE, mask(K, n)), {}),
     "proxyspex.regression.lasso.lasso_path": ((*FITS, mask(n)), {"max_degree": 3}),
     "proxyspex.regression.lasso.lasso_path pool": ((*FITS, mask(n), whole(), POOL), {"max_degree": 3}),
-    "proxyspex.perceptrons.train": ((KEYS, *TABLE, whole(B, N), whole(B), real(B)), {"steps": 20}),
+    "proxyspex.perceptrons.train": ((PARAMS, *TABLE, whole(B, 10, 2, K), real(B)), {}),
     "proxyspex.perceptrons.answers": ((PARAMS, real(N, n)), {}),
-    "proxyspex.perceptrons._each_answer": ((PARAMS_OF_STOPS, real(N, n)), {}),
     "proxyspex.out_of_core.block_products._accumulate": (
         (
             Sums(real(n, 4), real(K, 4), real(2, 4)),

@@ -219,7 +219,7 @@ def _least_squares(signs: jax.Array, answers: jax.Array, support: jax.Array) -> 
 
 
 def _complete(answers: np.ndarray, n: int, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
-    coefficients = np.asarray(walsh_hadamard(jnp.asarray(answers)), np.float64) / 2**n
+    coefficients = walsh_hadamard(np.asarray(answers, np.float64)) / 2**n
     support = masks_lib.all_masks(n)
     keep = support.sum(axis=1) <= max_degree
     support, coefficients = support[keep], coefficients[keep]
@@ -237,7 +237,7 @@ def _query_masks(query: Query, masks: np.ndarray, width: int) -> tuple[jax.Array
 
 
 def read_answers(
-    query: Query, n: int, width: int, key: jax.Array, *, max_degree: int, extract: str = "grow"
+    query: Query, n: int, width: int, rng: np.random.Generator, *, max_degree: int, extract: str = "grow"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reads the large terms of a function that is cheap to evaluate.
 
@@ -250,7 +250,7 @@ def read_answers(
       query: signs float32 [_BATCH, width] -> answers [_BATCH], on the device.
       n: number of features.
       width: columns of the signs; those from n on are 0.
-      key: PRNG key.
+      rng: draws the masks, or the design.
       max_degree: largest degree of a term; "spex" goes up to 8.
       extract: "grow" or "spex".
 
@@ -260,12 +260,14 @@ def read_answers(
     if n <= _MOST_COMPLETE:
         return _complete(np.asarray(_query_masks(query, masks_lib.all_masks(n), width)[1]), n, max_degree)
     if extract == "spex":
-        return _decode_answers(query, n, width, key, max_degree)
-    return _grow_answers(query, n, width, key, max_degree)
+        return _decode_answers(query, n, width, rng, max_degree)
+    return _grow_answers(query, n, width, rng, max_degree)
 
 
-def _decode_answers(query: Query, n: int, width: int, key: jax.Array, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
-    seed = int(jax.random.bits(key, dtype=jnp.uint32))
+def _decode_answers(
+    query: Query, n: int, width: int, rng: np.random.Generator, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    seed = int(rng.integers(2**32))
     made = spex.design(n, _ANSWERS, max_degree=min(max_degree, spex.MOST_DEGREE), seed=seed, leftover=False)
     answers = _query_masks(query, made.masks, width)[1]
     mean, deviation = float(answers.mean()), float(answers.std())
@@ -275,8 +277,10 @@ def _decode_answers(query: Query, n: int, width: int, key: jax.Array, max_degree
     return support, deviation * coefficients + np.where(support.any(axis=1), 0.0, mean)
 
 
-def _grow_answers(query: Query, n: int, width: int, key: jax.Array, max_degree: int) -> tuple[np.ndarray, np.ndarray]:
-    masks = np.asarray(jax.random.bernoulli(key, 0.5, (_ANSWERS, width)))[:, :n]
+def _grow_answers(
+    query: Query, n: int, width: int, rng: np.random.Generator, max_degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    masks = rng.integers(0, 2, (_ANSWERS, n), np.uint8).astype(np.bool_)
     rows = len(masks)
     signs, answers = _query_masks(query, masks, width)
     part = slice(0, _LEAST_SQUARES_ROWS)

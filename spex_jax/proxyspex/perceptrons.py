@@ -6,7 +6,8 @@ small. The spectrum of a perceptron has no closed form, but its values are cheap
 """
 
 import functools
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import chex
 import flax.linen as nn
@@ -14,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.special
 
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.extraction import read_answers
 from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.regression.ridge import refit
+from spex_jax.utils import array_api
+from spex_jax.utils.array_api import Array
 from spex_jax.utils.precision import compiled
-from spex_jax.utils.seeds import MLPKey, NetworkKey
+from spex_jax.utils.seeds import Stream, generator
 
-__all__ = ["Params", "Perceptron", "answers", "fit", "read", "train", "train_ensemble"]
+__all__ = ["Params", "Perceptron", "Trained", "answers", "fit", "initial_params", "read", "train", "train_ensemble"]
 
 _MEMBERS = 5
 _DECAYS = (1.0, 2.0, 4.0)
@@ -30,6 +34,7 @@ _STEPS = 1500
 _STOPS = 10  # equally spaced numbers of steps, one of which the folds choose
 _BATCH = 64
 _RATE = 3e-3
+_TRUNCATED = 0.87962566103423978  # deviation of the standard normal distribution that is truncated at 2
 _PRIOR_FLOOR = 1e-10  # a coefficient of exactly zero still gets a prior variance
 
 Params = Any
@@ -54,57 +59,77 @@ def _apply(params: Params, signs: jax.Array) -> jax.Array:
     return values
 
 
-@compiled(static_argnames=("steps",))
-def train(
-    keys: jax.Array,
-    signs: jax.Array,
-    targets: jax.Array,
-    rows: jax.Array,
-    count: jax.Array,
-    decay: jax.Array,
-    *,
-    steps: int,
-) -> Params:
-    """Trains B networks side by side: AdamW with a cosine rate on batches drawn with replacement, squared error.
+class Trained(NamedTuple):
+    """B networks at S equally spaced numbers of steps.
+
+    Attributes:
+      params: their parameters, with leading axes [S, B].
+      answers: float [S, B, N], their answers at all signs.
+    """
+
+    params: Params
+    answers: Array
+
+
+@functools.cache
+def _shapes(features: int) -> Params:
+    return jax.eval_shape(lambda: Perceptron().init(jax.random.key(0), jnp.zeros((1, features))))
+
+
+def initial_params(rng: np.random.Generator, features: int) -> Params:
+    """Draws parameters of a `Perceptron` as Flax does: kernels of hidden layers from a normal distribution that is
+    truncated at two deviations, of variance 1 / inputs (LeCun et al., 1998), and zeros elsewhere. On the host, since a
+    program of truncated normals compiles for longer than it is used.
+    """
+    edges = scipy.special.ndtr([-2.0, 2.0])
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) < 2 or leaf.shape[1] == 1:
+            return np.zeros(leaf.shape, leaf.dtype)
+        normal = scipy.special.ndtri(rng.uniform(edges[0], edges[1], leaf.shape))
+        return np.asarray(normal / (_TRUNCATED * np.sqrt(leaf.shape[0])), leaf.dtype)
+
+    return jax.tree.map(draw, _shapes(features))
+
+
+@compiled
+def train(params: Params, signs: Array, targets: Array, batches: Array, decay: Array) -> Trained:
+    """Trains B networks side by side: AdamW with a cosine rate on given batches, squared error.
 
     Args:
-      keys: PRNG keys [B], for the start and the batches of each network.
+      params: initial parameters, with a leading axis [B].
       signs: float [N, n].
       targets: float [N].
-      rows: int [B, N], the first count[b] of which are the training rows of a network.
-      count: int [B].
+      batches: int [B, S, T, rows], the rows of each step; S stretches of T steps.
       decay: float [B], weight decay.
-      steps: steps of the optimiser, a multiple of 10.
 
     Returns:
-      Parameters after each tenth of the steps, with leading axes [10, B].
+      The networks after each stretch.
     """
-    chex.assert_shape([signs, rows], [(*targets.shape, None), (*count.shape, *targets.shape)])
-    chex.assert_equal_shape([keys, count, decay])
+    chex.assert_shape([signs, batches], [(*targets.shape, None), (*decay.shape, None, None, None)])
+    _, stretches, length, _ = batches.shape
 
-    def train_one(key: jax.Array, rows: jax.Array, count: jax.Array, decay: jax.Array) -> Params:
-        optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, steps), weight_decay=decay)
-        params = Perceptron().init(jax.random.fold_in(key, NetworkKey.START), signs[:1])
+    def train_one(params: Params, batches: jax.Array, decay: jax.Array) -> Trained:
+        optimizer = optax.adamw(optax.cosine_decay_schedule(_RATE, stretches * length), weight_decay=decay)
 
         def loss(params: Params, batch: jax.Array) -> jax.Array:
             return jnp.mean((_apply(params, signs[batch]) - targets[batch]) ** 2)
 
-        def step(carry: tuple[Params, optax.OptState], key: jax.Array) -> tuple[tuple[Params, optax.OptState], None]:
+        def step(carry: tuple[Params, optax.OptState], batch: jax.Array) -> tuple[tuple[Params, optax.OptState], None]:
             params, state = carry
-            gradient = jax.grad(loss)(params, rows[jax.random.randint(key, (_BATCH,), 0, count)])
-            updates, state = optimizer.update(gradient, state, params)
+            updates, state = optimizer.update(jax.grad(loss)(params, batch), state, params)
             return (optax.apply_updates(params, updates), state), None
 
         def stretch(
-            carry: tuple[Params, optax.OptState], keys: jax.Array
-        ) -> tuple[tuple[Params, optax.OptState], Params]:
-            carry, _ = jax.lax.scan(step, carry, keys)
-            return carry, carry[0]
+            carry: tuple[Params, optax.OptState], batches: jax.Array
+        ) -> tuple[tuple[Params, optax.OptState], Trained]:
+            carry, _ = jax.lax.scan(step, carry, batches)
+            return carry, Trained(carry[0], _apply(carry[0], signs))
 
-        keys = jax.random.split(jax.random.fold_in(key, NetworkKey.BATCHES), (_STOPS, steps // _STOPS))
-        return jax.lax.scan(stretch, (params, optimizer.init(params)), keys)[1]
+        found: Trained = jax.lax.scan(stretch, (params, optimizer.init(params)), batches)[1]
+        return found
 
-    return jax.vmap(train_one, out_axes=1)(keys, rows, count, decay)
+    return jax.vmap(train_one, out_axes=1)(params, batches, decay)
 
 
 @compiled
@@ -113,50 +138,53 @@ def answers(params: Params, signs: jax.Array) -> jax.Array:
     return jax.vmap(_apply, in_axes=(0, None))(params, signs).mean(axis=0)
 
 
-@compiled
-def _each_answer(params: Params, signs: jax.Array) -> jax.Array:
-    """Returns the answers [stops, B, M] of every network at every stop."""
-    found: jax.Array = jax.lax.map(lambda part: jax.vmap(_apply, in_axes=(0, None))(part, signs), params)
+def _train_all(table: Table, rngs: Sequence[np.random.Generator], seen: np.ndarray, decay: np.ndarray) -> Trained:
+    """Trains a network for each generator, rows seen bool [B, N] and decay [B], on the host's arrays.
+
+    Batches are drawn with replacement. A CPU trains `_MEMBERS` of them at a time, so that all trainings share one
+    program; an accelerator all at once.
+    """
+    rows = table.on_device
+    starts = [initial_params(rng, rows.signs.shape[1]) for rng in rngs]
+    batches = [
+        rng.choice(np.flatnonzero(among).astype(np.int32), (_STOPS, _STEPS // _STOPS, _BATCH))
+        for rng, among in zip(rngs, seen, strict=True)
+    ]
+    at_once = _MEMBERS if array_api.host_is_best() else len(rngs)
+    parts = []
+    for start in range(0, len(rngs), at_once):
+        part = slice(start, start + at_once)
+        params = jax.tree.map(lambda *leaves: np.stack(leaves), *starts[part])
+        parts.append(jax.device_get(train(params, rows.signs, rows.targets, np.stack(batches[part]), decay[part])))
+    found: Trained = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=1), *parts)
     return found
 
 
-def _choose(key: jax.Array, table: Table) -> tuple[float, int, np.ndarray]:
+def _choose(table: Table, seed: int) -> tuple[float, int, np.ndarray]:
     """Returns the decay and stop with the least out-of-fold error, and their out-of-fold predictions [N].
 
-    Trains one network for each fold and decay, all in one program.
+    Trains one network for each decay and fold; those of a fold begin alike and see the same batches.
     """
-    fold = np.repeat(np.arange(FOLDS), len(_DECAYS))
-    rows, folds = table.on_device, np.asarray(table.on_device.fold)
-    seen = (folds >= 0) & (folds != fold[:, None])
-    order = jnp.asarray(np.argsort(~seen, axis=1, kind="stable"), jnp.int32)
-    decays = jnp.tile(jnp.asarray(_DECAYS), FOLDS)
-    keys = jnp.repeat(jax.random.split(key, FOLDS), len(_DECAYS))
-    params = train(keys, rows.signs, rows.targets, order, jnp.asarray(seen.sum(axis=1)), decays, steps=_STEPS)
-    found = np.asarray(_each_answer(params, rows.signs), np.float64)
-    found = found.reshape(_STOPS, FOLDS, len(_DECAYS), -1)
-    out = folds == np.arange(FOLDS)[:, None]
-    held_out = np.einsum("sfdn,fn->sdn", found, out)[:, :, : table.count]
+    rngs = [generator(seed, Stream.MLP_FOLDS, fold) for _ in _DECAYS for fold in range(FOLDS)]
+    out = table.fold == np.arange(FOLDS)[:, None]
+    decay = np.repeat(np.asarray(_DECAYS, np.float32), FOLDS)
+    found = _train_all(table, rngs, np.tile(~out, (len(_DECAYS), 1)), decay).answers[:, :, : table.count]
+    found = found.astype(np.float64).reshape(_STOPS, len(_DECAYS), FOLDS, -1)
+    held_out = np.einsum("sdfn,fn->sdn", found, out)
     errors = np.mean((held_out - table.values) ** 2, axis=2)
-    stop, decay = np.unravel_index(int(errors.argmin()), errors.shape)
-    return _DECAYS[decay], int(stop), held_out[stop, decay]
+    stop, chosen = np.unravel_index(int(errors.argmin()), errors.shape)
+    return _DECAYS[chosen], int(stop), held_out[stop, chosen]
 
 
 def train_ensemble(table: Table, *, seed: int) -> tuple[Params, np.ndarray]:
     """Trains the ensemble, with decay and stop chosen by folds. Returns parameters with a leading axis of members, and
     the out-of-fold predictions [N] of single networks.
     """
-    key, rows = jax.random.key(seed), table.on_device
-    decay, stop, held_out = _choose(jax.random.fold_in(key, MLPKey.FOLDS), table)
-    params = train(
-        jax.random.split(jax.random.fold_in(key, MLPKey.MEMBERS), _MEMBERS),
-        rows.signs,
-        rows.targets,
-        jnp.broadcast_to(jnp.arange(len(rows.targets)), (_MEMBERS, len(rows.targets))),
-        jnp.full(_MEMBERS, table.count),
-        jnp.full(_MEMBERS, decay),
-        steps=_STEPS,
-    )
-    return jax.tree.map(lambda leaf: leaf[stop], params), held_out
+    decay, stop, held_out = _choose(table, seed)
+    rngs = [generator(seed, Stream.MLP_MEMBERS, member) for member in range(_MEMBERS)]
+    seen = np.ones((_MEMBERS, table.count), np.bool_)
+    found = _train_all(table, rngs, seen, np.full(_MEMBERS, decay, np.float32))
+    return jax.tree.map(lambda leaf: leaf[stop], found.params), held_out
 
 
 def read(
@@ -165,9 +193,9 @@ def read(
     """Reads the large terms of an ensemble, support bool [K, n] and coefficients float64 [K]; see
     `extraction.read_answers`.
     """
-    query = functools.partial(answers, params)
-    key = jax.random.fold_in(jax.random.key(seed), MLPKey.QUERIES)
-    return read_answers(query, n, width, key, max_degree=max_degree, extract=extract)
+    query = functools.partial(answers, jax.device_put(params))
+    rng = generator(seed, Stream.MLP_QUERIES)
+    return read_answers(query, n, width, rng, max_degree=max_degree, extract=extract)
 
 
 def fit(table: Table, *, max_degree: int, seed: int, extract: str = "grow") -> Fitted:

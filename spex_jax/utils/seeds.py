@@ -12,7 +12,7 @@ import enum
 
 import numpy as np
 
-__all__ = ["FURTHER_TRAININGS", "MLPKey", "NetworkKey", "Stream", "generator"]
+__all__ = ["FURTHER_TRAININGS", "Stream", "generator"]
 
 
 class Stream(enum.IntEnum):
@@ -29,6 +29,10 @@ class Stream(enum.IntEnum):
       WALSH_GP_START: the scales from which the proxy `walsh_gp` starts to learn.
       WALSH_GP_STEPS: the rows of each step of its learning.
       WALSH_GP_DRAWS: the draws of its posterior.
+      MLP_FOLDS: the networks of the proxy `mlp` that are trained without a fold, whose number follows: the initial
+        parameters, then the rows of each step.
+      MLP_MEMBERS: the networks of its ensemble in the same way; the number of the network follows.
+      MLP_QUERIES: the masks at which the ensemble is evaluated to read its spectrum.
     """
 
     HELD_OUT_MASKS = 1
@@ -40,32 +44,9 @@ class Stream(enum.IntEnum):
     WALSH_GP_START = 6
     WALSH_GP_STEPS = 7
     WALSH_GP_DRAWS = 8
-
-
-class MLPKey(enum.IntEnum):
-    """Keys that the proxy `mlp` folds out of the key of its seed.
-
-    Attributes:
-      MEMBERS: the networks of the ensemble.
-      QUERIES: the masks at which the ensemble is evaluated to read its spectrum.
-      FOLDS: the networks of the folds, which choose decay and stop.
-    """
-
-    MEMBERS = 0
-    QUERIES = 1
-    FOLDS = 2
-
-
-class NetworkKey(enum.IntEnum):
-    """Keys that the training of one network of the proxy `mlp` folds out of its own key.
-
-    Attributes:
-      START: the initial parameters.
-      BATCHES: the rows of each step.
-    """
-
-    START = 0
-    BATCHES = 1
+    MLP_FOLDS = 9
+    MLP_MEMBERS = 10
+    MLP_QUERIES = 11
 
 
 # Added to the number of a training that gradients need beyond those of the lens: `measure_seed_noise` folds the numbers
