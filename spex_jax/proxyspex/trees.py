@@ -84,14 +84,13 @@ class _State(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """The result by folds of a depth and a rate: the least out-of-fold error, the number of trees there, and the
-    held-out predictions float64 [N].
+    """The result of a depth and a rate: the least out-of-fold error, the forest of all rows with the number of trees
+    that reaches it, and the out-of-fold predictions float64 [N].
     """
 
     error: float
     depth: int
-    rate: float
-    trees: int
+    forest: Forest
     held_out: np.ndarray
 
 
@@ -155,12 +154,12 @@ def boost(
     weight: Array,
     held_out: Array,
     rate: Array,
-    limit: Array | int = _MOST_TREES,
     *,
     depth: int,
     most_trees: int = _MOST_TREES,
 ) -> Boosted:
-    """Boosts B fits side by side until none improves on its held-out rows any more.
+    """Boosts B fits side by side until none improves on its held-out rows any more; fits without such rows go on as
+    long as the others.
 
     Args:
       signs: [N, n] of -1 (kept), 1, padded with 0.
@@ -168,7 +167,6 @@ def boost(
       weight: [B, N], 1 for the rows of each fit.
       held_out: [B, N], 1 for the rows on which each fit is scored.
       rate: [B], learning rates.
-      limit: trees after which to stop in any case; a new limit does not recompile.
       depth: depth of the trees.
       most_trees: T.
     """
@@ -200,7 +198,7 @@ def boost(
 
     def goes_on(state: _State) -> Array:
         improving = improvable & (state.trees - state.best_tree <= _PATIENCE)
-        return (state.trees < xp.minimum(limit, most_trees)) & improving.any()
+        return (state.trees < most_trees) & improving.any()
 
     start = _State(
         trees=xp.zeros((), xp.int32),
@@ -272,33 +270,32 @@ def forest_terms(forest: Forest, n: int, depth: int) -> tuple[np.ndarray, np.nda
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """Boosts by folds to choose depth, rate and number of trees, boosts all rows with that choice, and reads the exact
-    spectrum.
+    """Boosts by folds to choose depth, rate and number of trees, and reads the exact spectrum of the trees that are
+    boosted on all rows beside them.
     """
     del seed  # only the folds are random, and they come with the table
     rows = table.rows
     xp = namespace(rows)
+    real = (rows.fold >= 0)[None]
     out = rows.fold == xp.arange(FOLDS)[:, None]
-    real = rows.fold >= 0
+    # The last fit sees all rows and is scored on none. It runs along, since a tree of six fits takes hardly longer than
+    # one of five, and a second run would take as many steps again.
+    weight = xp.concatenate([~out & real, real]).astype(xp.float32)
+    held_out = xp.concatenate([out, xp.zeros_like(real)]).astype(xp.float32)
 
-    def boosted(seen: Array, scored: Array, rate: float, limit: int = _MOST_TREES, *, depth: int) -> Boosted:
-        weight, held_out = seen.astype(xp.float32), scored.astype(xp.float32)
-        rates = xp.full(len(weight), rate, xp.float32)
+    def boosted(depth: int, rate: float) -> _Setting:
         with blas_threads_for(rows.signs.size):
-            return boost(rows.signs, rows.targets, weight, held_out, rates, limit, depth=depth)
-
-    def by_folds(depth: int, rate: float) -> _Setting:
-        found = boosted(~out & real, out, rate, depth=depth)
-        mean = np.asarray(found.errors)[:, : int(found.trees)].mean(axis=0)
-        held_out = (np.asarray(found.predictions, np.float64) * np.asarray(out)).sum(axis=0)[: table.count]
-        return _Setting(float(mean.min()), depth, rate, trees=int(mean.argmin()) + 1, held_out=held_out)
+            rates = xp.full(len(weight), rate, xp.float32)
+            found = boost(rows.signs, rows.targets, weight, held_out, rates, depth=depth)
+        errors = np.asarray(found.errors)[:FOLDS, : int(found.trees)].mean(axis=0)
+        predictions = np.asarray(found.predictions, np.float64)[:FOLDS] * np.asarray(out)
+        forest = jax.tree.map(lambda leaf: np.asarray(leaf)[FOLDS, : errors.argmin() + 1], found.forest)
+        return _Setting(float(errors.min()), depth, forest, predictions.sum(axis=0)[: table.count])
 
     # Tries all depths at the faster rate, then the best depth at the slower rate.
-    best = min((by_folds(depth, _RATES[0]) for depth in _DEPTHS), key=lambda setting: setting.error)
-    best = min(best, by_folds(best.depth, _RATES[1]), key=lambda setting: setting.error)
-    forest = boosted(real[None], real[None], best.rate, best.trees, depth=best.depth).forest
-    chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[0, : best.trees], forest)
-    support, coefficients = forest_terms(chosen, table.n, best.depth)
+    best = min((boosted(depth, _RATES[0]) for depth in _DEPTHS), key=lambda setting: setting.error)
+    best = min(best, boosted(best.depth, _RATES[1]), key=lambda setting: setting.error)
+    support, coefficients = forest_terms(best.forest, table.n, best.depth)
     keep = support.sum(axis=1) <= max_degree
     return Fitted(spectrum=Spectrum(support[keep], coefficients[keep]), held_out=lambda: best.held_out)
 

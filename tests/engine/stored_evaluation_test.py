@@ -217,10 +217,11 @@ def test_killed_runs_continue_to_the_same_answer(tmp_path):
     with start([str(tmp_path / name) for name in ("store2", "acknowledged2", "asked2")]) as process:
         assert answer == process.stdout.read().splitlines()[1]
     assert len(json.loads(answer)) == 600
-    acknowledged = pathlib.Path(files[1]).read_text().split()
-    assert len(set(acknowledged)) == 600
     stored = [bytes(row).hex() for row in read(files[0]).packed]
-    assert set(acknowledged) == set(stored)
+    assert len(set(stored)) == len(stored) == 600
+    acknowledged = pathlib.Path(files[1]).read_text().split()  # less what was stored just before the signal came
+    assert set(acknowledged) <= set(stored)
+    assert len(set(acknowledged)) >= 600 - 2 * 8
     asked = pathlib.Path(files[2]).read_text().split()
     assert len(asked) <= 600 + 2 * 8  # at most the batch in flight of each killed run was asked again
 

@@ -83,6 +83,25 @@ def test_the_host_grows_the_forests_of_a_device(rng):
     np.testing.assert_allclose(host.predictions, device.predictions[:, :200], atol=1e-4)
 
 
+def test_the_fit_of_all_rows_runs_along(rng):
+    """It grows the trees that it grows alone, however many the folds need, and its errors stop nothing."""
+    table = prepare(*planted(10, 200, rng, noise=3.0)[:2])
+    rows = table.on_host
+    out = rows.fold == np.arange(FOLDS)[:, None]
+    weights = np.concatenate([~out, np.ones((1, 200))]).astype(np.float32)
+    held_out = np.concatenate([out, np.zeros((1, 200))]).astype(np.float32)
+    rates = np.full(FOLDS + 1, 0.1, np.float32)
+    beside = trees.boost(rows.signs, rows.targets, weights, held_out, rates, depth=3)
+    folds = trees.boost(rows.signs, rows.targets, weights[:-1], held_out[:-1], rates[:-1], depth=3)
+    grown = int(beside.trees)
+    assert 60 < grown == folds.trees < 1000
+    everything = weights[-1:]
+    alone = trees.boost(rows.signs, rows.targets, everything, everything, rates[:1], depth=3, most_trees=grown)
+    np.testing.assert_array_equal(beside.forest.features[-1, :grown], alone.forest.features[0])
+    np.testing.assert_allclose(beside.forest.leaves[-1, :grown], alone.forest.leaves[0], atol=1e-6)
+    np.testing.assert_allclose(beside.errors[:-1], folds.errors, rtol=1e-5)
+
+
 def test_the_host_needs_no_device(rng):
     table = prepare(*planted(10, 100, rng, noise=1.0)[:2])
     with nothing_on_a_device():
