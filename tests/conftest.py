@@ -17,10 +17,16 @@ from spex_jax.utils import array_api, program_cache
 os.environ[program_cache.VARIABLE] = ""
 program_cache.keep_programs("")
 
-# Programs of tests run for milliseconds: XLA is told to optimise less, which takes two thirds of the time.
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-)  # read when the first array is made
+# Programs of tests run for milliseconds: XLA is told to optimise less, which takes two thirds of the time; the older
+# emitters of loops, which a later XLA no longer has, and one piece of code in the place of 32 take half of that.
+_XLA_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if jax.version.__version_info__ < (0, 11):
+    _XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_XLA_FLAGS))  # read when the first array is made
 
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
