@@ -37,8 +37,11 @@ def _as_before():
 
 
 def start(before="", after="", **environment):
-    """Starts a process that imports the package and compiles a program."""
-    given = {name: value for name, value in os.environ.items() if name != program_cache.VARIABLE}
+    """Starts a process that imports the package and compiles a program, with all optimisations: it takes long enough to
+    be kept.
+    """
+    left_out = (program_cache.VARIABLE, "XLA_FLAGS")
+    given = {name: value for name, value in os.environ.items() if name not in left_out}
     given |= {"PYTHONPATH": str(pathlib.Path(spex_jax.__file__).parents[1]), **environment}
     command = [sys.executable, "-c", PROGRAM.format(before=before, after=after)]
     return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
