@@ -1,5 +1,6 @@
 """Every compiled function of the package lowers for TPU and CUDA, on a machine that has neither."""
 
+import dataclasses
 import importlib
 import pkgutil
 import re
@@ -20,6 +21,7 @@ from spex_jax.proxyspex.extraction import _BATCH
 from spex_jax.proxyspex.out_of_core.block_products import Sums, Terms
 from spex_jax.proxyspex.walsh_gp import Scales
 from spex_jax.proxyspex.walsh_gp.scales import Draws
+from spex_jax.proxyspex.walsh_gp.windows import Windows
 from spex_jax.spex.bch import bch
 
 # The engine compiles what others give it (its programs are the masked forwards below), so that its functions have no
@@ -50,6 +52,8 @@ def together(arguments):
 KEY = jax.eval_shape(lambda: jax.random.key(0))
 KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
+WINDOWS = Windows(whole(C, 4), mask(C, 4))
+PLACED = dataclasses.replace(SCALES, log_window_scale=real(C, 4), log_window_amplitude=real(C), windows=WINDOWS)
 PARAMS = jax.eval_shape(
     lambda keys: jax.vmap(lambda key: perceptrons.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS
 )
@@ -121,10 +125,14 @@ CASES = {
     "proxyspex.regression.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
     "proxyspex.trees.boost": ((*FITS, real(B)), {"depth": 3, "most_trees": 8}),
     "proxyspex.walsh_gp.scales.learn_scales": ((DRAWS, *TABLE, mask(N), mask(n)), {}),
+    "proxyspex.walsh_gp.scales.learn_scales_of_windows": (
+        (SCALES, WINDOWS, whole(2, N), *TABLE, mask(N), mask(n)),
+        {},
+    ),
     "proxyspex.walsh_gp.posteriors.posterior": ((SCALES, *TABLE, mask(N), mask(n)), {}),
     "proxyspex.walsh_gp.posteriors.held_out_predictions": ((real(N, N), SCALES, real(N), whole(N)), {}),
     "proxyspex.walsh_gp.posteriors.spectrum_terms": (
-        (SCALES, real(N), real(N, n), mask(n)),
+        (PLACED, real(N), real(N, n), mask(n)),
         {"max_degree": 3, "front": K},
     ),
     "proxyspex.walsh_gp.prior.prior_variances": ((SCALES, mask(n), mask(K, n)), {}),

@@ -22,17 +22,22 @@ class Ablations:
       values: float64 [M].
       held_out: bool [M], the rows that measure how faithful a fit is; no fit uses them.
       design: how the method drew the masks, where its fit needs to know, such as the code of SPEX; None for most.
+      coordinates: float64 [n, d], where the features are; None where that is not known.
     """
 
     masks: np.ndarray
     values: np.ndarray
     held_out: np.ndarray
     design: Any = None
+    coordinates: np.ndarray | None = None
 
     @classmethod
-    def to_fit(cls, masks: np.ndarray, values: np.ndarray, design: Any = None) -> "Ablations":
+    def to_fit(
+        cls, masks: np.ndarray, values: np.ndarray, design: Any = None, coordinates: np.ndarray | None = None
+    ) -> "Ablations":
         """Returns ablations of which none is held out."""
-        return cls(masks=masks, values=values, held_out=np.zeros(len(masks), np.bool_), design=design)
+        held_out = np.zeros(len(masks), np.bool_)
+        return cls(masks=masks, values=values, held_out=held_out, design=design, coordinates=coordinates)
 
     def __len__(self) -> int:
         """Returns the number of masks, M."""

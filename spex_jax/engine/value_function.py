@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.coordinates import check_coordinates
 from spex_jax.core.packed_masks import PackedMasks
 from spex_jax.engine.details import Details, plain_details
 from spex_jax.engine.hints import as_values
@@ -83,6 +84,7 @@ class ValueFunction:
       outputs: the shape of one value, () for a scalar.
       identity: a string that functions share only if their values are the same; None where unknown.
       details: what a report may show, such as the text and the spans of its units.
+      coordinates: float64 [n, d], where the features are; None where that is not known.
       host: options of host code.
       device: options of a device function.
     """
@@ -97,6 +99,7 @@ class ValueFunction:
         identity: str | None = None,
         outputs: tuple[int, ...] = (),
         details: Details | dict[str, Any] | None = None,
+        coordinates: Any = None,
         device: DeviceOptions | None = None,
         workers: int = 1,
         timeout: float | None = None,
@@ -116,12 +119,14 @@ class ValueFunction:
           outputs: shape of one value.
           details: what reports may show: a lens's record, or a JSON-like dictionary with fields of `details.Details`
             and any others.
+          coordinates: [n, d] or [n], where the features are, in any unit that all columns share: the places of words,
+            the rows and columns of patches. Fits then look for interactions among neighbours, see `proxyspex.fit`.
           device: options of a device function.
           workers, timeout, retries, backoff: options of host code, see `HostOptions`.
 
         Raises:
-          ValueError: fn is not callable, n is not a positive whole number, names or width do not fit n, reports cannot
-            show the details, or an option is out of range or does not belong to such a function.
+          ValueError: fn is not callable, n is not a positive whole number, names, coordinates or width do not fit n,
+            reports cannot show the details, or an option is out of range or does not belong to such a function.
         """
         if not callable(fn):
             raise ValueError(f"a value function must be callable (masks [M, n] -> values [M]), got {type(fn).__name__}")
@@ -135,6 +140,7 @@ class ValueFunction:
             raise ValueError(f"identity must be a string that is not empty, or None, got {identity!r}")
         self.fn, self.n, self.on_device = fn, int(n), on_device
         self.names = masks_lib.check_names(names, self.n)
+        self.coordinates = check_coordinates(coordinates, self.n)
         self.identity, self.outputs = identity, tuple(outputs)
         self.details = details if isinstance(details, Details) else plain_details(details or {}, self.n)
         self.host = HostOptions(workers=workers, timeout=timeout, retries=retries, backoff=backoff)

@@ -11,7 +11,7 @@ import numpy as np
 from spex_jax.engine.details import ComponentsDetails
 from spex_jax.engine.value_function import DeviceOptions, ValueFunction
 from spex_jax.lenses.component_parts.ablated_components import AblatedComponents, Reading
-from spex_jax.lenses.component_parts.component_units import component_units
+from spex_jax.lenses.component_parts.component_units import ComponentUnits, component_units
 from spex_jax.lenses.component_parts.prompt_batch import PromptBatch, at_places, prompt_batch, token_ids
 from spex_jax.lenses.values import VALUES
 from spex_jax.models.components import record
@@ -137,7 +137,18 @@ def components(  # noqa: PLR0913
             layers=tuple(tuple(sorted({layer for _, layer, _ in parts})) for parts in chosen.parts),
             columns=tuple(chosen.columns),
         ),
+        coordinates=_depth(chosen),
     )
+
+
+def _depth(units: ComponentUnits) -> np.ndarray | None:
+    """Returns the mean layer of each unit, float64 [n]; None where all are in one.
+
+    The numbers of the heads in a layer do not say which of them act together, and as a second coordinate do not help
+    (docs/decisions/65).
+    """
+    layers = np.array([np.mean([layer for _, layer, _ in parts]) for parts in units.parts])
+    return None if (layers == layers[0]).all() else layers
 
 
 @jax.jit

@@ -119,6 +119,14 @@ def _segments(shape: tuple[int, int], grid: Any, segments: Any) -> tuple[np.ndar
     return segment, names, (rows, columns)
 
 
+def _centres(segment: np.ndarray, count: int) -> np.ndarray | None:
+    """Returns the mean row and column of the pixels of each patch, float64 [n, 2]; None where all are in one place."""
+    inside = segment >= 0
+    sums = [np.bincount(segment[inside], where, count) for where in np.nonzero(inside)]
+    centres = np.stack(sums, axis=1) / np.bincount(segment[inside], minlength=count)[:, None]
+    return None if (centres == centres[0]).all() else centres
+
+
 def _replacement(image: np.ndarray, removal: Any) -> tuple[np.ndarray, str]:
     if isinstance(removal, str):
         if removal not in REMOVALS:
@@ -218,4 +226,5 @@ def patches(
             grid=sides,
             pixels=math.prod(array.shape[:2]),
         ),
+        coordinates=_centres(segment, len(names)),
     )

@@ -221,6 +221,7 @@ def text(  # noqa: PLR0913
             own_target=target is None,
             left_out=prompt.left_out,
         ),
+        coordinates=np.arange(prompt.n),
     )
 
 

@@ -66,7 +66,7 @@ def evaluate_adaptively(
         known = np.isfinite(values)
         if known.sum() < least:
             raise too_few_values(known.sum(), len(masks), least)
-        finite = Ablations.to_fit(masks[known], values[known])
+        finite = Ablations.to_fit(masks[known], values[known], coordinates=plan.coordinates)
         if aims or (adaptive.acquisition == "interactions" and len(masks) < room):
             spectrum = plan.method.fit(finite, plan.seed)
             reached = _reached(plan, adaptive, spectrum, held)
@@ -89,6 +89,7 @@ def evaluate_adaptively(
             masks=np.concatenate([masks, held.masks]),
             values=np.concatenate([values, held.values]),
             held_out=last_rows(len(masks) + len(held), len(held)),
+            coordinates=plan.coordinates,
         ),
         spectrum=spectrum,
         settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},

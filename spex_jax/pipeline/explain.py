@@ -41,6 +41,7 @@ def explain(  # noqa: PLR0913
     store_key: str | None = None,
     mesh: jax.sharding.Mesh | None = None,
     names: Sequence[str] | None = None,
+    coordinates: Any = None,
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
@@ -76,6 +77,7 @@ def explain(  # noqa: PLR0913
       batch_size, mesh, progress: see `spex_jax.evaluate`.
       store_key: identifies a bare callable, or any value function without an identity, in the store.
       names: n names; None takes those of the lens.
+      coordinates: [n, d] or [n], where the features are, see `proxyspex.fit`; None takes those of the lens.
       check_invariance: evaluates some masks again, alone and in another order, beyond the budget (see
         `check_batch_invariance`). Without it a device function is checked where the last batch has free rows.
       nonfinite: what to do with masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
@@ -103,6 +105,7 @@ def explain(  # noqa: PLR0913
         max_order=max_order,
         seed=seed,
         names=names,
+        coordinates=coordinates,
     )
     (evaluated,) = evaluate_outputs(
         value_fn,

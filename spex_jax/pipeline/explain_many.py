@@ -191,6 +191,8 @@ def _answers(
     identity = identity_of(value_fn)
     outputs = range(math.prod(value_fn.outputs))
     known = [__version__, changed, value_fn.names, value_fn.details.to_json()]
+    if value_fn.coordinates is not None:
+        known.append({"coordinates": value_fn.coordinates.tolist()})
     saved = []
     for output in outputs:
         settings = json.dumps(known + [output] * (len(outputs) > 1), sort_keys=True, default=str)

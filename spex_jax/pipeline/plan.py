@@ -8,6 +8,7 @@ import numpy as np
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.ablations import Ablations, last_rows
+from spex_jax.core.coordinates import check_coordinates
 from spex_jax.core.indices import Index, find_index
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.methods import Adaptive, Method
@@ -24,7 +25,7 @@ class Plan:
     Attributes:
       names: one name per feature.
       masks: bool [M, n]; for adaptive sampling those of the first part.
-      held_out, design: see `Ablations`.
+      held_out, design, coordinates: see `Ablations`.
       complete: whether these are all 2^n masks; for a method that fits a surrogate, the masks that it needs come first.
       method, seed: method and seed of the fit.
       budget: number of ablations.
@@ -36,6 +37,7 @@ class Plan:
     masks: np.ndarray
     held_out: np.ndarray
     design: Any
+    coordinates: np.ndarray | None
     complete: bool
     method: Method
     seed: int
@@ -51,7 +53,13 @@ class Plan:
 
     def ablations(self, values: np.ndarray) -> Ablations:
         """Returns the masks with their values, float64 [M, *outputs]."""
-        return Ablations(masks=self.masks, values=values, held_out=self.held_out, design=self.design)
+        return Ablations(
+            masks=self.masks,
+            values=values,
+            held_out=self.held_out,
+            design=self.design,
+            coordinates=self.coordinates,
+        )
 
 
 def make_plan(
@@ -63,6 +71,7 @@ def make_plan(
     max_order: int,
     seed: int,
     names: Sequence[str] | None,
+    coordinates: Any = None,
 ) -> Plan:
     """Checks the arguments, which `explain` documents, and draws the masks; nothing is evaluated yet.
 
@@ -76,6 +85,7 @@ def make_plan(
     method.check(seed)  # fail before the model is evaluated
     budget, seed = check_budget(budget, n, method), int(seed)
     names = value_fn.names if names is None else masks_lib.check_names(names, n)
+    places = value_fn.coordinates if coordinates is None else check_coordinates(coordinates, n)
 
     complete = n < 63 and 2**n <= budget
     held_out = 0 if complete else held_out_count(budget)
@@ -93,6 +103,7 @@ def make_plan(
         masks=masks,
         held_out=last_rows(len(masks), held_out),
         design=design,
+        coordinates=places,
         complete=complete,
         method=method,
         seed=seed,

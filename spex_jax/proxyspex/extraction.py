@@ -19,7 +19,7 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs as to_signs
 from spex_jax.core.walsh import walsh_hadamard
-from spex_jax.utils.array_api import Array, namespace, on_host, put, top_k
+from spex_jax.utils.array_api import Array, fold_in_order, namespace, on_host, put, top_k
 from spex_jax.utils.precision import compiled, portable
 
 __all__ = ["EXTRACTS", "Extract", "characters_of", "energy_cut", "grow", "in_units", "read_answers"]
@@ -103,7 +103,10 @@ def grow(
 
     def extend(sets: _Front, degree: Array | int) -> tuple[_Front, _Found]:
         correlation = xp.matmul(sets.characters * weights, signs)
-        prior = sum(xp.exp(sets.log_prior[:, r, None] + row) for r, row in enumerate(log_w))
+        nothing = xp.zeros_like(correlation)
+        prior = fold_in_order(
+            lambda total, r: total + xp.exp(sets.log_prior[:, r, None] + log_w[r]), nothing, xp.arange(len(log_w))
+        )
         prior += xp.where(degree == 0, first, 0.0)
         allowed = sets.valid[:, None] & ~sets.support & used
         score = xp.where(allowed, xp.abs(prior * correlation), -1.0)

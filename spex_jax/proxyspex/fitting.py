@@ -74,6 +74,7 @@ def fit(
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
+    coordinates: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> Spectrum:
@@ -91,13 +92,16 @@ def fit(
         trees and linear where it leaves much unexplained); or its record, such as `Linear(solver="lasso")`.
       max_degree: largest degree of a term.
       max_terms: number of terms, () included; None is the fewest with 99.9% of the energy, at most 10,000.
+      coordinates: [n, d] or [n], where the features are, in any unit that all columns share: the places of words, the
+        rows and columns of patches. "walsh_gp" and "auto" then also look for interactions among neighbours, and keep
+        what they find there as far as it predicts rows that a fit did not see; the other proxies have no use for it.
       solver: for "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
       extract: how the spectrum of "mlp" is read: "grow" (the default, a search that grows sets) or "spex" (coded masks,
         decoded: also finds sets that no smaller set leads to).
       seed: the same table and seed give the same spectrum, to the last bit on one platform.
 
     Raises:
-      ValueError: masks, values or options that cannot be used; the message states what was expected.
+      ValueError: masks, values, coordinates or options that cannot be used; the message states what was expected.
     """
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
@@ -113,7 +117,7 @@ def fit(
             return options.proxy.fit_packed(
                 masks, values, max_degree=options.max_degree, max_terms=options.max_terms, seed=options.seed
             )
-    table = prepare(masks, values, seed)
+    table = prepare(masks, values, seed, coordinates)
     if isinstance(table, float):
         return constant(masks, table)
     return fit_table(table, options).spectrum
@@ -127,6 +131,7 @@ def cross_fit(
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
+    coordinates: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> tuple[Spectrum, np.ndarray]:
@@ -135,7 +140,7 @@ def cross_fit(
     Args:
       masks: bool [M, n], distinct.
       values: [M], finite.
-      proxy, max_degree, max_terms, seed, solver, extract: see `fit`.
+      proxy, max_degree, max_terms, seed, coordinates, solver, extract: see `fit`.
 
     Returns:
       The spectrum, and predictions float64 [M]; nan for masks that no fit left out (among many thousands).
@@ -146,7 +151,7 @@ def cross_fit(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    table = prepare(masks, values, seed)
+    table = prepare(masks, values, seed, coordinates)
     if isinstance(table, float):
         return constant(masks, table), np.full(len(masks), table)
     check_distinct(table, masks)

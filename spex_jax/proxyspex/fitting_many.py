@@ -70,6 +70,7 @@ def fit_many(
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
+    coordinates: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[Spectrum]:
@@ -90,6 +91,7 @@ def fit_many(
       masks: bool [M, n] for T outputs of the same masks; or a list of B arrays bool [M_b, n_b].
       values: [M, T]; or a list of B arrays [M_b].
       proxy, max_degree, max_terms, seed, solver, extract: see `fit`; the same for all tables.
+      coordinates: see `fit`, the same for all tables; or a list of B arrays, None for tables without.
 
     Returns:
       T or B spectra, in this order.
@@ -101,7 +103,7 @@ def fit_many(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    return [found for found, _ in _fits(masks, values, options, predict=False)]
+    return [found for found, _ in _fits(masks, values, coordinates, options, predict=False)]
 
 
 def cross_fit_many(
@@ -112,14 +114,15 @@ def cross_fit_many(
     max_degree: int = 5,
     max_terms: int | None = None,
     seed: int = 0,
+    coordinates: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[tuple[Spectrum, np.ndarray]]:
     """Cross-fits many tables: the spectra of `fit_many`, each with the out-of-fold predictions.
 
     Args:
-      masks, values, proxy, max_degree, max_terms, seed, solver, extract: see `fit_many`; the masks of a table must
-        be distinct.
+      masks, values, proxy, max_degree, max_terms, seed, coordinates, solver, extract: see `fit_many`; the masks of a
+        table must be distinct.
 
     Returns:
       For each table the spectrum, and predictions float64 [M_b]; nan for masks that no fit left out.
@@ -130,17 +133,37 @@ def cross_fit_many(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    return _fits(masks, values, options, predict=True)
+    return _fits(masks, values, coordinates, options, predict=True)
 
 
-def _fits(masks: Any, values: Any, options: FitOptions, *, predict: bool) -> list[tuple[Spectrum, np.ndarray]]:
+def _places(coordinates: Any, tables: int) -> list[Any]:
+    """Returns the coordinates of every table.
+
+    Raises:
+      ValueError: a list of arrays for another number of tables.
+    """
+    each_its_own = isinstance(coordinates, list | tuple) and any(one is None or np.ndim(one) > 1 for one in coordinates)
+    if not each_its_own:
+        return [coordinates] * tables
+    if len(coordinates) != tables:
+        raise ValueError(
+            f"there must be coordinates for every table, or the same for all, got {len(coordinates)} arrays of "
+            f"coordinates for {tables} tables"
+        )
+    return list(coordinates)
+
+
+def _fits(
+    masks: Any, values: Any, coordinates: Any, options: FitOptions, *, predict: bool
+) -> list[tuple[Spectrum, np.ndarray]]:
     """Returns the spectra, with the out-of-fold predictions if `predict`."""
     given = _tables(masks, values)
+    places = _places(coordinates, len(given[0]))
     tables: dict[int, Table] = {}
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
     for b, (rows, answers) in enumerate(zip(*given, strict=True)):
         try:
-            table = prepare(rows, answers, options.seed)
+            table = prepare(rows, answers, options.seed, places[b])
             if isinstance(table, float):
                 found[b] = constant(rows, table), np.full(len(rows), table)
                 continue

@@ -142,14 +142,16 @@ class ProxySPEX(Method):
 
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum of the proxy."""
-        return fit(ablations.masks, ablations.values, **self._fit_options(), seed=seed)
+        options = self._fit_options()
+        return fit(ablations.masks, ablations.values, **options, coordinates=ablations.coordinates, seed=seed)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
         """Fits many tables; for masks drawn by coalition size it also gives the out-of-fold predictions."""
         masks, values = [table.masks for table in tables], [table.values for table in tables]
+        options = {**self._fit_options(), "coordinates": [table.coordinates for table in tables], "seed": seed}
         if self.sampling in sampling.PAIRED:
-            return [CrossFit(*found) for found in cross_fit_many(masks, values, **self._fit_options(), seed=seed)]
-        return [CrossFit(found) for found in fit_many(masks, values, **self._fit_options(), seed=seed)]
+            return [CrossFit(*found) for found in cross_fit_many(masks, values, **options)]
+        return [CrossFit(found) for found in fit_many(masks, values, **options)]
 
     def _fit_options(self) -> dict[str, Any]:
         return {"proxy": self.proxy, "max_degree": self.max_degree, "max_terms": self.max_terms}
@@ -207,7 +209,7 @@ class SPEX(Method):
         if self.residual_of is None:
             found = spex.decode(design, values)
         else:
-            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed)
+            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed, coordinates=ablations.coordinates)
         return _through_ends(found, ablations)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
+from spex_jax.core.coordinates import check_coordinates
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
 from spex_jax.utils import array_api
@@ -61,6 +62,7 @@ class Table:
       mean, scale: the given values are mean + scale * values.
       fold: int32 [N], as `Rows.fold`.
       order: int [N], the index of each row in the given table, if all its rows were distinct.
+      coordinates: float64 [n, d], where the features are; None where that is not known.
     """
 
     masks: np.ndarray
@@ -69,6 +71,7 @@ class Table:
     scale: float
     fold: np.ndarray
     order: np.ndarray
+    coordinates: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -206,7 +209,7 @@ def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> flo
     return float(np.clip(gain.mean() / (2 * (1 + 10 / len(gain)) * error), 0.0, 1.0)) if error > 0 else 1.0
 
 
-def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
+def prepare(masks: Any, values: Any, seed: int = 0, coordinates: Any = None) -> Table | float:
     """Checks, deduplicates, orders and scales a table of ablations.
 
     The rows are put in an order that depends on their masks alone and is random otherwise: the folds, sums and ties of
@@ -216,15 +219,18 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
       masks: bool [M, n].
       values: [M].
       seed: for the folds.
+      coordinates: [n, d], see `fit`; or None.
 
     Returns:
       The table, or the value of a function that is constant on these masks.
 
     Raises:
-      ValueError: no rows, or masks or values that `check_masks` and `check_values` refuse.
+      ValueError: no rows, or masks, values or coordinates that `check_masks`, `check_values` and `check_coordinates`
+        refuse.
     """
     masks_lib.check_not_traced("a fit")
     masks = masks_lib.check_masks(masks)
+    places = check_coordinates(coordinates, masks.shape[1])
     if not len(masks):
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
@@ -236,4 +242,5 @@ def prepare(masks: Any, values: Any, seed: int = 0) -> Table | float:
         return standardised
     targets, mean, scale = standardised
     fold = np.random.default_rng(seed).permutation(len(masks)) % FOLDS
-    return Table(masks=masks, values=targets, mean=mean, scale=scale, fold=fold.astype(np.int32), order=order)
+    columns = {"masks": masks, "values": targets, "fold": fold.astype(np.int32), "order": order}
+    return Table(**columns, mean=mean, scale=scale, coordinates=places)

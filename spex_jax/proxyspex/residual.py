@@ -15,7 +15,13 @@ __all__ = ["fit_and_decode"]
 
 
 def fit_and_decode(
-    design: spex.Design, values: object, *, proxy: str | Proxy = "walsh_gp", max_degree: int = 5, seed: int = 0
+    design: spex.Design,
+    values: object,
+    *,
+    proxy: str | Proxy = "walsh_gp",
+    max_degree: int = 5,
+    seed: int = 0,
+    coordinates: object = None,
 ) -> Spectrum:
     """Decodes the sets that a proxy does not explain, and refits the proxy to the rest.
 
@@ -25,15 +31,17 @@ def fit_and_decode(
     Args:
       design: made by `spex_jax.spex.design`.
       values: [M], the value at each of `design.masks`.
-      proxy, max_degree, seed: see `fit`.
+      proxy, max_degree, seed, coordinates: see `fit`.
 
     Raises:
       ValueError: values of the wrong length, or not finite; options that `fit` refuses.
     """
     answers = spex.check_design(design, values)
     chosen = checked_options(proxy=proxy, max_degree=max_degree, max_terms=None, seed=seed).proxy
-    smooth = functools.partial(fit, design.masks, proxy=chosen, max_degree=max_degree, seed=seed)
-    table = prepare(design.masks, answers, seed)
+    smooth = functools.partial(
+        fit, design.masks, proxy=chosen, max_degree=max_degree, seed=seed, coordinates=coordinates
+    )
+    table = prepare(design.masks, answers, seed, coordinates)
     if isinstance(table, float):
         return smooth(answers)
     with in_float32():

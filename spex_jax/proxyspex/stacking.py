@@ -37,31 +37,32 @@ def stack_weights(held_out: np.ndarray, values: np.ndarray, prior_rows: float = 
 
 
 def fit(table: Table, *, max_degree: int, seed: int) -> Fitted:
-    """Fits walsh_gp, and stacks it with trees and linear where it leaves much unexplained."""
+    """Fits walsh_gp, with and without windows, and stacks it with trees and linear where it leaves much unexplained."""
     return complete(table, walsh_gp.fit(table, max_degree=max_degree, seed=seed), max_degree=max_degree, seed=seed)
 
 
-def complete(table: Table, smooth: Fitted, *, max_degree: int, seed: int) -> Fitted:
-    """Completes `fit` from the walsh_gp fit of a table: adds the other members where they are needed."""
-    predicted = smooth.held_out()
+def complete(table: Table, smooth: walsh_gp.GaussianFit, *, max_degree: int, seed: int) -> Fitted:
+    """Completes `fit` from the walsh_gp fit without windows: adds the other members where they are needed."""
+    first = walsh_gp.with_neighbours(table, smooth, max_degree=max_degree, seed=seed)
+    predicted = first.held_out()
     seen = np.isfinite(predicted)
     variance = np.mean(table.values[seen] ** 2)
     if np.mean((table.values - predicted)[seen] ** 2) <= (1 - _GOOD_ENOUGH) * variance:
-        return dataclasses.replace(smooth, held_out=lambda: predicted)
-    members = [smooth, linear.fit(table, max_degree=max_degree, seed=seed)]
+        return dataclasses.replace(first, held_out=lambda: predicted)
+    members = [first, linear.fit(table, max_degree=max_degree, seed=seed)]
     if table.count * table.n <= _MOST_SPLITS:
         members.append(trees.fit(table, max_degree=max_degree, seed=seed))
     predictions = np.stack([predicted, *(member.held_out() for member in members[1:])])
     weights = stack_weights(predictions[:, seen], table.values[seen], _PRIOR_ROWS)
-    spectrum = float(weights[0]) * smooth.spectrum
+    spectrum = float(weights[0]) * first.spectrum
     for weight, member in zip(weights[1:], members[1:], strict=True):
         spectrum = spectrum + float(weight) * member.spectrum
 
     def covariance_factor(support: np.ndarray) -> np.ndarray:
         """Returns the posterior's factor, with the shift of the stack from the posterior mean as one more column."""
-        moved = spectrum.coefficients_at(support) - smooth.spectrum.coefficients_at(support)
-        assert smooth.covariance_factor is not None
-        return np.concatenate([smooth.covariance_factor(support), moved[:, None]], axis=1)
+        moved = spectrum.coefficients_at(support) - first.spectrum.coefficients_at(support)
+        assert first.covariance_factor is not None
+        return np.concatenate([first.covariance_factor(support), moved[:, None]], axis=1)
 
     return Fitted(spectrum=spectrum, held_out=lambda: weights @ predictions, covariance_factor=covariance_factor)
 
@@ -82,6 +83,6 @@ class Auto(Proxy):
         self, tables: Sequence[Table], size: int, *, max_degree: int, seed: int
     ) -> tuple[list[Fitted], Draw]:
         """Fits walsh_gp to all tables in one program, and the other members to one table at a time."""
-        fits, draw = walsh_gp.WalshGP().fit_together(tables, size, max_degree=max_degree, seed=seed)
+        fits, draw = walsh_gp.fit_together(tables, size, max_degree=max_degree, seed=seed)
         pairs = zip(tables, fits, strict=True)
         return [complete(table, smooth, max_degree=max_degree, seed=seed) for table, smooth in pairs], draw

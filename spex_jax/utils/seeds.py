@@ -33,6 +33,7 @@ class Stream(enum.IntEnum):
         parameters, then the rows of each step.
       MLP_MEMBERS: the networks of its ensemble in the same way; the number of the network follows.
       MLP_QUERIES: the masks at which the ensemble is evaluated to read its spectrum.
+      WALSH_GP_WINDOWS: the rows of each step in which `walsh_gp` learns the scales of windows.
     """
 
     HELD_OUT_MASKS = 1
@@ -47,6 +48,7 @@ class Stream(enum.IntEnum):
     MLP_FOLDS = 9
     MLP_MEMBERS = 10
     MLP_QUERIES = 11
+    WALSH_GP_WINDOWS = 12
 
 
 # Added to the number of a training that gradients need beyond those of the lens: `measure_seed_noise` folds the numbers

@@ -24,6 +24,7 @@ NUMBERS = {
         "MLP_FOLDS": 9,
         "MLP_MEMBERS": 10,
         "MLP_QUERIES": 11,
+        "WALSH_GP_WINDOWS": 12,
     },
 }
 

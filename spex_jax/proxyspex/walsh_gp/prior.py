@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import chex
 import jax
 import numpy as np
 
-from spex_jax.utils.array_api import Array, namespace
+from spex_jax.proxyspex.walsh_gp.windows import Windows
+from spex_jax.utils.array_api import Array, fold_in_order, namespace, put
 from spex_jax.utils.precision import portable
 
 __all__ = [
@@ -19,25 +21,35 @@ __all__ = [
     "prior_variances",
     "product_kernel",
     "spectral_prior",
+    "window_kernel",
 ]
 
 NOISE_FLOOR = 1e-4  # least noise that float32 can invert, as a share of the variance of the values
+_LEAST_W = 1e-30  # keeps the logarithm of a scale that underflows finite, and is that of a unit outside of a window
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_scale", "log_amplitude", "log_first", "log_constant", "log_noise"],
+    data_fields=[
+        *("log_scale", "log_amplitude", "log_first", "log_constant", "log_noise"),
+        *("log_window_scale", "log_window_amplitude", "windows"),
+    ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []."""
+    """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []; and with windows of
+    neighbouring units log a [W, k] and log A [W] of each window, and the windows, which are not learned.
+    """
 
     log_scale: Array
     log_amplitude: Array
     log_first: Array
     log_constant: Array
     log_noise: Array
+    log_window_scale: Array = None
+    log_window_amplitude: Array = None
+    windows: Windows | None = None
 
     @property
     def noise(self) -> Array:
@@ -53,7 +65,25 @@ def kernel(scales: Scales, left: Array, right: Array, used: Array) -> Array:
     total = xp.matmul(left * b, right.T) + xp.exp(scales.log_constant)
     for row, log_amplitude in zip(a, scales.log_amplitude, strict=True):
         total += product_kernel(row, log_amplitude, left, right)
-    return total
+    if scales.windows is None:
+        return total
+
+    def add(found: Array, window: Array) -> Array:
+        found += window_kernel(scales, window, left, right)
+        return found
+
+    return fold_in_order(add, total, xp.arange(len(scales.log_window_amplitude)))
+
+
+def window_kernel(scales: Scales, window: Array, left: Array, right: Array) -> Array:
+    """Returns the product kernel [N, M] of one window, by its number, for signs [N, n] and [M, n]."""
+    assert scales.windows is not None
+    xp = namespace(scales, left, right)
+    units, inside = scales.windows.units[window], scales.windows.inside[window]
+    a = xp.where(inside, xp.exp(scales.log_window_scale[window]), 0.0)
+    # A window without units, which fills up the windows of a program, has no amplitude either.
+    log_amplitude = xp.where(inside.any(), scales.log_window_amplitude[window], -math.inf)
+    return product_kernel(a, log_amplitude, left[:, units], right[:, units])
 
 
 def product_kernel(a: Array, log_amplitude: Array, left: Array, right: Array) -> Array:
@@ -68,8 +98,8 @@ class SpectralPrior(NamedTuple):
     """The prior variances of the coefficients, in parts.
 
     Attributes:
-      log_w: float [R, n], log w.
-      log_empty: float [R], the logarithm of each product kernel's prior variance of F(()).
+      log_w: float [R + W, n], log w; those of windows come last, and vanish outside of them.
+      log_empty: float [R + W], the logarithm of each product kernel's prior variance of F(()).
       first: float [n], b.
       empty: float [], the whole prior variance of F(()).
     """
@@ -84,9 +114,16 @@ def spectral_prior(scales: Scales, used: Array) -> SpectralPrior:
     """Returns the prior of the coefficients under scales; used bool [n] marks the real features."""
     xp = namespace(scales)
     a = xp.exp(scales.log_scale)
-    # tanh(a) = a for small a; the floor keeps the logarithm of a scale that underflows finite.
-    log_w = xp.log(xp.maximum(xp.tanh(a), 1e-30))
+    log_w = xp.log(xp.maximum(xp.tanh(a), _LEAST_W))  # tanh(a) = a for small a
     log_empty = scales.log_amplitude - xp.where(used, xp.log1p(xp.tanh(a)), 0.0).sum(axis=1)
+    if scales.windows is not None:
+        windows, w = scales.windows, xp.tanh(xp.exp(scales.log_window_scale))
+        at = xp.where(windows.inside, windows.units, len(used))  # one column more takes what is outside
+        outside = xp.full((len(w), len(used) + 1), math.log(_LEAST_W), np.float32)
+        spread = put(outside, (xp.arange(len(w))[:, None], at), xp.log(xp.maximum(w, _LEAST_W)))[:, :-1]
+        shrunk = scales.log_window_amplitude - xp.where(windows.inside, xp.log1p(w), 0.0).sum(axis=1)
+        log_w = xp.concatenate([log_w, spread])
+        log_empty = xp.concatenate([log_empty, xp.where(windows.inside.any(axis=1), shrunk, -math.inf)])
     first, empty = xp.exp(scales.log_first), xp.exp(log_empty).sum() + xp.exp(scales.log_constant)
     return SpectralPrior(log_w, log_empty, first, empty)
 

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
+from spex_jax.proxyspex.preprocessing import FOLDS, Table
 from spex_jax.proxyspex.proxy import Draw
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, Terms, posterior, predict, solve, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
-from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, read
-from spex_jax.proxyspex.walsh_gp.scales import KERNELS, Draws, draw, learn_scales, rows_of_step
+from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, GaussianFit, read
+from spex_jax.proxyspex.walsh_gp.scales import KERNELS, Draws, draw, learn, learn_scales, rows_of_step
 from spex_jax.utils.array_api import Array, namespace
 from spex_jax.utils.precision import compiled
 from spex_jax.utils.threads import one_blas_thread
@@ -92,7 +92,7 @@ def seen_by(fold: Array) -> Array:
     return (fold >= 0) & xp.concatenate([fold[None] >= 0, fold != xp.arange(FOLDS)[:, None]])
 
 
-def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: int) -> tuple[list[Fitted], Draw]:
+def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: int) -> tuple[list[GaussianFit], Draw]:
     """Fits tables of at most 8,192 rows that are padded to the same shape.
 
     Args:
@@ -120,11 +120,14 @@ def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: i
 
     factors: list[np.ndarray] = []
 
-    def fitted(b: int) -> Fitted:
-        return Fitted(
+    def fitted(b: int) -> GaussianFit:
+        return GaussianFit(
             spectrum=read(jax.tree.map(lambda part: part[b], terms), tables[b].n),
             held_out=lambda: np.asarray(answers[b, : tables[b].count], np.float64),
             covariance_factor=lambda _: factors[b],
+            learn=lambda seen: (
+                jax.tree.map(lambda leaf: leaf[b], scales) if seen.all() else learn(seed, tables[b], seen)
+            ),
         )
 
     def draw_supports(supports: Sequence[np.ndarray]) -> None:
