@@ -32,7 +32,8 @@ class Game:
 
     masks: bool [M, n]; values: float64 [M]; reference: published results on the same rows by alpha, may be empty; live:
     the value function that evaluates any mask, if there is one, and store: the folder of its stored values; group: the
-    group of games with which it is averaged.
+    group of games with which it is averaged; coordinates: float [n, d], where the features are, None where they have no
+    places.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Game:
     live: ValueFunction | None = None
     store: str | None = None
     group: str | None = None
+    coordinates: np.ndarray | None = None
 
     @property
     def n(self) -> int:
@@ -55,8 +57,9 @@ class Game:
 
     @functools.cached_property
     def content(self) -> str:
-        """A hash of the table."""
-        return hashlib.sha256(self.masks.tobytes() + self.values.tobytes()).hexdigest()[:16]
+        """A hash of the table, and of the places of its features."""
+        places = b"" if self.coordinates is None else self.coordinates.tobytes()
+        return hashlib.sha256(self.masks.tobytes() + self.values.tobytes() + places).hexdigest()[:16]
 
     def budget(self, alpha: float) -> int | None:
         """Returns alpha n log2 n, or None where the table leaves too few rows to test on: 1,000, or a quarter of a
@@ -95,7 +98,9 @@ class Game:
 
 
 def load(folder: str, contains: str = "") -> list[Game]:
-    """Loads a folder of games: NAME.npz with packed masks, n and values, and reference.json with "NAME|alpha" keys."""
+    """Loads a folder of games: NAME.npz with packed masks, n, values and perhaps coordinates, and reference.json with
+    "NAME|alpha" keys.
+    """
     path = pathlib.Path(folder)
     reference = path / "reference.json"
     known = json.loads(reference.read_text(encoding="utf-8")) if reference.exists() else {}
@@ -111,6 +116,7 @@ def load(folder: str, contains: str = "") -> list[Game]:
                 masks=masks.unpack(table["masks"], n),
                 values=table["values"].astype(np.float64),
                 reference={a: known[f"{file.stem}|{a}"] for a in ALPHAS if f"{file.stem}|{a}" in known},
+                coordinates=table["coordinates"] if "coordinates" in table.files else None,
             )
         )
     if not games:
@@ -161,7 +167,8 @@ def of_value_function(name: str, value_fn: ValueFunction, alpha: float, store: s
     else:
         drawn = masks.uniform(value_fn.n, rows, rng)
     values = evaluate(value_fn, drawn, store=store, progress=False)
-    return Game(name=name, masks=drawn, values=values, live=value_fn, store=store, **more)
+    known = {"live": value_fn, "store": store, "coordinates": value_fn.coordinates, **more}
+    return Game(name=name, masks=drawn, values=values, **known)
 
 
 def of_the_shipped_model(contains: str = "", alpha: float = 8, store: str | None = None) -> list[Game]:
@@ -223,5 +230,6 @@ def complete(folder: str, contains: str = "") -> list[Game]:
         value_fn = lenses.text(*models.tiny(), SENTENCE, value="margin", target="positive")
         every = np.random.default_rng(0).permutation(masks.all_masks(value_fn.n))
         values = evaluate(value_fn, every, progress=False)
-        found.append(Game(name="shipped model", masks=every, values=values, live=value_fn))
+        places = value_fn.coordinates
+        found.append(Game(name="shipped model", masks=every, values=values, live=value_fn, coordinates=places))
     return found + [game for game in (load(folder, contains) if folder else []) if game.complete]

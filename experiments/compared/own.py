@@ -25,20 +25,22 @@ def _answer(spectrum: Spectrum, watch: Stopwatch, masks: Any) -> Answer:
     )
 
 
-def _of_table(fit: Callable[..., Spectrum], game: Game, budget: int, seed: int) -> Answer:
+def _of_table(fit: Callable[[Ablations, int], Spectrum], game: Game, budget: int, seed: int) -> Answer:
     """Fits the first rows of the game."""
-    masks, values = game.masks[:budget], game.values[:budget]
+    ablations = Ablations.to_fit(game.masks[:budget], game.values[:budget], coordinates=game.coordinates)
     watch = Stopwatch("fit")
     with watch.phase("fit"):
-        spectrum = fit(masks, values, seed)
-    return _answer(spectrum, watch, masks)
+        spectrum = fit(ablations, seed)
+    return _answer(spectrum, watch, ablations.masks)
 
 
-def _proxy(name: str) -> Contender:
-    def fit(masks: Any, values: Any, seed: int) -> Spectrum:
-        return proxyspex.fit(masks, values, proxy=name, seed=seed)
+def _proxy(name: str, *, places: bool = True) -> Contender:
+    def fit(ablations: Ablations, seed: int) -> Spectrum:
+        where = ablations.coordinates if places else None
+        return proxyspex.fit(ablations.masks, ablations.values, proxy=name, seed=seed, coordinates=where)
 
-    return Contender(name=name, run=functools.partial(_of_table, fit), same_masks=True)
+    shown = name if places else f"{name}, no places"
+    return Contender(name=shown, run=functools.partial(_of_table, fit), same_masks=True)
 
 
 def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool) -> Answer:
@@ -47,13 +49,13 @@ def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool
     if budget < (least := method.least(game.n)):
         raise Unsuitable(f"needs {least} masks")
     if not drawn:
-        return _of_table(lambda m, v, s: method.fit(Ablations.to_fit(m, v), s), game, budget, seed)
+        return _of_table(method.fit, game, budget, seed)
     value_fn, watch = asked_of(game), Stopwatch("fit", "model")
     with watch.phase("fit"):
         masks, design = method.draw(game.n, budget, seed)
         with watch.phase("model"):
             values = value_fn(masks)
-        spectrum = method.fit(Ablations.to_fit(masks, values, design), seed)
+        spectrum = method.fit(Ablations.to_fit(masks, values, design, game.coordinates), seed)
     return _answer(spectrum, watch, masks)
 
 
@@ -62,13 +64,14 @@ def _method(name: str, method: Method, *, drawn: bool) -> Contender:
     return Contender(name=name, run=run, same_masks=not drawn)
 
 
-def _lasso(masks: Any, values: Any, seed: int) -> Spectrum:
+def _lasso(ablations: Ablations, seed: int) -> Spectrum:
     del seed
-    return baselines.datamodels(masks, values)
+    return baselines.datamodels(ablations.masks, ablations.values)
 
 
 OWN = (
     *(_proxy(name) for name in proxyspex.PROXIES),
+    *(_proxy(name, places=False) for name in ("auto", "walsh_gp")),  # what coordinates add
     _method("spex", spex_jax.SPEX(), drawn=True),
     _method("spex, residual of walsh_gp", spex_jax.SPEX(residual_of="walsh_gp"), drawn=True),
     Contender(name="lasso", run=functools.partial(_of_table, _lasso), same_masks=True),

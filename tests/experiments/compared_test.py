@@ -84,3 +84,25 @@ def test_too_few_masks(compared, game):
     table = sys.modules["games"].Game(name="table", masks=game.masks[:600], values=game.values[:600])
     with pytest.raises(compared.Unsuitable, match="chooses its own masks"):
         compared.CONTENDERS["kernel_shap"].run(table, 200, 0)
+
+
+def test_places_of_a_game_reach_the_proxies(compared, tmp_path):
+    games, rng = sys.modules["games"], np.random.default_rng(0)
+    masks = rng.random((1300, 16)) < 0.5
+    values = (2.0 * masks[:, :-1] - 1) * (2.0 * masks[:, 1:] - 1) @ rng.normal(size=15)
+    for name, more in (("line", {"coordinates": np.arange(16.0)[:, None]}), ("scattered", {})):
+        np.savez(tmp_path / f"{name}.npz", masks=np.packbits(masks, axis=1), n=16, values=values, **more)
+    line, scattered = games.load(str(tmp_path))
+    assert line.coordinates.shape == (16, 1)
+    assert scattered.coordinates is None
+    assert line.content != scattered.content
+    answers = {
+        (game.name, name): compared.CONTENDERS[name].run(game, 100, 0).predict(masks[100:])
+        for game in (line, scattered)
+        for name in ("walsh_gp", "walsh_gp, no places")
+    }
+    truth = values[100:]
+    without = answers["line", "walsh_gp, no places"]
+    assert oracle.r2(truth, answers["line", "walsh_gp"]) > oracle.r2(truth, without) + 0.05
+    np.testing.assert_array_equal(without, answers["scattered", "walsh_gp"])
+    np.testing.assert_array_equal(without, answers["scattered", "walsh_gp, no places"])
