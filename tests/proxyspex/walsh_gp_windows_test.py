@@ -140,10 +140,10 @@ def test_windows_of_a_line():
 def test_windows_of_a_grid():
     grid = np.stack(np.divmod(np.arange(20), 5), axis=1)
     squares = [[top * 5 + left + i for i in (0, 1, 5, 6)] for top in range(3) for left in range(4)]
-    wide = [[row * 5 + column for row in range(4) for column in range(4)]]
+    wide = [[(top + i) * 5 + left + j for i in range(3) for j in range(3)] for top in range(2) for left in range(3)]
     assert of(grid) == squares + wide
     assert of(grid * [0.5, 7.0] + 3) == squares + wide
-    assert len(of(np.stack(np.divmod(np.arange(64), 8), axis=1))) == 49 + 9
+    assert len(of(np.stack(np.divmod(np.arange(64), 8), axis=1))) == 49 + 36
 
 
 def test_windows_of_points_are_nearest_neighbours():

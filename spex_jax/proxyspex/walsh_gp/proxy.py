@@ -20,7 +20,7 @@ from spex_jax.utils.array_api import Array
 __all__ = ["HONEST_ROWS", "SOLVE_ROWS", "GaussianFit", "fit", "read", "with_neighbours"]
 
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
-_PRIOR_ROWS = 200  # weight of the equal mixture with and without windows, in rows
+_PRIOR_ROWS = 400  # weight of the equal mixture with and without windows, in rows
 HONEST_ROWS = 128  # most rows at which out-of-fold predictions learn their own scales, at five times the cost
 
 

@@ -32,7 +32,7 @@ __all__ = ["KERNELS", "Draws", "draw", "learn", "learn_scales", "learn_windows",
 KERNELS = 4
 _ROWS = 600  # rows in each step
 _STEPS = 150
-# Windows start from the scales without them, and need less: 150 steps of 600 rows are not better (docs/decisions/65).
+# Windows start from the scales without them, and need less: more steps or rows hardly help (docs/decisions/65).
 _WINDOW_ROWS = 400
 _WINDOW_STEPS = 50
 _WINDOW_AMPLITUDE_PRECISION = 1.0  # of the log amplitudes around their mean
@@ -136,7 +136,7 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
     units, inside = scales.windows
 
     def by_window(window: Array) -> tuple[Array, Array]:
-        # Computes the kernel again: in memory, those of all windows at once would take longer to read.
+        # Computes the kernel again: memory is slower than the exponential.
         a = xp.where(inside[window], xp.exp(scales.log_window_scale[window]), 0.0)
         return by_kernel(a, window_kernel(scales, window, signs, signs), signs[:, units[window]])
 

@@ -13,7 +13,7 @@ from spex_jax.utils.array_api import Array
 __all__ = ["Windows", "padded", "windows_of"]
 
 _NEIGHBOURS, _EVERY = 8, 4  # units in a window of a sequence, and from one window to the next
-_SQUARES = ((2, 1), (4, 2))  # sides of the windows of a grid, and from one window to the next
+_SQUARES = (2, 3)  # sides of the windows of a grid
 _BUCKET = 16
 
 
@@ -32,8 +32,8 @@ class Windows(NamedTuple):
 def windows_of(coordinates: np.ndarray) -> Windows | None:
     """Returns the windows of units at coordinates float64 [n, d]; None where one window would hold nearly all.
 
-    Units on a line: 8 neighbours, every 4 units. Units that fill a grid of rows and columns: all squares of 2 x 2, and
-    every second one of 4 x 4. Others: one after another, each unit that is not in two windows yet with its 7 nearest
+    Units on a line: 8 neighbours, every 4 units. Units that fill a grid of rows and columns: all squares of 2 x 2 and
+    of 3 x 3. Others: one after another, each unit that is not in two windows yet with its 7 nearest
     neighbours.
     """
     varied = coordinates[:, (coordinates != coordinates[0]).any(axis=0)]
@@ -72,13 +72,13 @@ def _grid(coordinates: np.ndarray) -> np.ndarray | None:
 def _of_grid(places: np.ndarray) -> list[np.ndarray]:
     found: list[np.ndarray] = []
     rows, columns = places.shape
-    for side, step in _SQUARES:
+    for side in _SQUARES:
         if side < max(rows, columns):
             high, wide = min(side, rows), min(side, columns)
             found += [
                 places[top : top + high, left : left + wide].ravel()
-                for top in range(0, rows - high + 1, step)
-                for left in range(0, columns - wide + 1, step)
+                for top in range(rows - high + 1)
+                for left in range(columns - wide + 1)
             ]
     return found
 
