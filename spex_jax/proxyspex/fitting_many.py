@@ -91,7 +91,7 @@ def fit_many(
       masks: bool [M, n] for T outputs of the same masks; or a list of B arrays bool [M_b, n_b].
       values: [M, T]; or a list of B arrays [M_b].
       proxy, max_degree, max_terms, seed, solver, extract: see `fit`; the same for all tables.
-      coordinates: see `fit`, the same for all tables; or a list of B arrays, None for tables without.
+      coordinates: see `fit`, the same for all tables; or a list of B arrays [n_b, d], None for tables without.
 
     Returns:
       T or B spectra, in this order.

@@ -242,5 +242,12 @@ def prepare(masks: Any, values: Any, seed: int = 0, coordinates: Any = None) -> 
         return standardised
     targets, mean, scale = standardised
     fold = np.random.default_rng(seed).permutation(len(masks)) % FOLDS
-    columns = {"masks": masks, "values": targets, "fold": fold.astype(np.int32), "order": order}
-    return Table(**columns, mean=mean, scale=scale, coordinates=places)
+    return Table(
+        masks=masks,
+        values=targets,
+        mean=mean,
+        scale=scale,
+        fold=fold.astype(np.int32),
+        order=order,
+        coordinates=places,
+    )

@@ -48,7 +48,7 @@ def complete(table: Table, smooth: walsh_gp.GaussianFit, *, max_degree: int, see
     seen = np.isfinite(predicted)
     variance = np.mean(table.values[seen] ** 2)
     if np.mean((table.values - predicted)[seen] ** 2) <= (1 - _GOOD_ENOUGH) * variance:
-        return dataclasses.replace(first, held_out=lambda: predicted)
+        return first
     members = [first, linear.fit(table, max_degree=max_degree, seed=seed)]
     if table.count * table.n <= _MOST_SPLITS:
         members.append(trees.fit(table, max_degree=max_degree, seed=seed))

@@ -243,6 +243,15 @@ def test_by_hand_parts_that_do_nothing_have_weights_of_zero(kind, name, load):
             np.testing.assert_allclose(logits, rescaled.forward(prompt)[0], atol=1e-10)
 
 
+def test_units_are_at_their_layers(llama):
+    def places(units, layers=None):
+        return components(llama, PROMPTS, units=units, layers=layers, value="loss").coordinates
+
+    np.testing.assert_array_equal(places("heads")[:, 0], np.repeat([0, 1, 2], 4))
+    np.testing.assert_array_equal(places({"one": "L0H1", "two": ["L2H0", "L1MLP"]}), [[0], [1.5]])
+    assert places("heads", [2]) is None
+
+
 def test_names_of_units(llama):
     def names(units, layers=None):
         return component_units(llama, units, layers).names

@@ -18,6 +18,7 @@ __all__ = [
     "Scales",
     "SpectralPrior",
     "kernel",
+    "plus_windows",
     "prior_variances",
     "product_kernel",
     "spectral_prior",
@@ -65,6 +66,11 @@ def kernel(scales: Scales, left: Array, right: Array, used: Array) -> Array:
     total = xp.matmul(left * b, right.T) + xp.exp(scales.log_constant)
     for row, log_amplitude in zip(a, scales.log_amplitude, strict=True):
         total += product_kernel(row, log_amplitude, left, right)
+    return plus_windows(scales, total, left, right)
+
+
+def plus_windows(scales: Scales, total: Array, left: Array, right: Array) -> Array:
+    """Returns a kernel [N, M] plus those of all windows, where there are any. A NumPy kernel is changed in place."""
     if scales.windows is None:
         return total
 
@@ -72,7 +78,7 @@ def kernel(scales: Scales, left: Array, right: Array, used: Array) -> Array:
         found += window_kernel(scales, window, left, right)
         return found
 
-    return fold_in_order(add, total, xp.arange(len(scales.log_window_amplitude)))
+    return fold_in_order(add, total, namespace(left).arange(len(scales.windows.units)))
 
 
 def window_kernel(scales: Scales, window: Array, left: Array, right: Array) -> Array:

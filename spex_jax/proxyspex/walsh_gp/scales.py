@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from spex_jax.proxyspex.preprocessing import Table
-from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, product_kernel, window_kernel
+from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, plus_windows, product_kernel, window_kernel
 from spex_jax.proxyspex.walsh_gp.windows import Windows
 from spex_jax.utils.array_api import (
     Array,
@@ -27,7 +27,7 @@ from spex_jax.utils.precision import portable
 from spex_jax.utils.seeds import Stream, generator
 from spex_jax.utils.threads import one_blas_thread
 
-__all__ = ["KERNELS", "Draws", "draw", "learn", "learn_scales", "learn_windows", "rows_of_step", "with_windows"]
+__all__ = ["KERNELS", "Draws", "draw", "learn", "learn_scales", "learn_windows", "rows_of_step"]
 
 KERNELS = 4
 _ROWS = 600  # rows in each step
@@ -97,14 +97,7 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
     k = xp.matmul(signs * b, signs.T) + xp.exp(scales.log_constant)
     for piece in pieces:
         k += piece
-    windows = None if scales.windows is None else xp.arange(len(scales.log_window_amplitude))
-    if windows is not None:
-
-        def add(found: Array, window: Array) -> Array:
-            found += window_kernel(scales, window, signs, signs)
-            return found
-
-        k = fold_in_order(add, k, windows)
+    k = plus_windows(scales, k, signs, signs)
     k = add_to_diagonal(principal(k, real), xp.where(real, scales.noise, 1.0).astype(np.float32))
     inverse = cholesky_inverse(cholesky(k))
     alpha = xp.matmul(inverse, values)
@@ -130,9 +123,8 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
         log_constant=xp.exp(scales.log_constant) * g.sum(),
         log_noise=xp.exp(scales.log_noise) * xp.diagonal(g).sum(),
     )
-    if windows is None:
+    if scales.windows is None:
         return without
-    assert scales.windows is not None
     units, inside = scales.windows
 
     def by_window(window: Array) -> tuple[Array, Array]:
@@ -140,7 +132,7 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
         a = xp.where(inside[window], xp.exp(scales.log_window_scale[window]), 0.0)
         return by_kernel(a, window_kernel(scales, window, signs, signs), signs[:, units[window]])
 
-    by_scale, by_amplitude = for_each(by_window, windows, at_once=False)
+    by_scale, by_amplitude = for_each(by_window, xp.arange(len(units)), at_once=False)
     present = inside.any(axis=1)
     return dataclasses.replace(
         without,
@@ -162,7 +154,7 @@ def _initial(deviations: Array, used: Array) -> Scales:
     )
 
 
-def with_windows(scales: Scales, windows: Windows, used: Array) -> Scales:
+def _with_windows(scales: Scales, windows: Windows, used: Array) -> Scales:
     """Returns scales that give half of the prior variance to windows, each of which expects two units in a term."""
     xp = namespace(scales)
     present = windows.inside.any(axis=1)
@@ -200,7 +192,7 @@ def learn_scales_of_windows(
     """Goes on from scales without windows and learns those of windows too; rows int [S, M] are those of each step, see
     `learn_scales` for the others.
     """
-    return _descend(with_windows(scales, windows, used), rows, signs, values, real, used)
+    return _descend(_with_windows(scales, windows, used), rows, signs, values, real, used)
 
 
 def _descend(start: Scales, rows: Array, signs: Array, values: Array, real: Array, used: Array) -> Scales:

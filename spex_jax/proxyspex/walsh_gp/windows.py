@@ -33,8 +33,7 @@ def windows_of(coordinates: np.ndarray) -> Windows | None:
     """Returns the windows of units at coordinates float64 [n, d]; None where one window would hold nearly all.
 
     Units on a line: 8 neighbours, every 4 units. Units that fill a grid of rows and columns: all squares of 2 x 2 and
-    of 3 x 3. Others: one after another, each unit that is not in two windows yet with its 7 nearest
-    neighbours.
+    of 3 x 3. Others: one after another, each unit that is not in two windows yet with its 7 nearest neighbours.
     """
     varied = coordinates[:, (coordinates != coordinates[0]).any(axis=0)]
     if varied.shape[1] == 1:
