@@ -20,6 +20,8 @@ from spex_jax.proxyspex import perceptrons
 from spex_jax.proxyspex.extraction import _BATCH
 from spex_jax.proxyspex.out_of_core.block_products import Sums, Terms
 from spex_jax.proxyspex.walsh_gp import Scales
+from spex_jax.proxyspex.walsh_gp.index_gain import Targets
+from spex_jax.proxyspex.walsh_gp.prior import PriorSets
 from spex_jax.proxyspex.walsh_gp.scales import Draws
 from spex_jax.proxyspex.walsh_gp.windows import Windows
 from spex_jax.spex.bch import bch
@@ -54,6 +56,9 @@ KEYS = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), B))
 SCALES = Scales(log_scale=real(R, n), log_amplitude=real(R), log_first=real(n), log_constant=real(), log_noise=real())
 WINDOWS = Windows(whole(C, 4), mask(C, 4))
 PLACED = dataclasses.replace(SCALES, log_window_scale=real(C, 4), log_window_amplitude=real(C), windows=WINDOWS)
+SETS = PriorSets(real(K, n), real(K))
+KNOWN = dataclasses.replace(SCALES, log_sets=real(), sets=SETS, power=real(R + 2), relevance=real(n))
+TARGETS = Targets(whole(K), whole(K), real(K, C), real(C))
 PARAMS = jax.eval_shape(
     lambda keys: jax.vmap(lambda key: perceptrons.Perceptron().init(key, jnp.zeros((1, n))))(keys), KEYS
 )
@@ -86,6 +91,11 @@ CASES = {
         (SCALES, real(N, n), mask(N), real(P, n), mask(P), mask(n)),
         {"count": 3},
     ),
+    "proxyspex.walsh_gp.acquisition.greedy_information index": (
+        (SCALES, real(N, n), mask(N), real(P, n), mask(P), mask(n), TARGETS),
+        {"count": 3},
+    ),
+    "proxyspex.walsh_gp.index_gain.covariances": ((KNOWN, TARGETS, real(N, n), mask(n)), {}),
     "proxyspex.extraction.grow": (
         (*TABLE, mask(n), real(R, n), real(R), real(n)),
         {"max_degree": 3, "front": K},
@@ -125,6 +135,7 @@ CASES = {
     "proxyspex.regression.screening.characters_on_rows": ((real(N, n), mask(K, n)), {}),
     "proxyspex.trees.boost": ((*FITS, real(B)), {"depth": 3, "most_trees": 8}),
     "proxyspex.walsh_gp.scales.learn_scales": ((DRAWS, *TABLE, mask(N), mask(n)), {}),
+    "proxyspex.walsh_gp.scales.learn_scales known": ((DRAWS, *TABLE, mask(N), mask(n), real(n), SETS), {}),
     "proxyspex.walsh_gp.scales.learn_scales_of_windows": (
         (SCALES, WINDOWS, whole(2, N), *TABLE, mask(N), mask(n)),
         {},
@@ -136,6 +147,7 @@ CASES = {
         {"max_degree": 3, "front": K},
     ),
     "proxyspex.walsh_gp.prior.prior_variances": ((SCALES, mask(n), mask(K, n)), {}),
+    "proxyspex.walsh_gp.prior.prior_variances known": ((KNOWN, mask(n), mask(K, n)), {}),
     "proxyspex.walsh_gp.posteriors._prior_draws": ((real(K, D), SCALES, real(N, n), mask(n), mask(K, n), whole()), {}),
     "proxyspex.walsh_gp.posteriors._alpha_of_draws": (
         (real(N, D), SCALES, real(N, n), mask(N), mask(n), real(N, N), real(N, D), real()),

@@ -18,6 +18,20 @@ def planted(n, rows, rng, terms=8, noise=0.0, degree=3):
     return masks[:rows], values[:rows], masks[rows:], values[rows:]
 
 
+def neighbours(n, rows, seed=0, noise=0.0):
+    """A function of neighbours on a line: singles, pairs and triples next to each other; its values are noisy on the
+    first rows.
+    """
+    rng = np.random.default_rng(seed)
+    masks = rng.random((rows + 500, n)) < 0.5
+    x = 2.0 * masks - 1
+    values = x @ rng.normal(size=n) * 0.5
+    for start in range(n - 2):
+        values = values + rng.normal() * x[:, start] * x[:, start + 1]
+        values = values + rng.normal() * 0.7 * x[:, start] * x[:, start + 1] * x[:, start + 2]
+    return masks[:rows], values[:rows] + noise * rng.normal(size=rows), masks[rows:], values[rows:]
+
+
 def write_complete_game(folder):
     """Writes game.npz, a table of all 512 values of 9 features with effects of their own, a pair and a triple."""
     rng = np.random.default_rng(2)

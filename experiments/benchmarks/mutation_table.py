@@ -32,6 +32,11 @@ _LATTICE = ("tests/spex/lattice_test.py",)
 _PEEL = ("tests/spex/peeling_test.py",)
 _DECODE = ("tests/spex/decoder_test.py", "-k", "rounding or tries or trying or no_more_room or noise")
 _ACQUISITION = ("tests/proxyspex/walsh_gp_acquisition_test.py",)
+_INDEX_GAIN = ("tests/proxyspex/walsh_gp_index_gain_test.py", "-k", "covariance or variance")
+_WINDOWS = ("tests/proxyspex/walsh_gp_windows_test.py", "-k", "windows_of or partners or intervals")
+_KNOWN = ("tests/proxyspex/side_information_test.py", "-k", "gradient or james")
+_RELEVANCE = ("tests/lenses/relaxed_test.py",)
+_CORPUS = ("tests/pipeline/corpus_test.py", "-k", "planted or once")
 _INFLUENCE = ("tests/baselines/training_data_test.py", "-k", "influence or gradient")
 _TRAK = ("tests/baselines/training_data_test.py", "-k", "trak or gradient")
 _PACKING = ("tests/engine/packing_test.py",)
@@ -267,8 +272,8 @@ MUTATIONS = (
     Mutation(
         "spex_jax/proxyspex/walsh_gp/acquisition.py",
         "a gain is twice the information",
-        "put(state.gains, turn, 0.5 * xp.log1p(left / noise))",
-        "put(state.gains, turn, xp.log1p(left / noise))",
+        "return 0.5 * xp.log1p(state.variance / noise)",
+        "return xp.log1p(state.variance / noise)",
         _ACQUISITION,
     ),
     Mutation(
@@ -305,6 +310,105 @@ MUTATIONS = (
         "np.tile(within, (contexts, 1))",
         "np.repeat(within, contexts, 0)",
         _ACQUISITION,
+    ),
+    # What is known of units.
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/index_gain.py",
+        "contexts keep units with probability 1 - p",
+        "nodes[j] * here + (1 - nodes[j]) * away",
+        "nodes[j] * away + (1 - nodes[j]) * here",
+        _INDEX_GAIN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/index_gain.py",
+        "the first order has the other sign",
+        "straight = -2 *",
+        "straight = 2 *",
+        _INDEX_GAIN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/index_gain.py",
+        "sets of a known spectrum have the other sign",
+        "inside * (-2.0) ** order",
+        "inside * 2.0**order",
+        _INDEX_GAIN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/index_gain.py",
+        "pairs are derivatives of one unit",
+        "ratio[first] * xp.where(alone[:, None], 1.0, ratio[second])",
+        "ratio[first]",
+        _INDEX_GAIN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/windows.py",
+        "the last units of a line have no window",
+        "range(0, last, _EVERY), max(last, 0)",
+        "range(0, last, _EVERY), 0",
+        _WINDOWS,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/windows.py",
+        "the nearest of points are the farthest",
+        "np.argsort(distance,",
+        "np.argsort(-distance,",
+        _WINDOWS,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/neighbours.py",
+        "a feature is its own partner",
+        "np.fill_diagonal(together, -1.0)",
+        "np.fill_diagonal(together, np.inf)",
+        _WINDOWS,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/scales.py",
+        "powers of the relevance are expected to be 0",
+        "_POWER_PRECISION * (scales.power - 1)",
+        "_POWER_PRECISION * scales.power",
+        _KNOWN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/walsh_gp/scales.py",
+        "the first order has the power once",
+        "2 * pull_first[None]",
+        "pull_first[None]",
+        _KNOWN,
+    ),
+    Mutation(
+        "spex_jax/proxyspex/preprocessing.py",
+        "a known spectrum is not shrunk",
+        "share = 1 - (error / coefficient) ** 2",
+        "share = 1.0",
+        _KNOWN,
+    ),
+    Mutation(
+        "spex_jax/engine/relevance.py",
+        "the relevance is the mean derivative",
+        "np.sqrt(np.mean(found**2, axis=0))",
+        "found.mean(axis=0)",
+        _RELEVANCE,
+    ),
+    Mutation(
+        "spex_jax/engine/relevance.py",
+        "all gradients count as one",
+        "gradients / (len(points) * values)",
+        "gradients / values",
+        _RELEVANCE,
+    ),
+    Mutation(
+        "spex_jax/analysis/corpus.py",
+        "names that were seen once count fully",
+        "sum(numbers) * share / (1 + len(numbers) * share)",
+        "sum(numbers) / len(numbers)",
+        _CORPUS,
+    ),
+    Mutation(
+        "spex_jax/analysis/corpus.py",
+        "what is known of a unit is left out",
+        "_features(names, own) @ self.weights + by_name",
+        "by_name",
+        _CORPUS,
     ),
     # Influence and TRAK.
     Mutation(

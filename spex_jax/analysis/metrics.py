@@ -57,6 +57,39 @@ class Faithfulness:
         return f"R2 {self.r2:.{digits}f} (95% interval {self.low:.{digits}f} to {self.high:.{digits}f})"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NearFull:
+    """R2 at masks that remove 1 to 4 features, where people read an explanation, and the number of these masks."""
+
+    score: Faithfulness
+    masks: int
+
+    @classmethod
+    def unknown(cls) -> "NearFull":
+        """Returns the record of no masks."""
+        return cls(score=Faithfulness(np.nan, np.nan, np.nan), masks=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain numbers; null where one is not defined."""
+        return {"score": self.score.to_json(), "masks": self.masks}
+
+    @classmethod
+    def from_json(cls, given: Any) -> "NearFull":
+        """Reads what `to_json` returned.
+
+        Raises:
+          ValueError: `given` is not of this form.
+        """
+        content = Record(given, "the faithfulness near the full mask")
+        found = cls(score=Faithfulness.from_json(content.take("score")), masks=content.whole("masks", 0))
+        content.end()
+        return found
+
+    def __str__(self) -> str:
+        """Returns a text such as 'R2 0.91 (95% interval 0.88 to 0.93) on 74 masks with 1 to 4 features removed'."""
+        return f"{self.score} on {self.masks} masks with 1 to 4 features removed, by fits without them"
+
+
 def r2_score(truth: np.ndarray, prediction: np.ndarray, axis: int = -1) -> np.ndarray:
     """Returns 1 - sum (truth - prediction)^2 / sum (truth - mean)^2 along an axis; nan where truth is constant."""
     truth, prediction = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)

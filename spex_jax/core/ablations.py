@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.core.side_information import NOTHING, SideInformation
+
 __all__ = ["Ablations", "last_rows"]
 
 
@@ -22,22 +24,22 @@ class Ablations:
       values: float64 [M].
       held_out: bool [M], the rows that measure how faithful a fit is; no fit uses them.
       design: how the method drew the masks, where its fit needs to know, such as the code of SPEX; None for most.
-      coordinates: float64 [n, d], where the features are; None where that is not known.
+      known: what is known of the features beside these values.
     """
 
     masks: np.ndarray
     values: np.ndarray
     held_out: np.ndarray
     design: Any = None
-    coordinates: np.ndarray | None = None
+    known: SideInformation = NOTHING
 
     @classmethod
     def to_fit(
-        cls, masks: np.ndarray, values: np.ndarray, design: Any = None, coordinates: np.ndarray | None = None
+        cls, masks: np.ndarray, values: np.ndarray, design: Any = None, known: SideInformation = NOTHING
     ) -> "Ablations":
         """Returns ablations of which none is held out."""
         held_out = np.zeros(len(masks), np.bool_)
-        return cls(masks=masks, values=values, held_out=held_out, design=design, coordinates=coordinates)
+        return cls(masks=masks, values=values, held_out=held_out, design=design, known=known)
 
     def __len__(self) -> int:
         """Returns the number of masks, M."""

@@ -10,26 +10,33 @@ import numpy as np
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.indices import Index, find_index
+from spex_jax.utils.seeds import Stream, generator
 
 __all__ = [
     "ACQUISITIONS",
     "PAIRED",
     "SAMPLINGS",
     "Acquisition",
+    "Focus",
     "Sampling",
     "by_size",
     "check",
     "draw",
     "for_index",
     "leave_out",
+    "near_full",
+    "nearly_full",
 ]
 
 Sampling = Literal["uniform", "mixed", "size", "kernel_shap", "pairs", "leave_one_out"]
-Acquisition = Literal["information", "interactions", "uniform"]
+Acquisition = Literal["information", "interactions", "index", "uniform"]
+Focus = Literal["full"]
 SAMPLINGS: tuple[Sampling, ...] = get_args(Sampling)
 ACQUISITIONS: tuple[Acquisition, ...] = get_args(Acquisition)
 PAIRED = ("mixed", "size", "kernel_shap")  # drawn by coalition size, each mask with its complement
 
+NEAR = 4  # most features that a mask near the full one removes
+_FEW = 25_000
 _DRAWN = 1024  # pairs in a block; whole blocks are drawn whatever the count
 
 
@@ -144,6 +151,48 @@ def leave_out(n: int, count: int, rng: np.random.Generator, *, most: int) -> np.
     masks = np.concatenate(parts)
     masks = masks[masks_lib.deduplicate(masks)[0]][:count]
     return masks_lib.uniform(n, count, rng, given=masks)
+
+
+def nearly_full(masks: np.ndarray) -> np.ndarray:
+    """Returns which masks bool [M, n] are near the full one: they remove 1 to 4 features, and fewer than half."""
+    removed = (~masks).sum(axis=1)
+    return np.asarray((removed >= 1) & (removed <= min(NEAR, (masks.shape[1] - 1) // 2)))
+
+
+def near_full(n: int, count: int, seed: int, given: np.ndarray) -> np.ndarray:
+    """Draws distinct masks near the full one, all numbers of removed features from 1 to 4 equally likely.
+
+    Args:
+      n: number of features.
+      count: number of masks.
+      seed: seed of the draw; a larger count returns the same masks and further ones.
+      given: bool [M, n], masks that are not drawn again.
+
+    Returns:
+      bool [at most count, n]; fewer where there are no more of them.
+    """
+    most = min(NEAR, (n - 1) // 2)
+    if most < 1:
+        return np.zeros((0, n), np.bool_)
+    if masks_lib.number_of_sets(n, most) <= _FEW:  # few enough to put all of them in a random order
+        every = ~masks_lib.sets_up_to(n, most)[1:]
+        rng = generator(seed, Stream.NEAR_FULL)
+        size = (~every).sum(axis=1)
+        # Exponential races with equal weight for each size (Efraimidis and Spirakis, 2006).
+        race = rng.exponential(size=len(every)) * np.bincount(size)[size]
+        drawn = every[np.argsort(race, kind="stable")]
+    else:
+        drawn = np.zeros((0, n), np.bool_)
+        block = 0
+        while len(drawn) < count + len(given):
+            rng = generator(seed, Stream.NEAR_FULL, block)
+            removed = rng.integers(1, most + 1, _DRAWN)
+            rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
+            drawn = np.concatenate([drawn, rank >= removed[:, None]])
+            drawn, block = drawn[masks_lib.deduplicate(drawn)[0]], block + 1
+    both = np.concatenate([given, drawn])
+    first = masks_lib.deduplicate(both)[0]
+    return np.asarray(both[first[first >= len(given)]][:count])
 
 
 def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:

@@ -21,12 +21,12 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from spex_jax.core import masks as masks_lib
-from spex_jax.engine.flops import largest_product, matmul_flops
 from spex_jax.engine.hints import failed_as_one_mask, naming_ended_iterators, one_mask_hint, shape_hint, wrong_shape
 from spex_jax.engine.memory import free_bytes, out_of_memory
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.fingerprints import static_content
 from spex_jax.utils.array_cache import ArrayMemo
+from spex_jax.utils.flops import largest_product, matmul_flops
 from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["AXIS", "DeviceFunction"]

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
-from spex_jax.core.coordinates import check_coordinates
 from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.side_information import check_coordinates
 from spex_jax.engine.details import Details, plain_details
 from spex_jax.engine.hints import as_values
 from spex_jax.engine.packing import Packing
+from spex_jax.engine.relevance import RELEVANCE_MASKS, Relevance, relevance_of
 from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["DeviceOptions", "HostOptions", "ValueFunction", "as_pytree", "as_value_function"]
@@ -171,6 +172,30 @@ class ValueFunction:
             values[rows[rows >= 0]] = found[rows >= 0]
             return values
         return masks_lib.check_values(as_values(self.fn(masks), self.fn, masks, self.outputs), masks, self.outputs)
+
+    @property
+    def has_relevance(self) -> bool:
+        """Whether `relevance` can be computed: values are one differentiable number, see `DeviceOptions.relaxed`."""
+        return self.device.relaxed and self.outputs == () and self.details.value != "accuracy"
+
+    @own_settings()
+    def relevance(self, masks: int = RELEVANCE_MASKS, *, seed: int = 0) -> Relevance:
+        """Returns how much each unit is likely to matter, from gradients by how far each is kept.
+
+        Args:
+          masks: the number of gradients, each at a mask that keeps every unit to a share drawn from 0 to 1.
+          seed: seed of these masks.
+
+        Raises:
+          ValueError: the value function has no derivatives, or they are not finite or vanish everywhere.
+        """
+        if not self.has_relevance:
+            raise ValueError(
+                "relevance needs a value function of one differentiable value, as lenses.text (with removal 'mask', "
+                "'replace' or 'attention' and a model of spex_jax.models), lenses.patches and lenses.components make "
+                "them, or device=DeviceOptions(relaxed=True); this one has none: give an array [n], or leave it out"
+            )
+        return relevance_of(as_pytree(self.fn), self.n, self.width, masks, seed)
 
     def describe(self) -> str:
         """Returns one line: 'n = 24 features, on the device, one value each: Her, acting, never, ...'."""

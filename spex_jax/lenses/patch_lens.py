@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.details import PatchesDetails
-from spex_jax.engine.value_function import ValueFunction, as_pytree
+from spex_jax.engine.value_function import DeviceOptions, ValueFunction, as_pytree
 from spex_jax.lenses.probes import Remedy, check_rows, logits_of, with_remedies
 from spex_jax.lenses.values import check_value, choose_classes, watched
 from spex_jax.utils.jax_settings import own_settings
@@ -46,9 +46,14 @@ class _MaskedImage:
     value: str
 
     def logits(self, masks: jax.Array) -> jax.Array:
-        """Returns the class logits [B, C] of the picture with the removed patches replaced."""
-        kept = (self.segment < 0) | masks[:, jnp.maximum(self.segment, 0)]  # [B, H, W]
-        return self.apply(jnp.where(kept[..., None], self.image, self.replacement))
+        """Returns the class logits [B, C] of the picture with the removed patches replaced; masks of floats say how far
+        each is kept.
+        """
+        kept = masks[:, jnp.maximum(self.segment, 0)]  # [B, H, W]
+        if jnp.issubdtype(masks.dtype, jnp.floating):
+            share = jnp.where(self.segment < 0, 1.0, kept)[..., None]
+            return self.apply(share * self.image + (1 - share) * self.replacement)
+        return self.apply(jnp.where(((self.segment < 0) | kept)[..., None], self.image, self.replacement))
 
     def __call__(self, masks: jax.Array) -> jax.Array:
         """Returns the values float32 [B]."""
@@ -217,6 +222,7 @@ def patches(
         len(names),
         names=names,
         on_device=True,
+        device=DeviceOptions(relaxed=True),
         details=PatchesDetails(
             units="segment" if sides is None else "patch",
             removal=described,

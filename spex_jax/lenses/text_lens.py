@@ -27,6 +27,7 @@ from spex_jax.models.protocols import (
     Tokenizer,
     max_length_of,
     special_tokens_of,
+    takes_partly_kept,
     token_name,
     vocabulary_of,
     width_of,
@@ -209,7 +210,11 @@ def text(  # noqa: PLR0913
         prompt.n,
         names=prompt.names,
         on_device=True,
-        device=DeviceOptions(width=_width(prompt.n), packing=packing),
+        device=DeviceOptions(
+            width=_width(prompt.n),
+            packing=packing,
+            relaxed=takes_partly_kept(model) and removal != "delete",
+        ),
         details=TextDetails(
             text=prompt.text,
             spans=tuple(prompt.spans),

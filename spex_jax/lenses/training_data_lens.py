@@ -169,6 +169,7 @@ def training_data(  # noqa: PLR0913
     dtype: Any = None,
     identity: str | None = None,
     pictures: tuple[Any, Any] | None = None,
+    embedding: Any = None,
 ) -> ValueFunction:
     """Returns a value function for a data set: each mask is one training on the groups it keeps, and its values are
     those of the trained network at all test points (datamodels: Ilyas et al. 2022, https://arxiv.org/abs/2202.00622).
@@ -207,6 +208,8 @@ def training_data(  # noqa: PLR0913
         change.
       pictures: (pictures of the training examples, of the test points) for reports: uint8 or floats in [0, 1], of
         shape [N, H, W] or [N, H, W, 3]; needs the extra `data`.
+      embedding: [N, d], where the examples are, such as their states in a trained network, in a unit that all columns
+        share; a group is at the mean of its examples. Fits then look for interactions among neighbours.
 
     Returns:
       A `ValueFunction` on the device of n groups, with outputs (T,) or (). `spex_jax.explain` takes the latter,
@@ -273,6 +276,7 @@ def training_data(  # noqa: PLR0913
         dtype=dtype,
     )
     _check_network(fn, classes_matter)
+    places = None if embedding is None else divided.means("embedding", embedding)
     sizes = divided.sizes
     targets = [str(int(label)) for label in np.asarray(y_test)] if classes_matter else [None] * points
     details = TrainingDetails(
@@ -296,6 +300,7 @@ def training_data(  # noqa: PLR0913
         # Trainings of one batch wait for the longest of them.
         device=DeviceOptions(order_of=None if epochs is None else lambda masks: masks @ sizes),
         details=details,
+        coordinates=places,
     )
 
 

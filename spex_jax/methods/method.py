@@ -57,6 +57,11 @@ class Method(Named, abc.ABC):
     exact: ClassVar[bool] = True
 
     @property
+    def uses_known(self) -> bool:
+        """Whether its fit uses what is known of the features beside their ablations."""
+        return False
+
+    @property
     def adaptive(self) -> Adaptive | None:
         """How further masks are chosen where `draw` returns only the first part; None where it returns all."""
         return None

@@ -13,10 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["ACTIVATIONS", "Params", "Rope", "attend", "layer_norm", "linear", "precision_of", "rms_norm", "rotate"]
+__all__ = [
+    "ACTIVATIONS",
+    "LEAST_TOTAL",
+    "Params",
+    "PartlyKept",
+    "Rope",
+    "attend",
+    "exponentials",
+    "largest_of",
+    "layer_norm",
+    "linear",
+    "precision_of",
+    "rms_norm",
+    "rotate",
+]
 
 Params = Mapping[str, Any]
 _HIDDEN = -1e9  # added to scores: exp of it is exactly 0 in float32, and a row without any key stays free of NaN
+_STEEPEST = 5.0  # logarithm of the largest derivative by the weight of a key
+LEAST_TOTAL = 1e-30  # where no key counts, and nothing is mixed
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -24,6 +40,33 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * math.sqrt(0.5))),  # jax.nn.gelu's erfc takes longer on CPU
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartlyKept:
+    """How far each token of rows is kept: removal as a differentiable function.
+
+    Attributes:
+      share: float32 [B, L], 1 where a token is kept, 0 where it is removed.
+      stand_in: int32 [B, L], the token whose embedding takes the rest of the share; None where nothing takes its place,
+        so that the others attend to a token, and its text is pooled, with the weight of its share.
+    """
+
+    share: jax.Array
+    stand_in: jax.Array | None = None
+
+    def embedded(self, table: jax.Array, tokens: jax.Array) -> jax.Array:
+        """Returns the embeddings [B, L, D] of tokens int32 [B, L] by a table [V, D]."""
+        if self.stand_in is None:
+            return table[tokens]
+        share = self.share[..., None].astype(table.dtype)
+        return share * table[tokens] + (1 - share) * table[self.stand_in]
+
+    @property
+    def weight(self) -> jax.Array | None:
+        """The weight of each token as a key, float32 [B, L]; None where all have the same."""
+        return self.share if self.stand_in is None else None
 
 
 def precision_of(x: jax.Array) -> jax.lax.Precision | None:
@@ -94,6 +137,22 @@ def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
 
+def largest_of(scores: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """Returns the largest of scores float32 [..., K] that count, [..., 1], for `exponentials`."""
+    counted = scores if weight is None else scores + jnp.where(weight > 0, 0.0, _HIDDEN)
+    return jax.lax.stop_gradient(counted.max(axis=-1, keepdims=True))
+
+
+def exponentials(scores: jax.Array, largest: jax.Array, weight: jax.Array | None = None) -> jax.Array:
+    """Returns what a softmax divides by its sum: exp(scores - largest) times the weights of the keys [..., K] if any.
+
+    A key of weight 0 may have a far larger score than those that count: its derivative is bounded.
+    """
+    if weight is None:
+        return jnp.exp(scores - largest)
+    return jnp.exp(jnp.minimum(scores - largest, _STEEPEST)) * weight
+
+
 def attend(
     q: jax.Array,
     k: jax.Array,
@@ -103,6 +162,7 @@ def attend(
     scale: float,
     softcap: float | None = None,
     shared: tuple[jax.Array, jax.Array, jax.Array] | None = None,
+    weight: jax.Array | None = None,
 ) -> jax.Array:
     """Computes multi-head attention, with scores and their softmax in float32.
 
@@ -117,6 +177,7 @@ def attend(
       scale: the factor of the scores.
       softcap: scores s become softcap * tanh(s / softcap) (Gemma 2).
       shared: keys and values [P, G, A] of a common prefix, and which of them each query sees, bool [B, L, P].
+      weight: float32 [B, K], the weight of each key beside the others, see `PartlyKept`; None where all have the same.
 
     Returns:
       [B, L, H, A].
@@ -131,24 +192,27 @@ def attend(
             scores = softcap * jnp.tanh(scores / softcap)
         return scores + jnp.where(seen, 0.0, _HIDDEN)
 
-    def weighted(scores: jax.Array, largest: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-        weights = jnp.exp(scores - largest)
+    def weighted(weights: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
         return weights.sum(axis=-1, keepdims=True), jnp.matmul(weights.astype(v.dtype), values, **wide)
 
     # Transposing and repeating these small arrays gives scores in the layout that is needed.
     k, v = (_repeated(jnp.moveaxis(x, 1, 2), q.shape) for x in (k, v))  # [B, G, H / G, K, A]
     scores = masked(jnp.einsum("bghld,bghkd->bghlk", q, k, **wide), visible[:, None, None])
-    largest = scores.max(axis=-1, keepdims=True)
+    if weight is not None:
+        weight = weight[:, None, None, None]
+    largest = largest_of(scores, weight)
     if shared is None:
-        total, mixed = weighted(scores, largest, v)
+        total, mixed = weighted(exponentials(scores, largest, weight), v)
     else:
         keys, values = (_repeated(x.swapaxes(0, 1), q.shape[1:]) for x in shared[:2])  # [G, H / G, P, A]
         queries = jnp.moveaxis(q, 0, 2)  # [G, H / G, B, L, A]
         before = masked(jnp.einsum("ghbld,ghpd->ghblp", queries, keys, **wide), shared[2])
         largest = jnp.maximum(largest, jnp.moveaxis(before.max(axis=-1, keepdims=True), 2, 0))
-        total, mixed = weighted(scores, largest, v)
-        parts = weighted(before, jnp.moveaxis(largest, 0, 2), values[:, :, None])
+        total, mixed = weighted(exponentials(scores, largest, weight), v)
+        parts = weighted(exponentials(before, jnp.moveaxis(largest, 0, 2)), values[:, :, None])
         total, mixed = (own + jnp.moveaxis(part, 2, 0) for own, part in zip((total, mixed), parts, strict=True))
+    if weight is not None:
+        total = jnp.maximum(total, LEAST_TOTAL)
     # The division by the sum comes after the product with the values, which is smaller than the scores.
     mixed = jnp.moveaxis((mixed / total).astype(v.dtype), 3, 1)  # [B, L, G, H / G, A]
     return mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1])

@@ -13,7 +13,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models.blocks import ACTIVATIONS, Params, Rope, attend, layer_norm, linear, precision_of, rms_norm, rotate
+from spex_jax.models.blocks import (
+    ACTIVATIONS,
+    Params,
+    PartlyKept,
+    Rope,
+    attend,
+    layer_norm,
+    linear,
+    precision_of,
+    rms_norm,
+    rotate,
+)
 from spex_jax.models.encoder import check_tokens, one_text_a_row
 from spex_jax.utils.jax_settings import own_settings
 
@@ -82,6 +93,7 @@ class Decoder:
     """A causal language model as a pytree: `params` are its leaves, everything else is static."""
 
     identity_name: ClassVar[str] = "spex_jax.Decoder"
+    takes_partly_kept: ClassVar[bool] = True
 
     params: Params
     config: DecoderConfig = dataclasses.field(metadata={"static": True})
@@ -100,6 +112,7 @@ class Decoder:
         *,
         read: jax.Array | None = None,
         prefix: KeyValues | None = None,
+        partly: PartlyKept | None = None,
     ) -> jax.Array:
         """Returns the hidden states after the last norm of rows that hold several texts.
 
@@ -112,13 +125,16 @@ class Decoder:
           read: int32 [B, K], the places of each row whose states are returned; None means all. The last layer computes
             keys and values everywhere and the rest only there.
           prefix: keys and values that all rows share.
+          partly: how far each token is kept; None where all are.
 
         Returns:
           [B, K, D], or [B, L, D] where `read` is None.
         """
         c = self.config
         positions = jnp.broadcast_to(positions, tokens.shape)
-        x, place = self._embed(tokens, positions), self._place(positions, segments, branches)
+        x, place = self._embed(tokens, positions, partly), self._place(positions, segments, branches)
+        if partly is not None:
+            place = dataclasses.replace(place, weight=partly.weight)
         if read is None:
             x, _ = self._run(x, place, c.num_layers, prefix)
         else:
@@ -165,8 +181,9 @@ class Decoder:
         found = KeyValues(keys=keys[:, 0], values=values[:, 0], positions=positions[0])
         return self.norm(self.params["norm"], x), found
 
-    def _embed(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-        x: jax.Array = self.params["embedding"][tokens]
+    def _embed(self, tokens: jax.Array, positions: jax.Array, partly: PartlyKept | None = None) -> jax.Array:
+        table: jax.Array = self.params["embedding"]
+        x = table[tokens] if partly is None else partly.embedded(table, tokens)
         x = x * jnp.asarray(self.config.embedding_scale, x.dtype)
         if "positions" in self.params:
             x = x + self.params["positions"][positions]
@@ -254,7 +271,8 @@ class Decoder:
                 visible &= at.positions[:, :, None] - place.positions[:, None, :] < window
                 if prefix is not None and shared is not None:
                     shared = (*shared[:2], shared[2] & (at.positions[..., None] - prefix.positions < window))
-            mixed = attend(q, k, v, visible, scale=c.attention_scale, softcap=c.attention_softcap, shared=shared)
+            options: Any = {"scale": c.attention_scale, "softcap": c.attention_softcap, "weight": place.weight}
+            mixed = attend(q, k, v, visible, shared=shared, **options)
             mixed = edit("heads", mixed).reshape(*queries.shape[:2], -1)
             added = self._after(layer, "norm_attention_after", linear(layer["output"], mixed))
             queries = queries + edit("attention", added)
@@ -275,11 +293,14 @@ class Decoder:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Positions of states int32 [B, L], visible keys bool [B, L, keys], rotation angles float32 [kinds, B, L, A/2]."""
+    """Positions of states int32 [B, L], visible keys bool [B, L, keys], rotation angles float32 [kinds, B, L, A/2], and
+    the weights of keys float32 [B, keys] where they differ.
+    """
 
     positions: jax.Array
     visible: jax.Array
     angles: jax.Array
+    weight: jax.Array | None = None
 
     def at(self, read: jax.Array) -> "Place":
         """Returns the `Place` of the states at places int32 [B, K]."""

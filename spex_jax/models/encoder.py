@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spex_jax.models.blocks import ACTIVATIONS, Params, attend, layer_norm, linear
+from spex_jax.models.blocks import ACTIVATIONS, Params, PartlyKept, attend, layer_norm, linear
 from spex_jax.utils.jax_settings import own_settings
 
 __all__ = ["Encoder", "EncoderConfig", "check_tokens", "one_text_a_row", "pooled"]
+
+_LEAST_WEIGHT = 1e-30  # of a text of which nothing is kept
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,14 +76,20 @@ def one_text_a_row(attention_mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.arange(attention_mask.shape[1]), jnp.where(attention_mask.astype(bool), 0, -1)
 
 
-def pooled(x: jax.Array, segments: jax.Array, slots: int, pooling: str) -> jax.Array:
-    """Returns the "mean" or "first" state of each text in x [B, L, D], [B, slots, D]; zero for an empty text."""
+def pooled(x: jax.Array, segments: jax.Array, slots: int, pooling: str, weight: jax.Array | None = None) -> jax.Array:
+    """Returns the "mean" or "first" state of each text in x [B, L, D], [B, slots, D]; zero for an empty text. A mean
+    may have weights [B, L].
+    """
     member = segments[:, None, :] == jnp.arange(slots)[:, None]  # [B, S, L]
     if pooling == "first":
         member &= jnp.cumsum(member, axis=-1) == 1
-    weight = member.astype(x.dtype)
-    total = jnp.einsum("bsl,bld->bsd", weight, x, precision=jax.lax.Precision.HIGHEST)
-    return total / jnp.maximum(weight.sum(axis=-1, keepdims=True), 1)
+    counted = member.astype(x.dtype)
+    if weight is None or pooling == "first":
+        least = 1.0
+    else:
+        counted, least = counted * weight[:, None, :].astype(x.dtype), _LEAST_WEIGHT
+    total = jnp.einsum("bsl,bld->bsd", counted, x, precision=jax.lax.Precision.HIGHEST)
+    return total / jnp.maximum(counted.sum(axis=-1, keepdims=True), least)
 
 
 @jax.tree_util.register_dataclass
@@ -94,6 +102,7 @@ class Encoder:
     """
 
     identity_name: ClassVar[str] = "spex_jax.Encoder"
+    takes_partly_kept: ClassVar[bool] = True
 
     params: Params
     config: EncoderConfig = dataclasses.field(metadata={"static": True})
@@ -131,10 +140,14 @@ class Encoder:
         head = {"classes": {"weight": weight.astype(dtype), "bias": bias.astype(dtype)}}
         return dataclasses.replace(self, params={**self.params, "head": head}, class_names=tuple(class_names))
 
-    def states(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array) -> jax.Array:
+    def states(
+        self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, partly: PartlyKept | None = None
+    ) -> jax.Array:
         """Returns the hidden states [B, L, D] of rows that hold several texts: a token sees only its own segment."""
         c, params = self.config, self.params
-        x = params["embedding"][tokens] + params["positions"][positions]
+        x = params["embedding"][tokens] if partly is None else partly.embedded(params["embedding"], tokens)
+        x = x + params["positions"][positions]
+        weight = None if partly is None else partly.weight
         x = layer_norm(params["norm"], x, c.norm_eps)
         visible = segments[:, :, None] == segments[:, None, :]
         activation, scale = ACTIVATIONS[c.activation], (c.dim // c.num_heads) ** -0.5
@@ -143,7 +156,7 @@ class Encoder:
             heads = (*x.shape[:2], c.num_heads, -1)
             with jax.named_scope("attention"):
                 q, k, v = (linear(layer[name], x).reshape(heads) for name in ("query", "key", "value"))
-                attended = attend(q, k, v, visible, scale=scale).reshape(x.shape)
+                attended = attend(q, k, v, visible, scale=scale, weight=weight).reshape(x.shape)
                 x = layer_norm(layer["norm_attention"], x + linear(layer["output"], attended), c.norm_eps)
             with jax.named_scope("mlp"):
                 hidden = linear(layer["down"], activation(linear(layer["up"], x)))
@@ -151,18 +164,28 @@ class Encoder:
 
         return jax.lax.scan(block, x, params["layers"])[0]
 
-    def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
+    def classify(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        slots: int,
+        partly: PartlyKept | None = None,
+    ) -> jax.Array:
         """Returns the logits of several texts in each row.
 
         Args:
           tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
           positions: int32 [B, L], or [L] where all rows have the same.
           slots: S, the number of texts in a row.
+          partly: how far each token is kept; None where all are.
 
         Returns:
           float32 [B, S, C]; for an encoder without a head its pooled states [B, S, D].
         """
-        x = pooled(self.states(tokens, positions, segments), segments, slots, self.config.pooling)
+        states = self.states(tokens, positions, segments, partly)
+        weight = None if partly is None else partly.weight
+        x = pooled(states, segments, slots, self.config.pooling, weight)
         head = self.params.get("head", {})
         if "dense" in head:
             x = linear(head["dense"], x)

@@ -22,6 +22,7 @@ __all__ = [
     "decoded",
     "max_length_of",
     "special_tokens_of",
+    "takes_partly_kept",
     "token_name",
     "vocabulary_of",
     "width_of",
@@ -135,6 +136,13 @@ def vocabulary_of(model: Any) -> int | None:
 def width_of(model: Any) -> int:
     """Returns the width D of a model, which decides how long rows are; a small one where it does not state it."""
     return getattr(getattr(model, "config", None), "dim", _WIDTH)
+
+
+def takes_partly_kept(model: Any) -> bool:
+    """Returns whether `states` and `classify` of a model take `partly=`, a `blocks.PartlyKept`, so that the removal of
+    tokens has derivatives.
+    """
+    return bool(getattr(model, "takes_partly_kept", False))
 
 
 def class_names_of(model: Any) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.models.blocks import LEAST_TOTAL, PartlyKept, exponentials, largest_of
 from spex_jax.models.encoder import check_tokens, one_text_a_row, pooled
 from spex_jax.utils.jax_settings import own_settings
 from spex_jax.utils.untrusted_files import Allowance, Archive, read_json
@@ -51,11 +52,20 @@ class TinyEncoder(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int = 1) -> jax.Array:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        slots: int = 1,
+        partly: PartlyKept | None = None,
+    ) -> jax.Array:
         """Returns the logits; positions int32 [L] or [B, L], segments int32 [B, L] as in `TextClassifier.classify`."""
         c = self.config
         drop = nn.Dropout(self.dropout, deterministic=self.dropout == 0.0)
-        x = nn.Embed(c.vocab_size, c.embedding_dim, name="embedding")(tokens)
+        embed = nn.Embed(c.vocab_size, c.embedding_dim, name="embedding")
+        x = embed(tokens) if partly is None else partly.embedded(embed.embedding, tokens)
+        weight = None if partly is None else partly.weight
         x = nn.LayerNorm(name="norm_embedding")(_dense(c.dim, "projection")(x))
         x = drop(x)
 
@@ -68,11 +78,12 @@ class TinyEncoder(nn.Module):
                 table = self.param(f"distance_bias_{i}", nn.initializers.zeros, (c.num_heads, 2 * c.max_distance + 1))
                 bias = table[:, distance] if positions.ndim == 1 else table[:, distance].swapaxes(0, 1)
                 q, k, v = (_dense(c.dim, f"{name}_{i}")(x) for name in ("query", "key", "value"))
-                attended = _attend(q, k, v, bias + hidden[:, None], c.num_heads)
+                attended = _attend(q, k, v, bias + hidden[:, None], c.num_heads, weight)
                 x = nn.LayerNorm(name=f"norm_attention_{i}")(x + drop(_dense(c.dim, f"output_{i}")(attended)))
                 up = nn.gelu(_dense(c.hidden_dim, f"up_{i}")(x))
                 x = nn.LayerNorm(name=f"norm_mlp_{i}")(x + drop(_dense(c.dim, f"down_{i}")(up)))
-        return _dense(c.num_classes, "head")(drop(pooled(x, segments, slots, "mean"))).astype(jnp.float32)
+        x = pooled(x, segments, slots, "mean", weight)
+        return _dense(c.num_classes, "head")(drop(x)).astype(jnp.float32)
 
 
 def _dense(features: int, name: str) -> nn.Dense:
@@ -80,12 +91,21 @@ def _dense(features: int, name: str) -> nn.Dense:
     return nn.Dense(features, precision=jax.lax.Precision.HIGHEST, name=name)
 
 
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, num_heads: int) -> jax.Array:
-    """Computes multi-head attention of q, k, v [B, L, D] with an additive bias [B, H, L, L] -> [B, L, D]."""
+def _attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array, num_heads: int, weight: jax.Array | None
+) -> jax.Array:
+    """Computes multi-head attention of q, k, v [B, L, D] with an additive bias [B, H, L, L], and weights [B, L] of the
+    keys if any -> [B, L, D].
+    """
     highest = jax.lax.Precision.HIGHEST
     q, k, v = (a.reshape(*a.shape[:2], num_heads, -1) for a in (q, k, v))
     scores = jnp.einsum("bihd,bjhd->bhij", q, k, precision=highest) / np.sqrt(q.shape[-1]).astype(np.float32)
-    attention = jax.nn.softmax(scores + bias, axis=-1)
+    if weight is None:
+        attention = jax.nn.softmax(scores + bias, axis=-1)
+    else:
+        counted = weight[:, None, None]
+        shares = exponentials(scores + bias, largest_of(scores + bias, counted), counted)
+        attention = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), LEAST_TOTAL)
     mixed = jnp.einsum("bhij,bjhd->bihd", attention, v, precision=highest)
     return mixed.reshape(*mixed.shape[:2], -1)
 
@@ -100,6 +120,7 @@ class TextClassifier:
     """
 
     identity_name: ClassVar[str] = "spex_jax.TextClassifier"
+    takes_partly_kept: ClassVar[bool] = True
 
     params: Params
     config: TinyConfig = dataclasses.field(metadata={"static": True})
@@ -129,18 +150,27 @@ class TextClassifier:
         positions, segments = one_text_a_row(attention_mask)
         return self.classify(tokens, positions, segments, 1)[:, 0]
 
-    def classify(self, tokens: jax.Array, positions: jax.Array, segments: jax.Array, slots: int) -> jax.Array:
+    def classify(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segments: jax.Array,
+        slots: int,
+        partly: PartlyKept | None = None,
+    ) -> jax.Array:
         """Returns the logits of several texts in each row; see `Encoder.classify`.
 
         Args:
           tokens, segments: int32 [B, L]; tokens of segment s in 0..slots - 1 are one text, those of -1 are padding.
           positions: int32 [B, L], or [L] where all rows have the same.
           slots: S, the number of texts in a row.
+          partly: how far each token is kept; None where all are.
 
         Returns:
           float32 [B, S, num_classes].
         """
-        found: Any = TinyEncoder(self.config).apply({"params": self.params}, tokens, positions, segments, slots)
+        given = (tokens, positions, segments, slots, partly)
+        found: Any = TinyEncoder(self.config).apply({"params": self.params}, *given)
         return found  # type: ignore[no-any-return]  # flax also allows for changed variables
 
 

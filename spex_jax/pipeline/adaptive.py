@@ -10,6 +10,7 @@ import numpy as np
 
 from spex_jax.analysis.metrics import r2_score
 from spex_jax.core import masks as masks_lib
+from spex_jax.core import sampling
 from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive
@@ -66,7 +67,7 @@ def evaluate_adaptively(
         known = np.isfinite(values)
         if known.sum() < least:
             raise too_few_values(known.sum(), len(masks), least)
-        finite = Ablations.to_fit(masks[known], values[known], coordinates=plan.coordinates)
+        finite = Ablations.to_fit(masks[known], values[known], known=plan.known)
         if aims or (adaptive.acquisition == "interactions" and len(masks) < room):
             spectrum = plan.method.fit(finite, plan.seed)
             reached = _reached(plan, adaptive, spectrum, held)
@@ -89,7 +90,7 @@ def evaluate_adaptively(
             masks=np.concatenate([masks, held.masks]),
             values=np.concatenate([values, held.values]),
             held_out=last_rows(len(masks) + len(held), len(held)),
-            coordinates=plan.coordinates,
+            known=plan.known,
         ),
         spectrum=spectrum,
         settings={"asked": len(masks) + len(held), "stopped": reached or "budget spent"},
@@ -120,6 +121,19 @@ def _reached(plan: Plan, adaptive: Adaptive, spectrum: Spectrum, held: Ablations
     return None
 
 
+def _with_sizes(pool: np.ndarray, given: np.ndarray, plan: Plan, turn: int) -> np.ndarray:
+    """Returns candidates, of which half are replaced by masks of all sizes where the index weighs all sizes."""
+    n = pool.shape[1]
+    how = sampling.for_index(plan.index)
+    if how == "uniform":
+        return pool
+    wanted = len(pool) // 2 + 2 * len(given)
+    drawn = sampling.draw(how, n, wanted if n >= 63 else min(wanted, 2**n), plan.seed + 7919 * (turn + 1))
+    both = np.concatenate([given, drawn, pool])
+    first = masks_lib.deduplicate(both)[0]
+    return np.asarray(both[first[first >= len(given)]])
+
+
 def _choose(
     plan: Plan,
     acquisition: str,
@@ -134,6 +148,9 @@ def _choose(
     if acquisition == "uniform":
         return masks_lib.uniform(n, len(seen) + count, rng, given=seen)[len(seen) :]
     chosen = seen[:0]
+    options: dict[str, Any] = {"seed": plan.seed, "known": plan.known}
+    if acquisition == "index":
+        options["index"] = (plan.index, plan.max_order)
     if acquisition == "interactions":
         assert spectrum is not None
         found = spectrum.interactions(plan.index, max(2, plan.max_order))
@@ -142,10 +159,12 @@ def _choose(
             both = np.concatenate([seen, made])
             first = masks_lib.deduplicate(both)[0]
             new = both[first[first >= len(seen)]]
-            chosen = most_informative(known.masks, known.values, new, min(count, len(new)), seed=plan.seed)
+            chosen = most_informative(known.masks, known.values, new, min(count, len(new)), **options)
     if len(chosen) < count:
         given, missing = np.concatenate([seen, chosen]), count - len(chosen)
         every = len(seen) + _POOL if n >= 63 else min(len(seen) + _POOL, 2**n)
         pool = masks_lib.uniform(n, max(every, len(given) + missing), rng, given=given)[len(given) :]
-        chosen = np.concatenate([chosen, most_informative(known.masks, known.values, pool, missing, seed=plan.seed)])
+        if acquisition == "index" and n > 1:
+            pool = _with_sizes(pool, given, plan, turn)
+        chosen = np.concatenate([chosen, most_informative(known.masks, known.values, pool, missing, **options)])
     return chosen

@@ -42,6 +42,8 @@ def explain(  # noqa: PLR0913
     mesh: jax.sharding.Mesh | None = None,
     names: Sequence[str] | None = None,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
@@ -78,6 +80,13 @@ def explain(  # noqa: PLR0913
       store_key: identifies a bare callable, or any value function without an identity, in the store.
       names: n names; None takes those of the lens.
       coordinates: [n, d] or [n], where the features are, see `proxyspex.fit`; None takes those of the lens.
+      relevance: [n], how much each feature is expected to matter, see `proxyspex.fit`; the `Relevance` of a value
+        function; or "auto", which computes it from a few gradients where the value function has them, and takes their
+        cost in forward passes off the budget (the settings of the explanation say how much). It pays for language
+        models and small budgets, 2 n log2(n) or less (docs/decisions/66); the gradient is one more program to compile.
+      prior: another spectrum or explanation of the same features, see `proxyspex.fit`: of a smaller model, of an
+        earlier checkpoint, of another way to remove; or the `CorpusPrior` of explanations of other texts, which says
+        what to expect of features with such names and places.
       check_invariance: evaluates some masks again, alone and in another order, beyond the budget (see
         `check_batch_invariance`). Without it a device function is checked where the last batch has free rows.
       nonfinite: what to do with masks whose value is NaN or infinite: "raise" stops at the first; "keep" goes on,
@@ -106,6 +115,8 @@ def explain(  # noqa: PLR0913
         seed=seed,
         names=names,
         coordinates=coordinates,
+        relevance=relevance,
+        prior=prior,
     )
     (evaluated,) = evaluate_outputs(
         value_fn,

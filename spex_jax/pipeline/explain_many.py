@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Unpack
 
 import jax
 
+from spex_jax.analysis.corpus import CorpusPrior, Example, learn_corpus
 from spex_jax.engine.evaluation import identity_of
 from spex_jax.engine.progress import Progress
 from spex_jax.engine.value_function import ValueFunction
@@ -31,6 +32,7 @@ from spex_jax.utils.version import __version__
 __all__ = ["explain_many"]
 
 _TOGETHER = 32  # tables fitted at once
+_FIRST = 4  # explanations from which a corpus begins to learn
 
 
 def explain_many(  # noqa: PLR0913
@@ -45,6 +47,8 @@ def explain_many(  # noqa: PLR0913
     batch_size: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
     names: Sequence[str] | None = None,
+    relevance: str | None = None,
+    prior: CorpusPrior | str | None = None,
     progress: bool = True,
     check_invariance: bool = False,
     nonfinite: str = "raise",
@@ -63,6 +67,10 @@ def explain_many(  # noqa: PLR0913
         number. A single value function need not be put in a list.
       store: a folder, created if it does not exist, with FILE.ablations for each value function and FILE-OPTIONS/ for
         each explanation.
+      relevance: None, or "auto", see `explain`.
+      prior: None; or "corpus", so that each fit knows what the explanations before it say of units with such names and
+        places (`analysis.corpus`): with few ablations, and texts that share words, later explanations become more
+        faithful; or a `CorpusPrior` that was learned from other explanations.
       progress: whether to show the progress over all value functions, or over the ablations and outputs of a single
         one: a bar on a terminal or in a notebook, else a line a minute.
       budget, method, index, max_order, seed, batch_size, mesh, names, check_invariance, nonfinite, **options: see
@@ -81,8 +89,21 @@ def explain_many(  # noqa: PLR0913
             "explain_many takes no store_key=, since all value functions would share it; use ValueFunction(identity=)"
         )
     chosen = METHODS.record(method, options)
+    if relevance is not None and not (isinstance(relevance, str) and relevance == "auto"):
+        raise ValueError(f"relevance must be 'auto' or None, got {relevance!r:.60}; explain takes an array")
+    if prior is not None and not isinstance(prior, CorpusPrior) and prior != "corpus":
+        raise ValueError(f"prior must be 'corpus', a CorpusPrior or None, got {prior!r:.60}; explain takes a spectrum")
+    if prior is not None and not chosen.uses_known:
+        raise ValueError(f"prior= is for methods that fit a proxy, got it with method={chosen.name!r}; leave it out")
     make = functools.partial(
-        make_plan, budget=budget, method=chosen, index=index, max_order=max_order, seed=seed, names=names
+        make_plan,
+        budget=budget,
+        method=chosen,
+        index=index,
+        max_order=max_order,
+        seed=seed,
+        names=names,
+        relevance=relevance,
     )
     evaluate = functools.partial(
         evaluate_outputs, batch_size=batch_size, mesh=mesh, check_invariance=check_invariance, nonfinite=nonfinite
@@ -95,12 +116,14 @@ def explain_many(  # noqa: PLR0913
         "max_order": max_order,
         "seed": seed,
         "names": None if names is None else list(names),
+        "relevance": relevance,
         "check_invariance": check_invariance,
         "nonfinite": nonfinite,
     }
     default = inspect.signature(explain).parameters
     changed = {name: given for name, given in arguments.items() if given != default[name].default}
     changed |= chosen.changed()
+    earlier = _Earlier(prior)
     folder = None if store is None else as_path(store)
     if folder is not None:
         with naming(folder):
@@ -118,25 +141,28 @@ def explain_many(  # noqa: PLR0913
     with Progress(total, shown=progress and jax.process_index() == 0, what="explanations", unit="answer") as shown:
         for position, value_fn in enumerate(several):
             try:
-                for answer in _answers(value_fn, folder, make, evaluate, changed, progress and alone):
+                for answer in _answers(value_fn, folder, make, evaluate, changed | earlier.name, progress and alone):
                     if isinstance(answer, Explanation):
                         found.append(answer)
+                        earlier.add(answer)
                         shown.update(1 if alone else 0)
                     else:
                         evaluated = answer.evaluated if held else dataclasses.replace(answer.evaluated, evaluator=None)
                         waiting[len(found)] = answer._replace(evaluated=evaluated)
                         found.append(None)
-                    if len(waiting) == _TOGETHER:
-                        _fit(waiting, found, shown if alone else None)
+                    if len(waiting) == earlier.together:
+                        _fit(waiting, found, earlier, shown if alone else None)
+                if folder is not None:
+                    earlier.note(value_fn)
             except BaseException as error:
                 if isinstance(error, Exception):  # explain and keep what was already evaluated
                     with contextlib.suppress(Exception):
-                        _fit(waiting, found, shown if alone else None)
+                        _fit(waiting, found, earlier, shown if alone else None)
                 explained = sum(answer is not None for answer in found)
                 error.add_note(f"at value function {position} of explain_many, {explained} explained before it")
                 raise
             shown.update(0 if alone else 1)
-        _fit(waiting, found, shown if alone else None)
+        _fit(waiting, found, earlier, shown if alone else None)
     return [answer for answer in found if answer is not None]
 
 
@@ -147,15 +173,68 @@ class _Unfitted(NamedTuple):
     saved: pathlib.Path | None
 
 
-def _fit(waiting: dict[int, _Unfitted], found: list[Explanation | None], shown: Progress | None) -> None:
+class _Earlier:
+    """What the explanations made so far say of units, where `prior` asks for that."""
+
+    def __init__(self, prior: CorpusPrior | str | None):
+        """Starts with a prior that was given, or with "corpus" for one that is learned."""
+        self._given = prior if isinstance(prior, CorpusPrior) else None
+        self._learns = prior == "corpus"
+        self._examples: list[Example] = []
+        self._before = ""
+
+    @property
+    def together(self) -> int:
+        """The number of outputs to fit at once: few at first, so that later ones learn from them."""
+        return min(_TOGETHER, max(_FIRST, len(self._examples))) if self._learns else _TOGETHER
+
+    @property
+    def name(self) -> dict[str, Any]:
+        """What names the folder of the next explanation, beside the options."""
+        if self._given is not None:
+            return {"prior": hashlib.sha256(repr(self._given).encode()).hexdigest()}
+        return {"prior": ["corpus", self._before]} if self._learns else {}
+
+    def note(self, value_fn: ValueFunction) -> None:
+        """Notes that later explanations depend on this value function."""
+        if self._learns:
+            known = f"{self._before} {identity_of(value_fn)} {value_fn.names}"
+            self._before = hashlib.sha256(known.encode()).hexdigest()
+
+    def add(self, answer: Explanation) -> None:
+        """Learns from an explanation."""
+        if self._learns:
+            known = Example(names=answer.names, spectrum=answer.spectrum, relevance=answer.relevance)
+            self._examples.append(known)
+
+    def of(self, evaluated: Evaluated) -> Evaluated:
+        """Returns the same with the relevance that the explanations so far predict."""
+        learned = learn_corpus(self._examples) if self._learns else self._given
+        if learned is None:
+            return evaluated
+        ablations, plan = evaluated.ablations, evaluated.plan
+        relevance = learned.relevance(plan.names, plan.known.relevance)
+        known = dataclasses.replace(ablations.known, relevance=relevance)
+        settings = {**plan.settings, "prior": f"{learned.examples} explanations"}
+        return dataclasses.replace(
+            evaluated,
+            plan=dataclasses.replace(plan, settings=settings),
+            ablations=dataclasses.replace(ablations, known=known),
+        )
+
+
+def _fit(
+    waiting: dict[int, _Unfitted], found: list[Explanation | None], earlier: _Earlier, shown: Progress | None
+) -> None:
     """Fits all waiting outputs at once and saves the explanations."""
     if not waiting:
         return
-    answers = explanations_of([unfitted.evaluated for unfitted in waiting.values()])
+    answers = explanations_of([earlier.of(unfitted.evaluated) for unfitted in waiting.values()])
     for (place, unfitted), answer in zip(waiting.items(), answers, strict=True):
         if unfitted.saved is not None:
             answer.save(unfitted.saved)
         found[place] = answer
+        earlier.add(answer)
         if shown is not None:
             shown.update(1)
     waiting.clear()

@@ -14,7 +14,7 @@ import numpy as np
 
 from spex_jax import report
 from spex_jax.analysis.correction import Correction
-from spex_jax.analysis.metrics import Faithfulness, varies
+from spex_jax.analysis.metrics import Faithfulness, NearFull, varies
 from spex_jax.analysis.validation import Validation, validate
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.ablations import Ablations, last_rows
@@ -44,6 +44,8 @@ class Explanation:
       ablations: the distinct masks, their values, and which of them are held out of all fits.
       faithfulness: R2 on the held-out masks with its 95% interval; nan where the spectrum is exact or the values are
         constant.
+      near_full: R2 at masks that remove 1 to 4 features, predicted by fits without them; of no masks where fewer than
+        20 were evaluated, as with uniform masks of many features (`focus="full"` evaluates them).
       exact: whether all 2^n masks were evaluated, so that the spectrum equals the function.
       names: one name per feature.
       index, max_order: the defaults of `interactions()`.
@@ -56,6 +58,7 @@ class Explanation:
       evaluator: masks bool [M, n] -> values [M] of the model, for `validate`; None after `load`, since a folder holds
         no model.
       validation: the result of the last `validate`.
+      relevance: float64 [n], how much each feature was expected to matter before the fit; None where that is unknown.
     """
 
     spectrum: Spectrum
@@ -74,6 +77,8 @@ class Explanation:
     correction: Correction | None = None
     evaluator: Callable[[np.ndarray], np.ndarray] | None = None
     validation: Validation | None = None
+    near_full: NearFull = dataclasses.field(default_factory=NearFull.unknown)
+    relevance: np.ndarray | None = None
 
     @property
     def masks(self) -> np.ndarray:
@@ -195,6 +200,8 @@ class Explanation:
             arrays: dict[str, Any] = {"masks": masks_lib.pack(self.masks[rows]), "values": self.values[rows]}
             if self.failed is not None:
                 arrays["failed"] = masks_lib.pack(self.failed)
+            if self.relevance is not None:
+                arrays["relevance"] = self.relevance
             if self.correction is not None:
                 arrays |= self.correction.to_arrays()
             savez(new / "ablations.npz", arrays)
@@ -210,6 +217,7 @@ class Explanation:
                 "validation": None if self.validation is None else self.validation.to_json(),
                 "names": list(self.names),
                 "faithfulness": self.faithfulness.to_json(),
+                "near_full": self.near_full.to_json(),
             }
             (new / "explanation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
             if target.exists():
@@ -252,6 +260,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         masks = file.masks("masks", n)
         values = masks_lib.check_values(file.floats("values", (len(masks),)), masks)
         failed = file.masks("failed", n) if "failed" in file else None
+        relevance = file.floats("relevance", (n,)) if "relevance" in file else None
         correction = Correction.from_arrays(file, n)
     allowance.take(masks.size // 8 + 64 * len(masks), "the comparison of its masks")
     if not len(masks) or len(masks_lib.deduplicate(masks)[0]) < len(masks):
@@ -265,6 +274,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         correction=correction,
         ablations=Ablations(masks=masks, values=values, held_out=held_out),
         faithfulness=Faithfulness.from_json(content.take("faithfulness")),
+        near_full=NearFull.from_json(content.take("near_full", NearFull.unknown().to_json())),
         exact=content.flag("exact"),
         names=names,
         index=content.text("index", INDICES),
@@ -275,6 +285,7 @@ def _read(folder: pathlib.Path, max_bytes: int | None) -> Explanation:
         noise=content.real("noise", none=math.nan, default=math.nan),
         stored=content.whole("stored", default=0),
         failed=failed,
+        relevance=relevance,
         validation=None if content.null("validation") else Validation.from_json(content.take("validation"), names),
     )
     content.end()

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from spex_jax.analysis.correction import Correction, correction_of
-from spex_jax.analysis.metrics import Faithfulness, faithfulness, r2_score
+from spex_jax.analysis.metrics import Faithfulness, NearFull, faithfulness, r2_score
 from spex_jax.core.ablations import Ablations, last_rows
 from spex_jax.core.ends import ends_first
+from spex_jax.core.sampling import nearly_full
 from spex_jax.core.spectrum import Spectrum, exact_spectrum
 from spex_jax.engine.details import Details
 from spex_jax.engine.evaluator import Evaluator
@@ -21,6 +22,8 @@ from spex_jax.utils.seeds import Stream, generator
 from spex_jax.utils.timing import Stopwatch
 
 __all__ = ["Evaluated", "explanations_of"]
+
+_LEAST_NEAR = 20  # fewer masks near the full one say too little
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,7 @@ def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
         tables = [_table(evaluated) for evaluated in several]
         fits = _fits(several, tables)
         scores = [_score(*parts) for parts in zip(several, tables, fits, strict=True)]
+        nearby = [_near_full(*parts) for parts in zip(several, tables, fits, strict=True)]
         corrections = [_correction(table.ablations, fit) for table, fit in zip(tables, fits, strict=True)]
     return [
         Explanation(
@@ -91,6 +95,8 @@ def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
             correction=correction,
             ablations=table.ablations,
             faithfulness=score,
+            near_full=near,
+            relevance=evaluated.plan.known.relevance,
             exact=table.exact,
             failed=table.failed,
             names=evaluated.plan.names,
@@ -106,7 +112,9 @@ def explanations_of(several: Sequence[Evaluated]) -> list[Explanation]:
             stored=evaluated.stored,
             evaluator=evaluated.evaluator,
         )
-        for evaluated, table, fit, score, correction in zip(several, tables, fits, scores, corrections, strict=True)
+        for evaluated, table, fit, score, near, correction in zip(
+            several, tables, fits, scores, nearby, corrections, strict=True
+        )
     ]
 
 
@@ -132,6 +140,23 @@ def _score(evaluated: Evaluated, table: _Table, fit: CrossFit) -> Faithfulness:
         r2 = float(r2_score(ablations.values, fit.spectrum(ablations.masks)))
         return Faithfulness(r2, r2, r2)
     return faithfulness(tested.values, fit.spectrum(tested.masks), seed=evaluated.plan.seed)
+
+
+def _near_full(evaluated: Evaluated, table: _Table, fit: CrossFit) -> NearFull:
+    """Measures R2 at masks that remove 1 to 4 features: of fits without them, or of the spectrum where they were held
+    out.
+    """
+    if table.exact or fit.predicted is None:
+        return NearFull.unknown()
+    fitted, tested = table.ablations.fitted, table.ablations.tested
+    masks = np.concatenate([fitted.masks, tested.masks])
+    values = np.concatenate([fitted.values, tested.values])
+    predicted = np.concatenate([fit.predicted, fit.spectrum(tested.masks)])
+    chosen = nearly_full(masks) & np.isfinite(predicted)
+    if chosen.sum() < _LEAST_NEAR:
+        return NearFull.unknown()
+    score = faithfulness(values[chosen], predicted[chosen], seed=evaluated.plan.seed)
+    return NearFull(score=score, masks=int(chosen.sum()))
 
 
 def _correction(ablations: Ablations, fit: CrossFit) -> Correction | None:

@@ -11,7 +11,7 @@ from spex_jax.baselines.local_surrogates import LIME
 from spex_jax.baselines.permutations import PermutationShapley
 from spex_jax.baselines.semivalues import Banzhaf, Estimator, FaithBanzhaf, FaithShapley, KernelSHAP
 from spex_jax.baselines.single_removals import LeaveOneOut
-from spex_jax.core.sampling import Acquisition, Sampling
+from spex_jax.core.sampling import Acquisition, Focus, Sampling
 from spex_jax.methods import register
 from spex_jax.proxyspex.extraction import Extract
 from spex_jax.proxyspex.methods import SPEX, ProxySPEX
@@ -36,6 +36,7 @@ class MethodOptions(TypedDict, total=False):
     sampling: Sampling | Literal["adaptive"] | None
     acquisition: Acquisition | None
     refits: int | None
+    focus: Focus | None
     target_r2: float | None
     target_width: float | None
     residual_of: str | Proxy | None

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.analysis.corpus import CorpusPrior
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.ablations import Ablations, last_rows
-from spex_jax.core.coordinates import check_coordinates
 from spex_jax.core.indices import Index, find_index
+from spex_jax.core.side_information import SideInformation, side_information
 from spex_jax.engine.value_function import ValueFunction
 from spex_jax.methods import Adaptive, Method
-from spex_jax.pipeline.budget_split import check_budget, held_out_count
+from spex_jax.pipeline.budget_split import check_budget, held_out_count, least_budget
 from spex_jax.utils.seeds import Stream, generator
 
 __all__ = ["Plan", "make_plan"]
@@ -25,7 +26,7 @@ class Plan:
     Attributes:
       names: one name per feature.
       masks: bool [M, n]; for adaptive sampling those of the first part.
-      held_out, design, coordinates: see `Ablations`.
+      held_out, design, known: see `Ablations`.
       complete: whether these are all 2^n masks; for a method that fits a surrogate, the masks that it needs come first.
       method, seed: method and seed of the fit.
       budget: number of ablations.
@@ -37,7 +38,7 @@ class Plan:
     masks: np.ndarray
     held_out: np.ndarray
     design: Any
-    coordinates: np.ndarray | None
+    known: SideInformation
     complete: bool
     method: Method
     seed: int
@@ -58,7 +59,7 @@ class Plan:
             values=values,
             held_out=self.held_out,
             design=self.design,
-            coordinates=self.coordinates,
+            known=self.known,
         )
 
 
@@ -72,8 +73,11 @@ def make_plan(
     seed: int,
     names: Sequence[str] | None,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
 ) -> Plan:
-    """Checks the arguments, which `explain` documents, and draws the masks; nothing is evaluated yet.
+    """Checks the arguments, which `explain` documents, and draws the masks; nothing is evaluated yet but the
+    gradients of relevance="auto".
 
     Raises:
       ValueError: the arguments do not fit.
@@ -85,11 +89,13 @@ def make_plan(
     method.check(seed)  # fail before the model is evaluated
     budget, seed = check_budget(budget, n, method), int(seed)
     names = value_fn.names if names is None else masks_lib.check_names(names, n)
-    places = value_fn.coordinates if coordinates is None else check_coordinates(coordinates, n)
-
     complete = n < 63 and 2**n <= budget
+    spare = 0 if complete else budget - least_budget(n, method)
+    known, passes, shown = _known(value_fn, method, names, coordinates, relevance, prior, spare, seed)
+    budget -= passes
+    settings = {"method": method.name, "budget": budget + passes, "seed": seed, **method.short_form(), **shown}
+
     held_out = 0 if complete else held_out_count(budget)
-    settings = {"method": method.name, "budget": budget, "seed": seed, **method.short_form()}
     design = None
     if complete and method.exact:
         masks = masks_lib.all_masks(n)
@@ -103,7 +109,7 @@ def make_plan(
         masks=masks,
         held_out=last_rows(len(masks), held_out),
         design=design,
-        coordinates=places,
+        known=known,
         complete=complete,
         method=method,
         seed=seed,
@@ -112,3 +118,46 @@ def make_plan(
         max_order=int(max_order),
         settings={name: value for name, value in settings.items() if value is not None},
     )
+
+
+def _known(
+    value_fn: ValueFunction,
+    method: Method,
+    names: tuple[str, ...],
+    coordinates: Any,
+    relevance: Any,
+    prior: Any,
+    most: int,
+    seed: int,
+) -> tuple[SideInformation, int, dict[str, str]]:
+    """Returns what is known of features, the forward passes that it costs, at most `most`, and settings for reports.
+
+    Raises:
+      ValueError: what is given cannot be used, or not by this method.
+    """
+    if not method.uses_known and (relevance is not None or prior is not None):
+        raise ValueError(
+            "relevance= and prior= are for methods that fit a proxy ('proxyspex', or 'spex' with residual_of), got "
+            f"them with method={method.name!r}; leave them out"
+        )
+    places = value_fn.coordinates if coordinates is None else coordinates
+    own, shown = None, {}
+    if isinstance(relevance, str):
+        if relevance != "auto":
+            raise ValueError(f"relevance must be 'auto', an array [n] or None, got {relevance!r}")
+        if most > 0 and value_fn.has_relevance:
+            own = value_fn.relevance(seed=seed)
+        own = None if own is None or own.passes > most else own
+        relevance = None if own is None else own.values
+        if own is not None:
+            shown["relevance"] = f"gradients for {own.passes} of these ablations"
+    elif relevance is not None:
+        shown["relevance"] = "given"
+    corpus, other = (prior, None) if isinstance(prior, CorpusPrior) else (None, prior)
+    known = side_information(value_fn.n, coordinates=places, relevance=relevance, prior=other)
+    if corpus is not None:
+        known = dataclasses.replace(known, relevance=corpus.relevance(names, known.relevance))
+        shown["prior"] = f"{corpus.examples} explanations"
+    elif other is not None and known.prior is not None:
+        shown["prior"] = f"a spectrum of {len(known.prior)} terms"
+    return known, 0 if own is None else own.passes, shown

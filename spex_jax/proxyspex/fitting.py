@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from spex_jax.core.ends import through_ends, with_spare_terms
-from spex_jax.core.masks import check_whole
+from spex_jax.core.masks import check_masks, check_whole
 from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.side_information import SideInformation, side_information
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.extraction import in_units
 from spex_jax.proxyspex.preprocessing import Fitted, Table, prepare, trust
@@ -23,7 +24,6 @@ __all__ = [
     "FitOptions",
     "check_distinct",
     "checked_options",
-    "constant",
     "cross_fit",
     "cut",
     "fit",
@@ -66,7 +66,7 @@ def checked_options(
     return FitOptions(proxy=chosen, max_degree=int(max_degree), max_terms=max_terms, seed=int(seed))
 
 
-def fit(
+def fit(  # noqa: PLR0913
     masks: Any,
     values: Any,
     *,
@@ -75,6 +75,8 @@ def fit(
     max_terms: int | None = None,
     seed: int = 0,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> Spectrum:
@@ -95,13 +97,19 @@ def fit(
       coordinates: [n, d] or [n], where the features are, in any unit that all columns share: the places of words, the
         rows and columns of patches. "walsh_gp" and "auto" then also look for interactions among neighbours, and keep
         what they find there as far as it predicts rows that a fit did not see; the other proxies have no use for it.
+      relevance: [n], how much each feature is expected to matter, not negative and in any unit, such as the root mean
+        square of gradients (`ValueFunction.relevance`). "walsh_gp" and "auto" expect their scales to follow a power of
+        it that they learn, also when that is none; the other proxies have no use for it.
+      prior: another spectrum of the same features, or an explanation: of a smaller model, of an earlier checkpoint, of
+        another way to remove. The fit explains what that spectrum times a learned coefficient leaves.
       solver: for "linear": "greedy" (orthogonal matching pursuit, the default) or "lasso" (the convex relaxation).
       extract: how the spectrum of "mlp" is read: "grow" (the default, a search that grows sets) or "spex" (coded masks,
         decoded: also finds sets that no smaller set leads to).
       seed: the same table and seed give the same spectrum, to the last bit on one platform.
 
     Raises:
-      ValueError: masks, values, coordinates or options that cannot be used; the message states what was expected.
+      ValueError: masks, values, options, coordinates, relevance or a prior that cannot be used; the message states what
+        was expected.
     """
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
@@ -117,13 +125,16 @@ def fit(
             return options.proxy.fit_packed(
                 masks, values, max_degree=options.max_degree, max_terms=options.max_terms, seed=options.seed
             )
-    table = prepare(masks, values, seed, coordinates)
-    if isinstance(table, float):
-        return constant(masks, table)
-    return fit_table(table, options).spectrum
+    table = prepare(masks, values, seed, _known(masks, coordinates, relevance, prior))
+    return table if isinstance(table, Spectrum) else fit_table(table, options).spectrum
 
 
-def cross_fit(
+def _known(masks: Any, coordinates: Any, relevance: Any, prior: Any) -> SideInformation:
+    given = {"coordinates": coordinates, "relevance": relevance, "prior": prior}
+    return side_information(check_masks(masks).shape[1], **given)
+
+
+def cross_fit(  # noqa: PLR0913
     masks: Any,
     values: Any,
     *,
@@ -132,6 +143,8 @@ def cross_fit(
     max_terms: int | None = None,
     seed: int = 0,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> tuple[Spectrum, np.ndarray]:
@@ -140,7 +153,7 @@ def cross_fit(
     Args:
       masks: bool [M, n], distinct.
       values: [M], finite.
-      proxy, max_degree, max_terms, seed, coordinates, solver, extract: see `fit`.
+      proxy, max_degree, max_terms, seed, coordinates, relevance, prior, solver, extract: see `fit`.
 
     Returns:
       The spectrum, and predictions float64 [M]; nan for masks that no fit left out (among many thousands).
@@ -151,9 +164,9 @@ def cross_fit(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    table = prepare(masks, values, seed, coordinates)
-    if isinstance(table, float):
-        return constant(masks, table), np.full(len(masks), table)
+    table = prepare(masks, values, seed, _known(masks, coordinates, relevance, prior))
+    if isinstance(table, Spectrum):
+        return table, table(masks)
     check_distinct(table, masks)
     found = fit_table(table, options)
     return found.spectrum, found.out_of_fold(table)
@@ -163,11 +176,6 @@ def check_distinct(table: Table, masks: Any) -> None:
     """Raises ValueError where a mask occurs in several rows of a table to cross-fit."""
     if table.count != len(masks):
         raise ValueError(f"cross-fitting needs distinct masks, got {table.count} of {len(masks)}; average them first")
-
-
-def constant(masks: Any, value: float) -> Spectrum:
-    """Returns the spectrum of a function that is constant on masks [M, n]."""
-    return Spectrum(np.zeros((1, np.shape(masks)[1]), np.bool_), np.array([value]))
 
 
 class Fit(NamedTuple):
@@ -180,7 +188,7 @@ class Fit(NamedTuple):
     @in_float32()
     def out_of_fold(self, table: Table) -> np.ndarray:
         """Returns the prediction of each row by a fit without it, float64 [N]; nan for rows that no fit left out."""
-        return table.as_given(table.mean + table.scale * self.share * self.fitted.held_out())
+        return table.as_given(table.in_units(self.share * self.fitted.held_out()))
 
     def finished(self, table: Table, max_terms: int | None) -> "Fit":
         """Returns the same with the posterior variances of the terms, adjusted to the known values at the full and the
@@ -189,15 +197,13 @@ class Fit(NamedTuple):
         factor, spectrum = self.fitted.covariance_factor, self.spectrum
         if factor is not None and 1e-150 < table.scale < 1e150:  # so that its square is a normal number
             found = table.scale * factor(spectrum.support)
+            if table.base is not None:
+                doubted = table.scale * table.doubt * table.base.coefficients_at(spectrum.support)
+                found = np.concatenate([found, doubted[:, None]], axis=1)
             variances = (found**2).sum(axis=1)
             spectrum = dataclasses.replace(spectrum, variances=variances, covariance_factor=found)
-        known = (table.masks, _given_values(table), table.scale)
+        known = (table.masks, table.in_units(table.values), table.scale)
         return self._replace(spectrum=through_ends(spectrum, *known, limited=max_terms is not None))
-
-
-def _given_values(table: Table) -> np.ndarray:
-    """Returns the values of a table in the units in which they were given, float64 [N]."""
-    return table.mean + table.scale * table.values
 
 
 @in_float32()
@@ -214,8 +220,9 @@ def cut(table: Table, fitted: Fitted, options: FitOptions) -> Fit:
     values at the full and the empty mask.
     """
     share = trust(fitted.held_out, table.values, table.n) if table.count <= options.proxy.most_rows_doubted else 1.0
-    largest = functools.partial(in_units, fitted.spectrum * share, table.mean, table.scale)
-    known = (table.masks, _given_values(table), table.scale)
+    whole = fitted.spectrum * share
+    largest = functools.partial(in_units, whole if table.base is None else whole + table.base, table.mean, table.scale)
+    known = (table.masks, table.in_units(table.values), table.scale)
     found = with_spare_terms(
         largest(options.max_terms), largest, *known, max_terms=options.max_terms, max_degree=options.max_degree
     )

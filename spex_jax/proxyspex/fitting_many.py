@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from spex_jax.core.masks import check_masks
 from spex_jax.core.packed_masks import PackedMasks
+from spex_jax.core.side_information import side_information
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.fitting import (
@@ -15,7 +17,6 @@ from spex_jax.proxyspex.fitting import (
     FitOptions,
     check_distinct,
     checked_options,
-    constant,
     cut,
     fit_table,
 )
@@ -62,7 +63,7 @@ def _tables(masks: Any, values: Any) -> tuple[list[Any], list[Any]]:
     return list(masks), list(values)
 
 
-def fit_many(
+def fit_many(  # noqa: PLR0913
     masks: Any,
     values: Any,
     *,
@@ -71,6 +72,8 @@ def fit_many(
     max_terms: int | None = None,
     seed: int = 0,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[Spectrum]:
@@ -91,7 +94,8 @@ def fit_many(
       masks: bool [M, n] for T outputs of the same masks; or a list of B arrays bool [M_b, n_b].
       values: [M, T]; or a list of B arrays [M_b].
       proxy, max_degree, max_terms, seed, solver, extract: see `fit`; the same for all tables.
-      coordinates: see `fit`, the same for all tables; or a list of B arrays [n_b, d], None for tables without.
+      coordinates, relevance, prior: see `fit`, the same for all tables; or a list with one for each table, None for
+        those without.
 
     Returns:
       T or B spectra, in this order.
@@ -103,10 +107,11 @@ def fit_many(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    return [found for found, _ in _fits(masks, values, coordinates, options, predict=False)]
+    known = {"coordinates": coordinates, "relevance": relevance, "prior": prior}
+    return [found for found, _ in _fits(masks, values, known, options, predict=False)]
 
 
-def cross_fit_many(
+def cross_fit_many(  # noqa: PLR0913
     masks: Any,
     values: Any,
     *,
@@ -115,14 +120,16 @@ def cross_fit_many(
     max_terms: int | None = None,
     seed: int = 0,
     coordinates: Any = None,
+    relevance: Any = None,
+    prior: Any = None,
     solver: str | None = None,
     extract: str | None = None,
 ) -> list[tuple[Spectrum, np.ndarray]]:
     """Cross-fits many tables: the spectra of `fit_many`, each with the out-of-fold predictions.
 
     Args:
-      masks, values, proxy, max_degree, max_terms, seed, coordinates, solver, extract: see `fit_many`; the masks of a
-        table must be distinct.
+      masks, values, proxy, max_degree, max_terms, seed, coordinates, relevance, prior, solver, extract: see `fit_many`;
+        the masks of a table must be distinct.
 
     Returns:
       For each table the spectrum, and predictions float64 [M_b]; nan for masks that no fit left out.
@@ -133,39 +140,44 @@ def cross_fit_many(
     options = checked_options(
         proxy=proxy, max_degree=max_degree, max_terms=max_terms, seed=seed, solver=solver, extract=extract
     )
-    return _fits(masks, values, coordinates, options, predict=True)
+    known = {"coordinates": coordinates, "relevance": relevance, "prior": prior}
+    return _fits(masks, values, known, options, predict=True)
 
 
-def _places(coordinates: Any, tables: int) -> list[Any]:
-    """Returns the coordinates of every table.
+# The dimensions of what is known of one table; a list of more is one for each table.
+_DIMENSIONS = {"coordinates": 1, "relevance": 0, "prior": -1}
+
+
+def _of_each(name: str, given: Any, tables: int) -> list[Any]:
+    """Returns what is known of every table.
 
     Raises:
-      ValueError: a list of arrays for another number of tables.
+      ValueError: a list for another number of tables.
     """
-    each_its_own = isinstance(coordinates, list | tuple) and any(one is None or np.ndim(one) > 1 for one in coordinates)
-    if not each_its_own:
-        return [coordinates] * tables
-    if len(coordinates) != tables:
+    several = isinstance(given, list | tuple) and any(one is None or np.ndim(one) > _DIMENSIONS[name] for one in given)
+    if not several:
+        return [given] * tables
+    if len(given) != tables:
         raise ValueError(
-            f"there must be coordinates for every table, or the same for all, got {len(coordinates)} arrays of "
-            f"coordinates for {tables} tables"
+            f"there must be {name} for every table, or the same for all, got a list of {len(given)} for {tables} tables"
         )
-    return list(coordinates)
+    return list(given)
 
 
 def _fits(
-    masks: Any, values: Any, coordinates: Any, options: FitOptions, *, predict: bool
+    masks: Any, values: Any, known: dict[str, Any], options: FitOptions, *, predict: bool
 ) -> list[tuple[Spectrum, np.ndarray]]:
     """Returns the spectra, with the out-of-fold predictions if `predict`."""
     given = _tables(masks, values)
-    places = _places(coordinates, len(given[0]))
+    of_each = {name: _of_each(name, one, len(given[0])) for name, one in known.items()}
     tables: dict[int, Table] = {}
     found: dict[int, tuple[Spectrum, np.ndarray]] = {}
     for b, (rows, answers) in enumerate(zip(*given, strict=True)):
         try:
-            table = prepare(rows, answers, options.seed, places[b])
-            if isinstance(table, float):
-                found[b] = constant(rows, table), np.full(len(rows), table)
+            here = {name: several[b] for name, several in of_each.items()}
+            table = prepare(rows, answers, options.seed, side_information(check_masks(rows).shape[1], **here))
+            if isinstance(table, Spectrum):
+                found[b] = table, table(rows)
                 continue
             if predict:
                 check_distinct(table, rows)
@@ -207,7 +219,8 @@ def _vmapped(tables: dict[int, Table], read: Read, options: FitOptions) -> dict[
     """Fits tables of one shape in one program where the proxy supports it; the others one at a time."""
     groups: dict[tuple[int, ...], list[int]] = {}
     for b, table in tables.items():
-        if row_bucket(table.count) <= options.proxy.most_rows_together:
+        # Fits with a known spectrum have kernels of their own, of its sets.
+        if table.base is None and row_bucket(table.count) <= options.proxy.most_rows_together:
             groups.setdefault(
                 (row_bucket(table.count), feature_bucket(table.n), min(options.max_degree, table.n)), []
             ).append(b)

@@ -14,7 +14,8 @@ from spex_jax.core import masks as masks_lib
 from spex_jax.core import sampling
 from spex_jax.core.ablations import Ablations
 from spex_jax.core.ends import through_ends, with_spare_terms
-from spex_jax.core.sampling import Acquisition, Sampling
+from spex_jax.core.sampling import Acquisition, Focus, Sampling
+from spex_jax.core.side_information import SideInformation
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.methods import Adaptive, CrossFit, Method
 from spex_jax.proxyspex.fitting import checked_options, fit
@@ -25,6 +26,7 @@ from spex_jax.proxyspex.residual import fit_and_decode
 __all__ = ["SPEX", "ProxySPEX"]
 
 _FEWEST_ROWS = 12  # fewer rows are too little evidence for any proxy
+_FOCUSED = 1 / 3  # share of the masks near the full one with focus="full"
 _REFITS = 5  # batches of adaptive sampling
 _ADAPTIVE_OPTIONS = ("acquisition", "refits", "target_r2", "target_width")
 
@@ -42,9 +44,12 @@ class ProxySPEX(Method):
       sampling: how masks are drawn (see `sampling.draw`), or "adaptive": half of them uniform, then batches, each
         chosen from the fit so far. None follows the requested index.
       acquisition: how adaptive sampling chooses: "information" (None; the masks that are most informative under the
-        Gaussian process, see `walsh_gp.acquisition`), "interactions" (among masks at the corners of large and uncertain
-        interactions) or "uniform".
+        Gaussian process, see `walsh_gp.acquisition`), "index" (those that tell most about single features and pairs in
+        the requested index), "interactions" (among masks at the corners of large and uncertain interactions) or
+        "uniform".
       refits: the number of batches of adaptive sampling; None is 5.
+      focus: "full" puts a third of the masks near the full one (1 to 4 features removed), where people read an
+        explanation, at the cost of faithfulness on uniform masks; None puts none there beyond those of the sampling.
       target_r2: R2 on the held-out masks at which adaptive sampling stops before the budget is spent.
       target_width: width of the widest 95% interval among the ten strongest interactions, in units of the value, at
         which adaptive sampling stops before the budget is spent.
@@ -57,6 +62,7 @@ class ProxySPEX(Method):
     sampling: Sampling | Literal["adaptive"] | None = None
     acquisition: Acquisition | None = None
     refits: int | None = None
+    focus: Focus | None = None
     target_r2: float | None = None
     target_width: float | None = None
 
@@ -78,6 +84,11 @@ class ProxySPEX(Method):
         proxy_options = {name: option for name, option in options.items() if name not in own}
         given = {name: option for name, option in options.items() if name in own}
         return cls(**{**given, "proxy": proxy_of(options.get("proxy", "auto"), **proxy_options)})
+
+    @property
+    def uses_known(self) -> bool:
+        """Always."""
+        return True
 
     def complete(self, index: str) -> Self:
         """Returns the method with the sampling of the index and all options that adaptive sampling needs."""
@@ -107,6 +118,8 @@ class ProxySPEX(Method):
     def check(self, seed: int) -> None:
         """Raises ValueError for options that cannot be used."""
         proxy = checked_options(proxy=self.proxy, max_degree=self.max_degree, max_terms=self.max_terms, seed=seed).proxy
+        if self.focus not in (None, "full"):
+            raise ValueError(f"focus must be 'full' or None, got {self.focus!r}")
         if self.sampling is not None:
             sampling.check(self.sampling, adaptive=True)
         if self.sampling != "adaptive":
@@ -135,26 +148,42 @@ class ProxySPEX(Method):
 
     def draw(self, n: int, count: int, seed: int) -> tuple[np.ndarray, Any]:
         """Draws the masks; the method must be complete."""
+        if self.focus == "full":
+            others, _ = dataclasses.replace(self, focus=None).draw(n, count, seed)
+            near = sampling.near_full(n, int(_FOCUSED * len(others)), seed, given=others[:0])
+            both = np.concatenate([near, others])
+            first = masks_lib.deduplicate(both)[0]
+            apart = both[first[first >= len(near)]][: len(others) - len(near)]
+            return np.concatenate([apart, near]), None
         if self.sampling == "adaptive":
-            return sampling.draw("uniform", n, max(count // 2, min(count, self.least(n))), seed), None
+            # An index weighs masks of all sizes, which uniform ones of many features do not have.
+            how: Sampling = "mixed" if self.acquisition == "index" and n > 1 else "uniform"
+            return sampling.draw(how, n, max(count // 2, min(count, self.least(n))), seed), None
         assert self.sampling is not None
         return sampling.draw(self.sampling, n, count, seed), None
 
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum of the proxy."""
         options = self._fit_options()
-        return fit(ablations.masks, ablations.values, **options, coordinates=ablations.coordinates, seed=seed)
+        return fit(ablations.masks, ablations.values, **options, **_known([ablations], alone=True), seed=seed)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
         """Fits many tables; for masks drawn by coalition size it also gives the out-of-fold predictions."""
         masks, values = [table.masks for table in tables], [table.values for table in tables]
-        options = {**self._fit_options(), "coordinates": [table.coordinates for table in tables], "seed": seed}
-        if self.sampling in sampling.PAIRED:
+        options = {**self._fit_options(), **_known(tables), "seed": seed}
+        if self.sampling in sampling.PAIRED or self.focus is not None:
             return [CrossFit(*found) for found in cross_fit_many(masks, values, **options)]
         return [CrossFit(found) for found in fit_many(masks, values, **options)]
 
     def _fit_options(self) -> dict[str, Any]:
         return {"proxy": self.proxy, "max_degree": self.max_degree, "max_terms": self.max_terms}
+
+
+def _known(tables: Sequence[Ablations], *, alone: bool = False) -> dict[str, Any]:
+    """Returns what is known of the features of tables, as arguments of fits of several, or of one alone."""
+    names = [field.name for field in dataclasses.fields(SideInformation)]
+    known = {name: [getattr(table.known, name) for table in tables] for name in names}
+    return {name: several[0] for name, several in known.items()} if alone else known
 
 
 def _through_ends(found: Spectrum, ablations: Ablations) -> Spectrum:
@@ -187,6 +216,11 @@ class SPEX(Method):
         if self.residual_of is not None:
             object.__setattr__(self, "residual_of", proxy_of(self.residual_of))
 
+    @property
+    def uses_known(self) -> bool:
+        """Whether it fits a proxy too."""
+        return self.residual_of is not None
+
     def check(self, seed: int) -> None:
         """Raises ValueError for options that cannot be used."""
         super().check(seed)
@@ -209,7 +243,8 @@ class SPEX(Method):
         if self.residual_of is None:
             found = spex.decode(design, values)
         else:
-            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed, coordinates=ablations.coordinates)
+            known = _known([ablations], alone=True)
+            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed, **known)
         return _through_ends(found, ablations)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
-from spex_jax.core.coordinates import check_coordinates
+from spex_jax.core.side_information import NOTHING, SideInformation
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
 from spex_jax.utils import array_api
@@ -59,10 +59,12 @@ class Table:
     Attributes:
       masks: bool [N, n], distinct.
       values: float64 [N], mean 0, variance 1.
-      mean, scale: the given values are mean + scale * values.
+      mean, scale: the given values are mean + scale * (values + those of `base`).
       fold: int32 [N], as `Rows.fold`.
       order: int [N], the index of each row in the given table, if all its rows were distinct.
-      coordinates: float64 [n, d], where the features are; None where that is not known.
+      known: what is known of the features.
+      base: the spectrum that was known before, times its coefficient, in units of `values`; None for none.
+      doubt: the relative standard error of that coefficient.
     """
 
     masks: np.ndarray
@@ -71,7 +73,9 @@ class Table:
     scale: float
     fold: np.ndarray
     order: np.ndarray
-    coordinates: np.ndarray | None = None
+    known: SideInformation = NOTHING
+    base: Spectrum | None = None
+    doubt: float = 0.0
 
     @property
     def count(self) -> int:
@@ -109,6 +113,11 @@ class Table:
         found = np.empty_like(numbers)
         found[self.order] = numbers
         return found
+
+    def in_units(self, values: np.ndarray) -> np.ndarray:
+        """Returns values [N] of the table, or predictions of them, in the units of the given values."""
+        whole = values if self.base is None else values + self.base(self.masks)
+        return np.asarray(self.mean + self.scale * whole)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +218,7 @@ def trust(held_out: Callable[[], np.ndarray], values: np.ndarray, n: int) -> flo
     return float(np.clip(gain.mean() / (2 * (1 + 10 / len(gain)) * error), 0.0, 1.0)) if error > 0 else 1.0
 
 
-def prepare(masks: Any, values: Any, seed: int = 0, coordinates: Any = None) -> Table | float:
+def prepare(masks: Any, values: Any, seed: int = 0, known: SideInformation = NOTHING) -> Table | Spectrum:
     """Checks, deduplicates, orders and scales a table of ablations.
 
     The rows are put in an order that depends on their masks alone and is random otherwise: the folds, sums and ties of
@@ -219,27 +228,31 @@ def prepare(masks: Any, values: Any, seed: int = 0, coordinates: Any = None) -> 
       masks: bool [M, n].
       values: [M].
       seed: for the folds.
-      coordinates: [n, d], see `fit`; or None.
+      known: what is known of the features.
 
     Returns:
-      The table, or the value of a function that is constant on these masks.
+      The table, or the spectrum of a function that is constant on these masks, or a known spectrum plus a constant.
 
     Raises:
-      ValueError: no rows, or masks, values or coordinates that `check_masks`, `check_values` and `check_coordinates`
-        refuse.
+      ValueError: no rows, or masks or values that `check_masks` and `check_values` refuse.
     """
     masks_lib.check_not_traced("a fit")
     masks = masks_lib.check_masks(masks)
-    places = check_coordinates(coordinates, masks.shape[1])
     if not len(masks):
         raise ValueError("a fit needs at least one ablation, got an empty table")
     values = masks_lib.check_values(values, masks)
     order = np.lexsort((values, _scattered(masks)))
     masks, values = masks[order], values[order]
     masks, values = average_duplicates(masks, values)
-    standardised = masks_lib.standardise(limit_outliers(values))
+    values = limit_outliers(values)
+    base, doubt = None, 0.0
+    if known.prior is not None:
+        base, doubt = _base(known.prior, masks, values)
+        values = values if base is None else values - base(masks)
+    standardised = masks_lib.standardise(values)
     if isinstance(standardised, float):
-        return standardised
+        alone = Spectrum(np.zeros((1, masks.shape[1]), np.bool_), np.array([standardised]))
+        return alone if base is None else base + alone
     targets, mean, scale = standardised
     fold = np.random.default_rng(seed).permutation(len(masks)) % FOLDS
     return Table(
@@ -249,5 +262,31 @@ def prepare(masks: Any, values: Any, seed: int = 0, coordinates: Any = None) -> 
         scale=scale,
         fold=fold.astype(np.int32),
         order=order,
-        coordinates=places,
+        known=known,
+        base=None if base is None else base * (1 / scale),
+        doubt=doubt,
+    )
+
+
+def _base(prior: Spectrum, masks: np.ndarray, values: np.ndarray) -> tuple[Spectrum | None, float]:
+    """Returns a known spectrum without its constant, times the coefficient with which it explains values [N] at masks
+    bool [N, n] best, and the relative standard error of that coefficient; None where it explains nothing.
+
+    The coefficient c is that of least squares, times 1 - (its standard error / c)^2, or 0 (the positive part of James
+    and Stein, 1961): a spectrum that has nothing to do with these values is left out, and otherwise nearly so.
+    """
+    varied = prior.take(prior.support.any(axis=1) & (prior.coefficients != 0))
+    predicted = varied(masks)
+    standardised = masks_lib.standardise(predicted)
+    if isinstance(standardised, float):
+        return None, 0.0
+    predicted, _, scale = standardised
+    centred = values - values.mean()
+    coefficient = float(predicted @ centred) / len(values)
+    error = float(np.sqrt(np.mean((centred - coefficient * predicted) ** 2) / len(values)))
+    if not abs(coefficient) > error:
+        return None, 0.0
+    share = 1 - (error / coefficient) ** 2
+    return Spectrum(varied.support, varied.coefficients * (share * coefficient / scale)), error / abs(
+        share * coefficient
     )

@@ -1,10 +1,11 @@
 """A proxy for the smooth part of a function and SPEX for the rest (an extension of this project)."""
 
-import functools
+from typing import Any
 
 import numpy as np
 
 from spex_jax import spex
+from spex_jax.core.side_information import side_information
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.fitting import checked_options, fit
 from spex_jax.proxyspex.preprocessing import prepare
@@ -22,6 +23,8 @@ def fit_and_decode(
     max_degree: int = 5,
     seed: int = 0,
     coordinates: object = None,
+    relevance: object = None,
+    prior: object = None,
 ) -> Spectrum:
     """Decodes the sets that a proxy does not explain, and refits the proxy to the rest.
 
@@ -31,23 +34,25 @@ def fit_and_decode(
     Args:
       design: made by `spex_jax.spex.design`.
       values: [M], the value at each of `design.masks`.
-      proxy, max_degree, seed, coordinates: see `fit`.
+      proxy, max_degree, seed, coordinates, relevance, prior: see `fit`.
 
     Raises:
       ValueError: values of the wrong length, or not finite; options that `fit` refuses.
     """
     answers = spex.check_design(design, values)
     chosen = checked_options(proxy=proxy, max_degree=max_degree, max_terms=None, seed=seed).proxy
-    smooth = functools.partial(
-        fit, design.masks, proxy=chosen, max_degree=max_degree, seed=seed, coordinates=coordinates
-    )
-    table = prepare(design.masks, answers, seed, coordinates)
-    if isinstance(table, float):
+    known: dict[str, Any] = {"coordinates": coordinates, "relevance": relevance, "prior": prior}
+
+    def smooth(values: np.ndarray) -> Spectrum:
+        return fit(design.masks, values, proxy=chosen, max_degree=max_degree, seed=seed, **known)
+
+    table = prepare(design.masks, answers, seed, side_information(design.masks.shape[1], **known))
+    if isinstance(table, Spectrum):
         return smooth(answers)
     with in_float32():
         fitted = chosen.fit(table, max_degree=min(max_degree, table.n), seed=seed)
-        predicted = table.as_given(fitted.held_out())
-    predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(design.masks))
-    found = spex.decode(design, answers - (table.mean + table.scale * predicted))
+        predicted = fitted.held_out()
+        predicted = np.where(np.isfinite(predicted), predicted, fitted.spectrum(table.masks))
+    found = spex.decode(design, answers - table.as_given(table.in_units(predicted)))
     rest = Spectrum(found.support[1:], found.coefficients[1:])
     return smooth(answers - rest(design.masks)) + rest if len(rest) else smooth(answers)

@@ -135,8 +135,8 @@ def train_mlp(masks: Any, values: Any, *, seed: int = 0) -> TrainedMLP:
     from spex_jax.proxyspex import perceptrons
 
     table = prepare(masks, values, seed)
-    if isinstance(table, float):
-        raise ValueError(f"the values are all {table:g}: there is nothing to learn")
+    if isinstance(table, Spectrum):
+        raise ValueError(f"the values are all {table.coefficients[0]:g}: there is nothing to learn")
     with in_float32():
         params, _ = perceptrons.train_ensemble(table, seed=seed)
     return TrainedMLP(params=params, n=table.n, mean=table.mean, scale=table.scale)

@@ -33,6 +33,12 @@ def show_score(view: View) -> str:
         title = f"R<sup>2</sup> {score.r2:.3f} <small>95% interval {score.low:.3f} to {score.high:.3f}</small>"
         text = "Share of the variance of the model's values that the spectrum explains, on "
         text += f"{counted(tested, 'held-out mask')} of {ablations}." if tested else "all masks."
+    if e.near_full.masks:
+        text += f" Where 1 to 4 {plural(view.noun)} are removed, close to what was read, it is "
+        text += (
+            f"{e.near_full.score.r2:.3f} ({e.near_full.score.low:.3f} to {e.near_full.score.high:.3f}), measured on "
+        )
+        text += f"{counted(e.near_full.masks, 'mask')} by fits that did not see them."
     scale = "" if math.isnan(score.r2) else _score_scale(score)
     seeds = f'<p class="sx-note">{escape(noise)}</p>' if (noise := seed_noise(e)) else ""
     if note := correction_note(e):

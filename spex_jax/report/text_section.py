@@ -15,6 +15,9 @@ _SHOWN = (
     "degree",
     "sampling",
     "acquisition",
+    "focus",
+    "relevance",
+    "prior",
     "stopped",
 )  # settings that the line of the method shows
 
@@ -52,6 +55,8 @@ def to_text(explanation: Any, top: int = 10) -> str:
         lines.append(f"{explanation.faithfulness} on {tested} held-out masks of {ablations}")
     else:
         lines.append(f"{explanation.faithfulness} on all {ablations}, every possible mask")
+    if explanation.near_full.masks:
+        lines.append(str(explanation.near_full))
     if corrected := correction_note(explanation):
         lines.append(corrected)
     if noise := seed_noise(explanation):

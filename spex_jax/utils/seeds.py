@@ -34,6 +34,8 @@ class Stream(enum.IntEnum):
       MLP_MEMBERS: the networks of its ensemble in the same way; the number of the network follows.
       MLP_QUERIES: the masks at which the ensemble is evaluated to read its spectrum.
       WALSH_GP_WINDOWS: the rows of each step in which `walsh_gp` learns the scales of windows.
+      RELEVANCE: the masks at which the gradients of `ValueFunction.relevance` are taken.
+      NEAR_FULL: masks near the full one; the number of the block may follow.
     """
 
     HELD_OUT_MASKS = 1
@@ -49,6 +51,8 @@ class Stream(enum.IntEnum):
     MLP_MEMBERS = 10
     MLP_QUERIES = 11
     WALSH_GP_WINDOWS = 12
+    RELEVANCE = 13
+    NEAR_FULL = 14
 
 
 # Added to the number of a training that gradients need beyond those of the lens: `measure_seed_noise` folds the numbers

@@ -305,12 +305,25 @@ def hidden_statistics(params, x):
         ({"loss_fn": lambda logits, y: jnp.zeros(())}, "one loss for each example"),
         ({"value": lambda logits, y: logits}, "one number for each test point"),
         ({"init_fn": None}, "init_fn must be callable"),
+        ({"embedding": np.zeros((5, 2))}, r"embedding must be numbers of shape \(26, d\), one row for each example"),
+        ({"embedding": np.full((26, 2), np.nan)}, "embedding must be finite, got nan"),
+        ({"embedding": np.ones((26, 2))}, "all 26 features in one place"),
     ],
 )
 def test_refuses(change, message, data):
     arguments = {"init_fn": init, "apply_fn": apply, "train": data[0], "test": data[1], "steps": 2, **change}
     with pytest.raises(ValueError, match=message):
         training_data(**arguments)
+
+
+def test_groups_are_at_the_mean_of_their_examples(lens, data):
+    embedding, labels = data[0][0], np.arange(N) % 4 - 1
+    found = lens(groups=labels, embedding=embedding, steps=2).coordinates
+    assert found.shape == (3, embedding.shape[1])
+    for group in range(3):
+        np.testing.assert_allclose(found[group], embedding[labels == group].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(lens(embedding=embedding, steps=2).coordinates, embedding, rtol=1e-6)
+    assert lens(groups=labels, steps=2).coordinates is None
 
 
 def test_regression_targets_need_a_loss(data):

@@ -62,7 +62,7 @@ def test_tables_in_one_program_are_close_to_those_one_by_one(rng):
         assert_close(spectrum, proxyspex.fit(masks[b], values[b], seed=3), rng)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.usefixtures("on_an_accelerator")
 def test_chunks_have_no_influence(rng, monkeypatch):
     masks, values = mixed(rng)
@@ -160,7 +160,7 @@ def test_a_wrong_table_is_named():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["side by side", "in one program"])
+@pytest.mark.parametrize("path", ["side by side", pytest.param("in one program", marks=pytest.mark.nightly)])
 def test_cross_fits(path, rng, request):
     if path == "in one program":
         request.getfixturevalue("on_an_accelerator")

@@ -16,9 +16,9 @@ def smooth(masks):
 
 
 def hidden(masks):
-    """Triples that nothing announces."""
+    """Triples that nothing announces, too many to be found as learned neighbours."""
     rng = np.random.default_rng(2)
-    triples = [rng.choice(masks.shape[1], 3, replace=False) for _ in range(10)]
+    triples = [rng.choice(masks.shape[1], 3, replace=False) for _ in range(14)]
     return sum(0.7 * (1 - 2.0 * (masks[:, members].sum(axis=1) % 2)) for members in triples)
 
 
@@ -28,7 +28,7 @@ def test_the_smooth_part_by_the_proxy_and_the_rest_decoded(made, rng):
     both = r2_score(truth, proxyspex.fit_and_decode(made, values)(test))
     proxy = r2_score(truth, proxyspex.fit(made.masks, values, proxy="walsh_gp")(test))
     assert both > 0.9
-    assert both > proxy + 0.1
+    assert both > proxy + 0.2
 
 
 def test_where_noise_is_left_it_is_the_fit(made, rng):

@@ -9,11 +9,14 @@ import numpy as np
 import oracle
 import pytest
 from host_only import nothing_on_a_device
+from planting import neighbours
 
-from spex_jax import proxyspex
+from spex_jax import Spectrum, proxyspex
+from spex_jax.core.side_information import side_information
 from spex_jax.core.walsh import signs, subset_characters
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.preprocessing import prepare
+from spex_jax.proxyspex.walsh_gp import neighbours as neighbours_module
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.prior import prior_variances
 from spex_jax.proxyspex.walsh_gp.scales import loss_gradient
@@ -169,20 +172,6 @@ def test_padding_keeps_the_windows():
     assert not wide.inside[len(windows.units) :].any()
 
 
-def neighbours(n, rows, seed=0, noise=0.0):
-    """A function of neighbours on a line: singles, pairs and triples next to each other; its values are noisy on the
-    first rows.
-    """
-    rng = np.random.default_rng(seed)
-    masks = rng.random((rows + 500, n)) < 0.5
-    x = 2.0 * masks - 1
-    values = x @ rng.normal(size=n) * 0.5
-    for start in range(n - 2):
-        values = values + rng.normal() * x[:, start] * x[:, start + 1]
-        values = values + rng.normal() * 0.7 * x[:, start] * x[:, start + 1] * x[:, start + 2]
-    return masks[:rows], values[:rows] + noise * rng.normal(size=rows), masks[rows:], values[rows:]
-
-
 @pytest.mark.parametrize("proxy", ["walsh_gp", "auto"])
 def test_places_help_where_neighbours_act_together(proxy):
     masks, values, others, truth = neighbours(24, 220)
@@ -259,4 +248,72 @@ def test_few_features_and_few_rows_have_no_windows():
     first = proxyspex.fit(masks, values, proxy="walsh_gp")
     second = proxyspex.fit(masks, values, proxy="walsh_gp", coordinates=np.arange(7))
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
-    assert prepare(masks, values, 0, np.arange(7)).coordinates.shape == (7, 1)
+    assert prepare(masks, values, 0, side_information(7, coordinates=np.arange(7))).known.coordinates.shape == (7, 1)
+
+
+def partners(rows, seed=0, noise=0.05):
+    """A sum of unanimity games of three scattered groups of 5 of 15 features, as a table and other masks."""
+    rng = np.random.default_rng(seed)
+    groups = rng.permutation(15).reshape(3, 5)
+    masks = rng.permutation(oracle.all_masks(15))[: rows + 1000]
+    values = masks @ rng.normal(size=15) * 0.2
+    for _ in range(30):
+        members = rng.permutation(groups[rng.integers(3)])[: rng.integers(2, 6)]
+        values = values + rng.normal() * masks[:, members].all(axis=1)
+    return masks[:rows], values[:rows] + noise * rng.normal(size=rows), masks[rows:], values[rows:]
+
+
+@pytest.mark.parametrize("proxy", ["walsh_gp", "auto"])
+def test_learned_partners_help_and_are_left_out_where_they_do_not(proxy, monkeypatch):
+    gains = []
+    for seed in range(3):
+        masks, values, others, truth = partners(220, seed)
+        found = oracle.r2(truth, proxyspex.fit(masks, values, proxy=proxy)(others))
+        with monkeypatch.context() as without:
+            without.setattr(neighbours_module, "_LEARNED_FEATURES", 0)
+            alone = oracle.r2(truth, proxyspex.fit(masks, values, proxy=proxy)(others))
+        gains.append(np.log((1 - found) / (1 - alone)))
+    assert np.mean(gains) < np.log(0.9)
+    rng = np.random.default_rng(0)
+    masks = rng.permutation(oracle.all_masks(12))
+    support = rng.random((200, 12)) < 0.15
+    values = subset_characters(masks, np.unique(support, axis=0)).astype(float) @ rng.normal(
+        size=len(np.unique(support, axis=0))
+    )
+    found = oracle.r2(values[300:], proxyspex.fit(masks[:300], values[:300], proxy=proxy)(masks[300:]))
+    monkeypatch.setattr(neighbours_module, "_LEARNED_FEATURES", 0)
+    assert found > oracle.r2(values[300:], proxyspex.fit(masks[:300], values[:300], proxy=proxy)(masks[300:])) - 0.005
+
+
+def test_partners_are_the_features_of_common_sets():
+    support = np.zeros((4, 12), bool)
+    for row, members in enumerate([(0, 1, 2), (0, 1), (5,), (7, 8, 9)]):
+        support[row, list(members)] = True
+    windows = neighbours_module._partners(Spectrum(support, np.array([1.0, 2.0, 100.0, 0.5])))
+    sets = [set(units[inside].tolist()) for units, inside in zip(windows.units, windows.inside, strict=True)]
+    assert any({0, 1, 2} <= found for found in sets)
+    assert any({7, 8, 9} <= found for found in sets)
+    assert all(len(found) == 5 for found in sets)
+
+
+def test_partners_are_learned_of_few_features_from_many_rows():
+    for n, rows, learned in ((15, 199, False), (15, 230, True), (25, 230, False), (8, 230, False)):
+        rng = np.random.default_rng(0)
+        masks = np.unique(rng.random((2 * rows, n)) < 0.5, axis=0)[:rows]
+        table = prepare(
+            masks, masks @ rng.normal(size=n) + masks[:, 0] * masks[:, 1] * masks[:, 2] + rng.normal(size=len(masks))
+        )
+        smooth = walsh_gp.fit(table, max_degree=3, seed=0)
+        asked = []
+        watched = dataclasses.replace(smooth, held_out=lambda: asked.append(1) or smooth.held_out())  # noqa: B023
+        walsh_gp.with_neighbours(table, watched, max_degree=3, seed=0)
+        assert bool(asked) == (learned and table.count >= 200), (n, rows)
+
+
+@pytest.mark.nightly
+def test_host_and_device_agree_on_learned_partners(request):
+    masks, values, others, _ = partners(400, noise=1.0)
+    host = proxyspex.fit(masks, values, proxy="walsh_gp")
+    request.getfixturevalue("on_an_accelerator")
+    device = proxyspex.fit(masks, values, proxy="walsh_gp")
+    assert np.abs(host(others) - device(others)).max() < 0.02 * values.std()

@@ -25,6 +25,8 @@ NUMBERS = {
         "MLP_MEMBERS": 10,
         "MLP_QUERIES": 11,
         "WALSH_GP_WINDOWS": 12,
+        "RELEVANCE": 13,
+        "NEAR_FULL": 14,
     },
 }
 

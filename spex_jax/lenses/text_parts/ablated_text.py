@@ -16,6 +16,11 @@ __all__ = ["AblatedAnswer", "AblatedClass"]
 _LOGITS = 2**26  # logits that are in memory at once
 
 
+def _partly(batch: tuple[jax.Array, ...]) -> bool:
+    """Returns whether the masks of a batch say how far units are kept, in floats."""
+    return bool(jnp.issubdtype(batch[0].dtype, jnp.floating))
+
+
 def _with_slots(template: Template, batch: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns masks bool [B, S, width] and used bool [B, S] of a batch of the engine."""
     if template.kind == "packed":
@@ -34,7 +39,8 @@ class AblatedClass:
     """Maps masks to values of a class; all texts of one padded shape share a program.
 
     Masks are bool [B, width] and values float32 [B]. With a packed template masks are bool [B, S, width], there is a
-    second argument used bool [B, S], and values are [B, S]. `target` and `contrast` are int32 [].
+    second argument used bool [B, S], and values are [B, S]. `target` and `contrast` are int32 []. With a model that
+    takes `PartlyKept`, masks may also be float32 [B, width], the share to which each unit is kept, for values [B].
     """
 
     identity_name: ClassVar[str] = "spex_jax.AblatedClass"
@@ -50,7 +56,11 @@ class AblatedClass:
         return dataclasses.replace(self, model=model)
 
     def logits(self, *batch: jax.Array) -> jax.Array:
-        """Returns class logits [B, S, C]."""
+        """Returns class logits [B, S, C]; S is 1 for masks of floats."""
+        if _partly(batch):
+            rows, partly = self.template.partly(batch[0])
+            found: jax.Array = self.model.classify(rows.tokens, rows.positions, rows.segments, 1, partly)
+            return found
         masks, used = _with_slots(self.template, batch)
         rows = self.template.rows(masks, used)
         if isinstance(self.model, Classifier):
@@ -61,7 +71,7 @@ class AblatedClass:
     def __call__(self, *batch: jax.Array) -> jax.Array:
         """Returns the values; see the class."""
         values = watched(self.logits(*batch), self.value, self.target, self.contrast)
-        return values if self.template.kind == "packed" else values[:, 0]
+        return values if self.template.kind == "packed" and not _partly(batch) else values[:, 0]
 
 
 @functools.partial(
@@ -106,6 +116,14 @@ class AblatedAnswer:
 
     def __call__(self, *batch: jax.Array) -> jax.Array:
         """Returns the values; see `AblatedClass`."""
+        if _partly(batch):
+            rows, partly = self.template.partly(batch[0])
+            every = self.model.states(
+                *(rows.tokens, rows.positions, rows.segments, rows.branches), prefix=self.prefix, partly=partly
+            )
+            weights = self.template.sources(self.sources, partly).astype(every.dtype)
+            states = jnp.einsum("bkl,bld->bkd", weights, every, precision=jax.lax.Precision.HIGHEST)
+            return self.measured(states[:, None])[:, 0]
         masks, used = _with_slots(self.template, batch)
         if isinstance(self.model, HiddenStates):
             values = self.measured(self.states(masks, used))

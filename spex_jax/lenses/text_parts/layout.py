@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.engine.packing import Packing
+from spex_jax.models.blocks import PartlyKept
 
 __all__ = ["Rows", "Template", "pack", "template_of"]
 
@@ -78,6 +79,47 @@ class Template:
             places=places,
             present=present if self.kind == "hidden" else jnp.broadcast_to(self.branch >= 0, present.shape),
         )
+
+    def partly(self, masks: jax.Array) -> tuple["Rows", PartlyKept]:
+        """Lays out masks float32 [B, width], one text a row, with every token in its place.
+
+        The value of a row is that of `rows` where all shares are 0 or 1, but for positions: a text that gets shorter or
+        longer keeps those that it has with all units kept.
+        """
+        share = masks[:, jnp.maximum(self.unit, 0)]
+        share = jnp.where(self.unit < 0, 1.0, jnp.where(self.when, share, 1 - share))
+        real, shape = self.branch >= 0, share.shape
+        kept = ((self.unit < 0) | self.when) & real
+        positions = self.start + self._whole()
+        if self.move:
+            prompt = kept & (self.branch == _PROMPT)
+            own = jnp.where(self.branch > _PROMPT, prompt.sum() + self.position, jnp.maximum(prompt.cumsum() - 1, 0))
+            positions = self.start + own
+        rows = Rows(
+            tokens=jnp.broadcast_to(self.tokens, shape),
+            positions=positions,
+            segments=jnp.broadcast_to(jnp.where(real, 0, -1), shape),
+            branches=jnp.broadcast_to(jnp.maximum(self.branch, 0), shape),
+            places=jnp.broadcast_to(jnp.arange(shape[1]), (shape[0], 1, shape[1])),
+            present=jnp.broadcast_to(kept, (shape[0], 1, shape[1])),
+        )
+        in_place = self.kind == "in_place"
+        stand_in = jnp.broadcast_to(self.stand_in, shape) if in_place else None
+        return rows, PartlyKept(share=share, stand_in=stand_in)
+
+    def sources(self, sources: jax.Array, partly: PartlyKept) -> jax.Array:
+        """Returns the weights float32 [B, K, L] of the states from which tokens with `sources` int32 [K] are predicted.
+
+        Source -1, the prompt's last token that is present, is each token of the prompt as far as it is kept and those
+        after it are not.
+        """
+        prompt = self.branch == _PROMPT
+        there = partly.share if partly.stand_in is None else jnp.ones_like(partly.share)
+        there = jnp.where(prompt, there, 0.0)
+        none_after = jnp.flip(jnp.cumprod(jnp.flip(1 - there, axis=1), axis=1), axis=1)
+        last = there * jnp.pad(none_after[:, 1:], ((0, 0), (0, 1)), constant_values=1.0)
+        fixed = sources[:, None] == jnp.arange(len(self.tokens))
+        return jnp.where(sources[:, None] < 0, last[:, None], fixed)
 
     def _whole(self) -> jax.Array:
         """Returns the positions int32 [L] with nothing removed."""

@@ -39,6 +39,25 @@ class Groups:
         """The number of examples of each group, int64 [n]."""
         return np.bincount(self.labels[self.labels >= 0], minlength=len(self))
 
+    def means(self, name: str, given: Any) -> np.ndarray:
+        """Returns the mean of rows [N, d] over each group, float64 [n, d]; `name` says what they are in errors.
+
+        Raises:
+          ValueError: the rows are not finite numbers, or not one for each example.
+        """
+        rows = np.asarray(given)
+        if rows.ndim != 2 or len(rows) != len(self.labels) or rows.dtype.kind not in "biuf":
+            raise ValueError(
+                f"{name} must be numbers of shape ({len(self.labels)}, d), one row for each example, got {rows.dtype} "
+                f"{rows.shape}"
+            )
+        if not np.isfinite(rows).all():
+            raise ValueError(f"{name} must be finite, got {rows[~np.isfinite(rows)][0]}")
+        inside = self.labels >= 0
+        total = np.zeros((len(self), rows.shape[1]))
+        np.add.at(total, self.labels[inside], rows[inside].astype(np.float64))
+        return np.asarray(total / np.maximum(self.sizes, 1)[:, None])
+
     def members(self, group: int) -> np.ndarray:
         """Returns the numbers of the examples of a group, int64, ascending."""
         return np.flatnonzero(self.labels == group)

@@ -11,15 +11,17 @@ exp(sum_i a_i (s_i s'_i - 1)): one matrix product and one exp. The posterior mea
 F(S) = P(S) sum_j alpha_j chi_S(x_j) in closed form.
 
 Where units have coordinates, a second Gaussian process has one more product kernel for each window of neighbours, over
-the units of the window alone, with scales and an amplitude of its own; the fit is then a mixture of the two.
+the units of the window alone, with scales and an amplitude of its own; the fit is then a mixture of the two. Without
+coordinates the windows are those of learned partners, where a fold that did not choose them says that they help.
 
 The scales are learned from the marginal likelihood (Rasmussen and Williams, 2006, chapter 5), each step on a fresh
 random subset of the rows.
 """
 
+from spex_jax.proxyspex.walsh_gp.neighbours import with_neighbours
 from spex_jax.proxyspex.walsh_gp.posteriors import factorise, posterior
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
-from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, GaussianFit, fit, with_neighbours
+from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, GaussianFit, fit
 from spex_jax.proxyspex.walsh_gp.record import WalshGP
 from spex_jax.proxyspex.walsh_gp.scales import learn, learn_scales
 from spex_jax.proxyspex.walsh_gp.together import bytes_of, fit_together

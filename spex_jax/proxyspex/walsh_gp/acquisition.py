@@ -5,20 +5,27 @@ det(I + K_A / noise) / 2 about the function. That is monotone and submodular in 
 largest gain, again and again, reaches 1 - 1/e of the most that so many masks can carry (Krause, Singh and Guestrin,
 JMLR 2008). With fixed scales the gain does not depend on the values: the choice adapts through the scales, refitted
 after every batch, and through the sets whose corners are candidates.
+
+Where only an index matters, the gain of a mask is instead the variance of that index which its value removes, summed
+over sets (A-optimal design); ShaplEIG (arXiv 2606.02247) takes the information about Shapley values.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from spex_jax.core import masks as masks_lib
 from spex_jax.core.interactions import Interactions
+from spex_jax.core.side_information import NOTHING, SideInformation
+from spex_jax.core.spectrum import Spectrum
 from spex_jax.core.walsh import signs
 from spex_jax.proxyspex import walsh_gp
 from spex_jax.proxyspex.preprocessing import Table, prepare, row_bucket
+from spex_jax.proxyspex.walsh_gp.index_gain import Targets, covariances, targets_of
 from spex_jax.utils.array_api import Array, fold_in_order, namespace, put, solve_lower
 from spex_jax.utils.jax_settings import in_float32
 from spex_jax.utils.precision import portable
@@ -37,7 +44,9 @@ class _Greedy(NamedTuple):
       variance: float [P], of the function at the candidates, given the evaluated and chosen masks.
       free: bool [P], the candidates that may still be chosen.
       chosen: int [count], candidates in the order of their choice.
-      gains: float [count], in nats.
+      gains: float [count], in nats, or in the variance of the index.
+      index: float [K, P], the covariance of the sets of an index with the function at the candidates, given the same;
+        None without an index.
     """
 
     rows: Array
@@ -45,6 +54,7 @@ class _Greedy(NamedTuple):
     free: Array
     chosen: Array
     gains: Array
+    index: Array
 
 
 @portable(static_argnames=("count",))
@@ -55,10 +65,11 @@ def greedy_information(
     pool: Array,
     free: Array,
     used: Array,
+    targets: Targets | None = None,
     *,
     count: int,
 ) -> tuple[Array, Array]:
-    """Chooses rows of the pool greedily; returns them in order, and the information gain of each in nats.
+    """Chooses rows of the pool greedily; returns them in order, and the gain of each.
 
     The Cholesky factor of the evaluated masks is computed once; each choice adds a row, for all candidates at once.
 
@@ -69,10 +80,12 @@ def greedy_information(
       pool: signs [P, n] of the candidates.
       free: bool [P], the candidates that may be chosen, at least `count`.
       used: bool [n], features that are real.
+      targets: the sets of an index; None for information about the whole function.
       count: how many to choose.
 
     Returns:
-      rows int [count] and gains float [count], log(1 + variance / noise) / 2 of each given those before it.
+      rows int [count] and gains float [count] of each given those before it: log(1 + variance / noise) / 2 in nats, or
+      the variance that it removes from the index, summed over its sets.
     """
     chex.assert_shape([evaluated, pool], [(*real.shape, *used.shape), (*free.shape, *used.shape)])
     xp, noise = namespace(scales, evaluated), scales.noise
@@ -83,8 +96,19 @@ def greedy_information(
     prior = walsh_gp.kernel(scales, pool[:1], pool[:1], used)[0, 0]  # the same at every mask
     variance = xp.maximum(prior - xp.square(known).sum(axis=0), 0.0)
 
+    index = None
+    if targets is not None:
+        seen = xp.where(real, covariances(scales, targets, evaluated, used), 0.0)
+        index = covariances(scales, targets, pool, used) - xp.matmul(solve_lower(factor, seen.T).T, known)
+
+    def gain(state: _Greedy) -> Array:
+        if state.index is None:
+            return 0.5 * xp.log1p(state.variance / noise)
+        return xp.square(state.index).sum(axis=0) / (state.variance + noise)
+
     def choose(state: _Greedy, turn: Array) -> _Greedy:
-        best = xp.argmax(xp.where(state.free, state.variance, -xp.inf))
+        gains = gain(state)
+        best = xp.argmax(xp.where(state.free, gains, -xp.inf))
         left = state.variance[best]
         covariance = walsh_gp.kernel(scales, pool[best][None], pool, used)[0]
         covariance -= xp.matmul(state.rows[:, best], state.rows)
@@ -94,17 +118,27 @@ def greedy_information(
             variance=xp.maximum(state.variance - xp.square(row), 0.0),
             free=put(state.free, best, False),
             chosen=put(state.chosen, turn, best),
-            gains=put(state.gains, turn, 0.5 * xp.log1p(left / noise)),
+            gains=put(state.gains, turn, gains[best]),
+            index=None
+            if state.index is None
+            else state.index - (state.index[:, best] / xp.sqrt(left + noise))[:, None] * row,
         )
 
     nothing = xp.zeros(count, np.int32), xp.zeros(count, np.float32)
-    last = fold_in_order(choose, _Greedy(rows, variance, xp.array(free), *nothing), xp.arange(count))
+    last = fold_in_order(choose, _Greedy(rows, variance, xp.array(free), *nothing, index), xp.arange(count))
     return last.chosen, last.gains
 
 
 @in_float32()
 def most_informative(
-    masks: np.ndarray, values: np.ndarray, candidates: np.ndarray, count: int, *, seed: int = 0
+    masks: np.ndarray,
+    values: np.ndarray,
+    candidates: np.ndarray,
+    count: int,
+    *,
+    seed: int = 0,
+    known: SideInformation = NOTHING,
+    index: tuple[str, int] | None = None,
 ) -> np.ndarray:
     """Returns the `count` candidates that are most informative about the function, given the evaluated masks: greedy
     information gain under a Gaussian process whose scales are learned from the values.
@@ -117,6 +151,8 @@ def most_informative(
       candidates: bool [P, n], distinct and not evaluated; at least `count`.
       count: how many to choose.
       seed: for the scales.
+      known: what is known of the features.
+      index: the name of an index and its order; the candidates are then those most informative about it.
 
     Returns:
       bool [count, n], in the order of their choice; where the values are constant, the first candidates.
@@ -126,8 +162,8 @@ def most_informative(
     """
     if len(candidates) < count:
         raise ValueError(f"cannot choose {count} of {len(candidates)} candidates; give more of them")
-    table = prepare(masks, values, seed)
-    if isinstance(table, float) or len(candidates) == count:
+    table = prepare(masks, values, seed, known)
+    if isinstance(table, Spectrum) or len(candidates) == count:
         return candidates[:count]
     scales = walsh_gp.learn(seed, table, np.ones(table.count, np.bool_))
     evaluated, real = _last_rows(table)
@@ -141,7 +177,10 @@ def most_informative(
         more = row_bucket(len(candidates)) - len(candidates)
         pool = jnp.asarray(np.pad(pool, ((0, more), (0, len(used) - table.n))))
         free = jnp.asarray(np.pad(free, (0, more)))
-    rows, _ = greedy_information(scales, evaluated, real, pool, free, used, count=places)
+    targets = None if index is None else targets_of(index[0], table.n, index[1], scales)
+    if targets is not None and not isinstance(evaluated, np.ndarray):
+        targets = jax.device_put(targets)
+    rows, _ = greedy_information(scales, evaluated, real, pool, free, used, targets, count=places)
     return np.asarray(candidates[np.asarray(rows)[:count]])
 
 

@@ -15,9 +15,11 @@ from spex_jax.utils.precision import portable
 
 __all__ = [
     "NOISE_FLOOR",
+    "PriorSets",
     "Scales",
     "SpectralPrior",
     "kernel",
+    "kernel_of_sets",
     "plus_windows",
     "prior_variances",
     "product_kernel",
@@ -29,18 +31,47 @@ NOISE_FLOOR = 1e-4  # least noise that float32 can invert, as a share of the var
 _LEAST_W = 1e-30  # keeps the logarithm of a scale that underflows finite, and is that of a unit outside of a window
 
 
+class PriorSets(NamedTuple):
+    """K sets of a known spectrum, whose coefficients may differ from it in proportion to their size.
+
+    Attributes:
+      support: float32 [K, n], 1 for the members of each set.
+      weight: float32 [K], the squares of its coefficients as parts of 1; 0 on padding.
+    """
+
+    support: Array
+    weight: Array
+
+    def characters(self, signs: Array) -> Array:
+        """Returns the characters float32 [N, K] at signs [N, n]."""
+        xp = namespace(signs)
+        odd = xp.matmul((signs < 0).astype(np.float32), self.support.T) % 2
+        found: Array = (1 - 2 * odd).astype(np.float32)
+        return found
+
+    def at(self, support: Array) -> Array:
+        """Returns the weights [M] of sets bool [M, n], 0 for sets that are not among them."""
+        xp = namespace(self.support)
+        members, own = support.astype(np.float32), self.support.sum(axis=1)
+        shared = xp.matmul(members, self.support.T)
+        same = (shared == own) & (shared == members.sum(axis=1)[:, None])
+        return xp.where(same, self.weight, 0.0).sum(axis=1)
+
+
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[
         *("log_scale", "log_amplitude", "log_first", "log_constant", "log_noise"),
-        *("log_window_scale", "log_window_amplitude", "windows"),
+        *("log_window_scale", "log_window_amplitude", "power", "log_sets", "windows", "relevance", "sets"),
     ],
     meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []; and with windows of
-    neighbouring units log a [W, k] and log A [W] of each window, and the windows, which are not learned.
+    """Hyperparameters: log a [R, n], log A [R], log b [n], log c [], log noise variance []; with windows of neighbours
+    log a [W, k] and log A [W] of each; with a relevance of the units the powers [R + 2] of it that the scales of
+    each kernel, of windows and b are expected to follow; with sets of a known spectrum the log [] of their variance.
+    The windows, the log relevance [n] and these sets are not learned.
     """
 
     log_scale: Array
@@ -50,7 +81,19 @@ class Scales:
     log_noise: Array
     log_window_scale: Array = None
     log_window_amplitude: Array = None
+    power: Array = None
+    log_sets: Array = None
     windows: Windows | None = None
+    relevance: Array = None
+    sets: PriorSets | None = None
+
+    def by_relevance(self) -> Array:
+        """Returns how log a of each kernel, of windows, and log b are expected to differ among units, [R + 2, n]."""
+        xp = namespace(self.log_scale)
+        if self.relevance is None:
+            return xp.zeros((len(self.log_scale) + 2, 1), np.float32)
+        times = xp.where(xp.arange(len(self.power)) == len(self.power) - 1, 2.0, 1.0)
+        return ((times * self.power)[:, None] * self.relevance).astype(np.float32)
 
     @property
     def noise(self) -> Array:
@@ -66,7 +109,14 @@ def kernel(scales: Scales, left: Array, right: Array, used: Array) -> Array:
     total = xp.matmul(left * b, right.T) + xp.exp(scales.log_constant)
     for row, log_amplitude in zip(a, scales.log_amplitude, strict=True):
         total += product_kernel(row, log_amplitude, left, right)
+    if scales.sets is not None:
+        total += xp.exp(scales.log_sets) * kernel_of_sets(scales.sets, left, right)
     return plus_windows(scales, total, left, right)
+
+
+def kernel_of_sets(sets: PriorSets, left: Array, right: Array) -> Array:
+    """Returns sum_k weight_k chi_k(x) chi_k(x'), [N, M], for signs [N, n] and [M, n]."""
+    return namespace(left).matmul(sets.characters(left) * sets.weight, sets.characters(right).T)
 
 
 def plus_windows(scales: Scales, total: Array, left: Array, right: Array) -> Array:
@@ -144,4 +194,6 @@ def prior_variances(scales: Scales, used: Array, support: Array) -> Array:
     members, size = support.astype(np.float32), support.sum(axis=1)
     products = xp.exp(parts.log_empty + xp.matmul(members, parts.log_w.T)).sum(axis=1)
     products += xp.where(size == 1, xp.matmul(members, parts.first), 0.0)
+    if scales.sets is not None:
+        products += xp.exp(scales.log_sets) * scales.sets.at(support)
     return products + xp.where(size == 0, xp.exp(scales.log_constant), 0.0)

@@ -7,20 +7,19 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
+from spex_jax.core import masks as masks_lib
 from spex_jax.core.spectrum import Spectrum
 from spex_jax.proxyspex.preprocessing import FOLDS, Fitted, Table
 from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import Terms, held_out_predictions, posterior, predict, spectrum_terms
-from spex_jax.proxyspex.walsh_gp.prior import Scales
-from spex_jax.proxyspex.walsh_gp.scales import learn, learn_windows
-from spex_jax.proxyspex.walsh_gp.windows import padded, windows_of
+from spex_jax.proxyspex.walsh_gp.prior import Scales, prior_variances
+from spex_jax.proxyspex.walsh_gp.scales import learn
 from spex_jax.utils import array_api
-from spex_jax.utils.array_api import Array
+from spex_jax.utils.array_api import Array, namespace
 
-__all__ = ["HONEST_ROWS", "SOLVE_ROWS", "GaussianFit", "fit", "read", "with_neighbours"]
+__all__ = ["HONEST_ROWS", "SOLVE_ROWS", "GaussianFit", "fit", "read", "solved"]
 
 SOLVE_ROWS = 8192  # rows of the largest posterior that is solved at once
-_PRIOR_ROWS = 400  # weight of the equal mixture with and without windows, in rows
 HONEST_ROWS = 128  # most rows at which out-of-fold predictions learn their own scales, at five times the cost
 
 
@@ -63,6 +62,32 @@ def _held_out_with_own_scales(table: Table, learn: Learn) -> np.ndarray:
     return found
 
 
+def _of_sets(scales: Scales, alpha: Array, signs: Array, n: int) -> Spectrum:
+    """Returns what the sets of a known spectrum add to the posterior mean beyond the other kernels."""
+    sets = scales.sets
+    if sets is None:
+        return Spectrum(np.zeros((0, n), np.bool_), np.zeros(0))
+    means = np.asarray(namespace(alpha).matmul(sets.characters(signs).T, alpha), np.float64)
+    coefficients = float(np.exp(scales.log_sets)) * np.asarray(sets.weight, np.float64) * means
+    present = np.flatnonzero(np.asarray(sets.weight) > 0)
+    return Spectrum(np.asarray(sets.support)[present, :n] > 0.5, coefficients[present])
+
+
+def _with_sets(scales: Scales, terms: Terms, used: Array) -> Terms:
+    """Returns terms, and the sets of a known spectrum that are not among them, all with their prior variances."""
+    sets, width = scales.sets, terms.support.shape[-1]
+    if sets is None:
+        return terms
+    present = np.ravel(terms.prior) > 0
+    found = np.asarray(terms.support).reshape(-1, width)[present]
+    both = np.concatenate([found, np.asarray(sets.support)[np.asarray(sets.weight) > 0] > 0.5])
+    support = both[masks_lib.deduplicate(both)[0]]
+    coefficients = np.zeros(len(support), np.float32)
+    coefficients[: len(found)] = np.ravel(terms.coefficients)[present]
+    prior = prior_variances(scales, used, support if array_api.on_host(used) else jnp.asarray(support))
+    return terms._replace(support=support, coefficients=coefficients, prior=np.asarray(prior))
+
+
 def _by_all_rows(table: Table, scales: Scales, terms: Terms) -> Terms:
     """Returns the terms with coefficients from all rows of a table with more rows than one posterior solves.
 
@@ -91,54 +116,10 @@ def fit(table: Table, *, max_degree: int, seed: int) -> GaussianFit:
             known[seen.tobytes()] = learn(seed, table, seen)
         return known[seen.tobytes()]
 
-    return _solved(table, learn_once, max_degree=max_degree, seed=seed)
+    return solved(table, learn_once, max_degree=max_degree, seed=seed)
 
 
-def with_neighbours(table: Table, smooth: GaussianFit, *, max_degree: int, seed: int) -> Fitted:
-    """Returns a mixture of a fit without windows and, where features have coordinates, one with windows of neighbouring
-    features that goes on from its scales.
-
-    Places can mislead, so that neither is always better. The share of windows is that with the least squared error of
-    out-of-fold predictions, drawn towards one half with the weight of _PRIOR_ROWS rows: predictions by scales that saw
-    the rows flatter windows, which have more of them (docs/decisions/65).
-    """
-    windows = None if table.coordinates is None else windows_of(table.coordinates)
-    if windows is None:
-        return smooth
-    chosen = windows if array_api.on_host(table.rows.signs) else padded(windows)
-
-    def learn_both(seen: np.ndarray) -> Scales:
-        return learn_windows(seed, table, seen, smooth.learn(seen), chosen)
-
-    placed = _solved(table, learn_both, max_degree=max_degree, seed=seed)
-    one, other = smooth.held_out(), placed.held_out()
-    seen = np.isfinite(one)
-    moved = (other - one)[seen]
-    best = float((table.values - one)[seen] @ moved / max(moved @ moved, np.finfo(float).tiny))
-    share = (len(moved) * min(max(best, 0.0), 1.0) + _PRIOR_ROWS * 0.5) / (len(moved) + _PRIOR_ROWS)
-
-    def covariance_factor(support: np.ndarray) -> np.ndarray:
-        """Returns the factor of a mixture: the covariances of both parts, and the distance of their means."""
-        assert smooth.covariance_factor is not None
-        assert placed.covariance_factor is not None
-        apart = placed.spectrum.coefficients_at(support) - smooth.spectrum.coefficients_at(support)
-        return np.concatenate(
-            [
-                np.sqrt(1 - share) * smooth.covariance_factor(support),
-                np.sqrt(share) * placed.covariance_factor(support),
-                np.sqrt(share * (1 - share)) * apart[:, None],
-            ],
-            axis=1,
-        )
-
-    return Fitted(
-        spectrum=(1 - share) * smooth.spectrum + share * placed.spectrum,
-        held_out=lambda: (1 - share) * one + share * other,
-        covariance_factor=covariance_factor,
-    )
-
-
-def _solved(table: Table, learn: Learn, *, max_degree: int, seed: int) -> GaussianFit:
+def solved(table: Table, learn: Learn, *, max_degree: int, seed: int) -> GaussianFit:
     """Solves the posterior under the scales learned from all rows and reads its largest terms.
 
     Under the prior the posterior means are also the best coefficients for a part of the support, so there is no refit
@@ -157,8 +138,10 @@ def _solved(table: Table, learn: Learn, *, max_degree: int, seed: int) -> Gaussi
     real = fold >= 0
     solved = posterior(scales, signs, targets, real, rows.used)
     terms = spectrum_terms(scales, solved.alpha, signs, rows.used, max_degree=max_degree)
-    if not everything:
-        terms = _by_all_rows(table, scales, terms)
+    if everything:
+        spectrum = read(terms, table.n) + _of_sets(scales, solved.alpha, signs, table.n)
+    else:
+        spectrum = read(_by_all_rows(table, scales, _with_sets(scales, terms, rows.used)), table.n)
 
     def covariance_factor(support: np.ndarray) -> np.ndarray:
         found = posteriors.deviations(seed, scales, signs, real, rows.used, solved.factor, support)
@@ -181,6 +164,4 @@ def _solved(table: Table, learn: Learn, *, max_degree: int, seed: int) -> Gaussi
             predicted[part] = np.asarray(found)[: len(part)]
         return predicted
 
-    return GaussianFit(
-        spectrum=read(terms, table.n), held_out=held_out, covariance_factor=covariance_factor, learn=learn
-    )
+    return GaussianFit(spectrum=spectrum, held_out=held_out, covariance_factor=covariance_factor, learn=learn)

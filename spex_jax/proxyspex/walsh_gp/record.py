@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from spex_jax.proxyspex.preprocessing import Fitted, Table
 from spex_jax.proxyspex.proxy import Draw, Proxy
-from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, fit, with_neighbours
+from spex_jax.proxyspex.walsh_gp.neighbours import with_neighbours
+from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, SOLVE_ROWS, fit
 from spex_jax.proxyspex.walsh_gp.together import fit_together
 
 __all__ = ["WalshGP"]
@@ -22,8 +23,8 @@ class WalshGP(Proxy):
     most_rows_together: ClassVar[int] = SOLVE_ROWS
 
     def fit(self, table: Table, *, max_degree: int, seed: int) -> Fitted:
-        """Learns the scales, solves the posterior and reads its largest terms, with and without windows of neighbouring
-        features where these have coordinates.
+        """Learns the scales, solves the posterior and reads its largest terms, without windows of neighbours and with
+        them where they may help.
         """
         smooth = fit(table, max_degree=max_degree, seed=seed)
         return with_neighbours(table, smooth, max_degree=max_degree, seed=seed)
@@ -31,8 +32,8 @@ class WalshGP(Proxy):
     def fit_together(
         self, tables: Sequence[Table], size: int, *, max_degree: int, seed: int
     ) -> tuple[list[Fitted], Draw]:
-        """Fits tables that are padded to the same shape in one program, vmapped over them, and those with coordinates
-        once more with windows, one after another.
+        """Fits tables that are padded to the same shape in one program, vmapped over them, and with windows one
+        after another.
         """
         fits, draw = fit_together(tables, size, max_degree=max_degree, seed=seed)
         pairs = zip(tables, fits, strict=True)

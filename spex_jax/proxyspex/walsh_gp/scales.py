@@ -11,8 +11,17 @@ import jax
 import numpy as np
 
 from spex_jax.proxyspex.preprocessing import Table
-from spex_jax.proxyspex.walsh_gp.prior import NOISE_FLOOR, Scales, plus_windows, product_kernel, window_kernel
+from spex_jax.proxyspex.walsh_gp.prior import (
+    NOISE_FLOOR,
+    PriorSets,
+    Scales,
+    kernel_of_sets,
+    plus_windows,
+    product_kernel,
+    window_kernel,
+)
 from spex_jax.proxyspex.walsh_gp.windows import Windows
+from spex_jax.utils import array_api
 from spex_jax.utils.array_api import (
     Array,
     add_to_diagonal,
@@ -27,7 +36,17 @@ from spex_jax.utils.precision import portable
 from spex_jax.utils.seeds import Stream, generator
 from spex_jax.utils.threads import one_blas_thread
 
-__all__ = ["KERNELS", "Draws", "draw", "learn", "learn_scales", "learn_windows", "rows_of_step"]
+__all__ = [
+    "KERNELS",
+    "Draws",
+    "draw",
+    "learn",
+    "learn_scales",
+    "learn_windows",
+    "log_relevance",
+    "prior_sets",
+    "rows_of_step",
+]
 
 KERNELS = 4
 _ROWS = 600  # rows in each step
@@ -36,6 +55,9 @@ _STEPS = 150
 _WINDOW_ROWS = 400
 _WINDOW_STEPS = 50
 _WINDOW_AMPLITUDE_PRECISION = 1.0  # of the log amplitudes around their mean
+_POWER_PRECISION = 4.0  # of the powers of the relevance around 1
+_MOST_SETS, _SETS_BUCKET = 512, 64
+_LEAST_RELEVANCE = 0.02  # of the largest: a gradient that vanishes does not say that a unit has no effect
 _RATE = 0.15
 _DECAYS = (0.9, 0.999)  # of Adam's averages (Kingma and Ba, ICLR 2015)
 _EPSILON = 1e-8
@@ -97,6 +119,10 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
     k = xp.matmul(signs * b, signs.T) + xp.exp(scales.log_constant)
     for piece in pieces:
         k += piece
+    of_sets = None
+    if scales.sets is not None:
+        of_sets = xp.exp(scales.log_sets) * kernel_of_sets(scales.sets, signs, signs)
+        k += of_sets
     k = plus_windows(scales, k, signs, signs)
     k = add_to_diagonal(principal(k, real), xp.where(real, scales.noise, 1.0).astype(np.float32))
     inverse = cholesky_inverse(cholesky(k))
@@ -116,10 +142,19 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
 
     found = [by_kernel(row, piece, signs) for row, piece in zip(a, pieces, strict=True)]
     by_scale, by_amplitude = (xp.stack(parts) for parts in zip(*found, strict=True))
+    expected, kernels = scales.by_relevance(), len(a)
+    pull_scale = _pull(scales.log_scale - expected[:kernels], used, precision)
+    pull_first = _pull(scales.log_first - expected[-1], used, precision)
+    power = None
+    if scales.power is not None:
+        towards = xp.concatenate([pull_scale, xp.zeros_like(pull_first)[None], 2 * pull_first[None]])
+        power = _POWER_PRECISION * (scales.power - 1) - xp.matmul(towards, scales.relevance)
     without = Scales(
-        log_scale=by_scale + _pull(scales.log_scale, used, precision),
+        log_scale=by_scale + pull_scale,
         log_amplitude=by_amplitude,
-        log_first=b * by_feature(g, signs) + _pull(scales.log_first, used, precision),
+        log_first=b * by_feature(g, signs) + pull_first,
+        power=power,
+        log_sets=None if of_sets is None else (of_sets * g).sum(),
         log_constant=xp.exp(scales.log_constant) * g.sum(),
         log_noise=xp.exp(scales.log_noise) * xp.diagonal(g).sum(),
     )
@@ -134,23 +169,44 @@ def loss_gradient(scales: Scales, signs: Array, values: Array, real: Array, used
 
     by_scale, by_amplitude = for_each(by_window, xp.arange(len(units)), at_once=False)
     present = inside.any(axis=1)
+    pull_window = _pull(scales.log_window_scale - xp.broadcast_to(expected[-2], used.shape)[units], inside, precision)
+    if power is not None:
+        towards = -(pull_window * scales.relevance[units]).sum()
+        power = power + xp.where(xp.arange(kernels + 2) == kernels, towards, 0.0)
     return dataclasses.replace(
         without,
-        log_window_scale=by_scale + _pull(scales.log_window_scale, inside, precision),
+        power=power,
+        log_window_scale=by_scale + pull_window,
         log_window_amplitude=by_amplitude + _pull(scales.log_window_amplitude, present, _WINDOW_AMPLITUDE_PRECISION),
     )
 
 
-def _initial(deviations: Array, used: Array) -> Scales:
+def _initial(deviations: Array, used: Array, relevance: Array, sets: PriorSets | None) -> Scales:
     # Starts from a prior that expects about two features in a term, each kernel with random scales of its own.
     xp, (kernels, width) = namespace(deviations), deviations.shape
     features = used.sum(dtype=np.float32)
-    return Scales(
+    start = Scales(
         log_scale=xp.log(2.0 / features) + 0.5 * deviations,
         log_amplitude=xp.full(kernels, math.log(0.5 / kernels), np.float32),
         log_first=xp.full(width, xp.log(0.5 / features), np.float32),
         log_constant=xp.asarray(math.log(0.1), np.float32),
         log_noise=xp.asarray(math.log(0.1), np.float32),
+        log_sets=None if sets is None else xp.asarray(math.log(0.1), np.float32),
+        sets=sets,
+    )
+    if relevance is None:
+        return start
+
+    def among(logs: Array, total: float) -> Array:
+        """Returns logs [n] minus a number, so that their exponentials sum to `total`."""
+        return logs - xp.log(xp.where(used, xp.exp(logs), 0.0).sum() / total)
+
+    return dataclasses.replace(
+        start,
+        log_scale=0.5 * deviations + among(relevance, 2.0),
+        log_first=among(2 * relevance, 0.5),
+        power=xp.ones(kernels + 2, np.float32),
+        relevance=relevance,
     )
 
 
@@ -165,14 +221,32 @@ def _with_windows(scales: Scales, windows: Windows, used: Array) -> Scales:
         scales,
         log_amplitude=scales.log_amplitude + half,
         log_first=scales.log_first + half,
-        log_window_scale=xp.broadcast_to(xp.log(2 / sizes)[:, None], windows.units.shape).astype(np.float32),
+        log_window_scale=_of_windows(scales, windows, xp.log(2 / sizes)).astype(np.float32),
         log_window_amplitude=xp.where(present, xp.log(0.5 * known / present.sum()), 0.0).astype(np.float32),
         windows=windows,
     )
 
 
+def _of_windows(scales: Scales, windows: Windows, log_mean: Array) -> Array:
+    xp = namespace(scales)
+    equal = xp.broadcast_to(log_mean[:, None], windows.units.shape)
+    if scales.relevance is None:
+        return equal
+    logs = scales.relevance[windows.units]
+    total = xp.where(windows.inside, xp.exp(logs), 0.0).sum(axis=1) / xp.maximum(windows.inside.sum(axis=1), 1)
+    return equal + logs - xp.log(xp.maximum(total, 1e-30))[:, None]
+
+
 @portable
-def learn_scales(draws: Draws, signs: Array, values: Array, real: Array, used: Array) -> Scales:
+def learn_scales(
+    draws: Draws,
+    signs: Array,
+    values: Array,
+    real: Array,
+    used: Array,
+    relevance: Array = None,
+    sets: PriorSets | None = None,
+) -> Scales:
     """Learns the scales without windows.
 
     Args:
@@ -181,8 +255,10 @@ def learn_scales(draws: Draws, signs: Array, values: Array, real: Array, used: A
       values: [N], padded, of mean 0 and variance 1.
       real: bool [N], rows to learn from.
       used: bool [n], features that are real.
+      relevance: [n], see `log_relevance`; None where nothing is known of it.
+      sets: see `prior_sets`; None without a known spectrum.
     """
-    return _descend(_initial(draws.start, used), draws.rows, signs, values, real, used)
+    return _descend(_initial(draws.start, used, relevance, sets), draws.rows, signs, values, real, used)
 
 
 @portable
@@ -199,13 +275,14 @@ def _descend(start: Scales, rows: Array, signs: Array, values: Array, real: Arra
     """Learns the scales by Adam with a rate that falls like a cosine."""
     chex.assert_shape([signs, values, real], [(*real.shape, *used.shape), real.shape, real.shape])
     chex.assert_type([signs, values, real, used], [float, float, bool, bool])
-    xp, steps, windows = namespace(signs), len(rows), start.windows
-    start = dataclasses.replace(start, windows=None)
+    xp, steps = namespace(signs), len(rows)
+    known = {name: getattr(start, name) for name in ("windows", "relevance", "sets")}
+    start = dataclasses.replace(start, **dict.fromkeys(known))
     precision = xp.clip(_PRECISION / real.sum(dtype=np.float32), *_PRECISION_BOUNDS)
     (keep_mean, keep_square), tree = _DECAYS, jax.tree.map
 
     def step(state: _State, chosen: Array) -> _State:
-        here = dataclasses.replace(state.scales, windows=windows)
+        here = dataclasses.replace(state.scales, **known)
         gradient = loss_gradient(here, signs[chosen], values[chosen], real[chosen], used, precision)
         mean = tree(lambda m, g: keep_mean * m + (1 - keep_mean) * g, state.mean, gradient)
         square = tree(lambda s, g: keep_square * s + (1 - keep_square) * g * g, state.square, gradient)
@@ -226,7 +303,7 @@ def _descend(start: Scales, rows: Array, signs: Array, values: Array, real: Arra
 
     nothing = tree(xp.zeros_like, start)
     learned = fold_in_order(step, _State(xp.zeros((), np.float32), start, nothing, nothing), rows).scales
-    return dataclasses.replace(learned, windows=windows)
+    return dataclasses.replace(learned, **known)
 
 
 def rows_of_step(rows: int) -> int:
@@ -276,7 +353,30 @@ def _run(learning: Callable[..., Scales], table: Table, chosen: Any, data: tuple
 def learn(seed: int, table: Table, seen: np.ndarray) -> Scales:
     """Learns the scales from the rows of a table where seen bool [N] is True."""
     data = _seen_rows(table, seen)
-    return _run(learn_scales, table, (draw(seed, *data[2:]),), data)
+    relevance = None if table.known.relevance is None else log_relevance(table)
+    return _run(learn_scales, table, (draw(seed, *data[2:]),), (*data, relevance, prior_sets(table)))
+
+
+def prior_sets(table: Table) -> PriorSets | None:
+    """Returns the sets of the known spectrum of a table with the largest coefficients; None without such a spectrum."""
+    if table.base is None:
+        return None
+    chosen = table.base.truncate(_MOST_SETS)
+    squares = np.square(chosen.coefficients / np.abs(chosen.coefficients).max())
+    more = 0 if array_api.on_host(table.rows.signs) else -len(chosen) % _SETS_BUCKET
+    support = np.pad(chosen.support.astype(np.float32), ((0, more), (0, len(table.rows.used) - table.n)))
+    return PriorSets(support, np.pad(squares / squares.sum(), (0, more)).astype(np.float32))
+
+
+def log_relevance(table: Table) -> np.ndarray:
+    """Returns the logarithm of the relevance of features, float32 [n'], of mean 0 over the real ones and 0 on padding;
+    equal for all where it is not known.
+    """
+    width, given = len(table.rows.used), table.known.relevance
+    if given is None:
+        return np.zeros(width, np.float32)
+    logs = np.log(np.maximum(given / given.max(), _LEAST_RELEVANCE))
+    return np.pad(logs - logs.mean(), (0, width - table.n)).astype(np.float32)
 
 
 def learn_windows(seed: int, table: Table, seen: np.ndarray, scales: Scales, windows: Windows) -> Scales:

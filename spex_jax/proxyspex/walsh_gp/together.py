@@ -17,7 +17,7 @@ from spex_jax.proxyspex.walsh_gp import posteriors
 from spex_jax.proxyspex.walsh_gp.posteriors import FRONT, Terms, posterior, predict, solve, spectrum_terms
 from spex_jax.proxyspex.walsh_gp.prior import Scales, kernel
 from spex_jax.proxyspex.walsh_gp.proxy import HONEST_ROWS, GaussianFit, read
-from spex_jax.proxyspex.walsh_gp.scales import KERNELS, Draws, draw, learn, learn_scales, rows_of_step
+from spex_jax.proxyspex.walsh_gp.scales import KERNELS, Draws, draw, learn, learn_scales, log_relevance, rows_of_step
 from spex_jax.utils.array_api import Array, namespace
 from spex_jax.utils.precision import compiled
 from spex_jax.utils.threads import one_blas_thread
@@ -40,6 +40,7 @@ def solve_together(
     targets: jax.Array,
     fold: jax.Array,
     used: jax.Array,
+    relevance: jax.Array | None = None,
     *,
     max_degree: int,
     front: int = FRONT,
@@ -53,6 +54,7 @@ def solve_together(
       targets: [B, N], padded.
       fold: int [B, N], -1 on padding.
       used: bool [B, n].
+      relevance: [B, n], see `log_relevance`; None where nothing is known of that of any table.
       max_degree, front: see `spectrum_terms`.
 
     Returns:
@@ -62,7 +64,12 @@ def solve_together(
     chex.assert_shape([signs, targets, fold], [(tables, None, features), signs.shape[:2], signs.shape[:2]])
 
     def one(
-        draws: Draws, signs: jax.Array, targets: jax.Array, fold: jax.Array, used: jax.Array
+        draws: Draws,
+        signs: jax.Array,
+        targets: jax.Array,
+        fold: jax.Array,
+        used: jax.Array,
+        relevance: jax.Array | None,
     ) -> tuple[Scales, Terms, jax.Array]:
         # All rows, then those of all folds but one. Matrices are factored in one chain of operations, not two side by
         # side: on a CPU the batched Cholesky of jaxlib waits, in a thread of XLA's pool, for other threads of the pool,
@@ -70,7 +77,9 @@ def solve_together(
         left_out = jnp.arange(FOLDS)
         seen = seen_by(fold)
         learned = len(draws.rows)
-        every = jax.vmap(lambda draws, seen: learn_scales(draws, signs, targets, seen, used))(draws, seen[:learned])
+        every = jax.vmap(lambda draws, seen: learn_scales(draws, signs, targets, seen, used, relevance))(
+            draws, seen[:learned]
+        )
         scales = jax.tree.map(lambda leaf: leaf[0], every)
         if learned > 1:
             alphas = jax.vmap(lambda scales, seen: posterior(scales, signs, targets, seen, used).alpha)(every, seen)
@@ -83,7 +92,7 @@ def solve_together(
         terms = spectrum_terms(scales, alphas[0], signs, used, max_degree=max_degree, front=front)
         return scales, terms, jnp.where(fold == left_out[:, None], means, 0.0).sum(axis=0)
 
-    return jax.vmap(one)(draws, signs, targets, fold, used)
+    return jax.vmap(one)(draws, signs, targets, fold, used, relevance)
 
 
 def seen_by(fold: Array) -> Array:
@@ -114,8 +123,11 @@ def fit_together(tables: Sequence[Table], size: int, *, max_degree: int, seed: i
         return Draws(*(np.stack(part) for part in zip(*made, strict=True)))
 
     draws = Draws(*(np.stack(part) for part in zip(*map(draws_of, padded), strict=True)))
+    relevance = None
+    if any(table.known.relevance is not None for table in tables):
+        relevance = jnp.stack([jnp.asarray(log_relevance(table)) for table in padded])
     with one_blas_thread():
-        scales, terms, predicted = solve_together(draws, signs, targets, fold, used, max_degree=max_degree)
+        scales, terms, predicted = solve_together(draws, signs, targets, fold, used, relevance, max_degree=max_degree)
         terms, answers = jax.device_get((terms, predicted))
 
     factors: list[np.ndarray] = []

@@ -4,13 +4,14 @@ Effects of pairs fall with the distance of the units (arXiv 2403.13106): words a
 within neighbourhoods.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from spex_jax.utils.array_api import Array
 
-__all__ = ["Windows", "padded", "windows_of"]
+__all__ = ["Windows", "padded", "windows_of", "windows_of_sets"]
 
 _NEIGHBOURS, _EVERY = 8, 4  # units in a window of a sequence, and from one window to the next
 _SQUARES = (2, 3)  # sides of the windows of a grid
@@ -42,8 +43,11 @@ def windows_of(coordinates: np.ndarray) -> Windows | None:
         sets = _of_grid(places)
     else:
         sets = _of_points(varied)
-    if len(sets) < 2:
-        return None
+    return windows_of_sets(sets) if len(sets) > 1 else None
+
+
+def windows_of_sets(sets: Sequence[np.ndarray]) -> Windows:
+    """Returns the windows of sets of units, each int [at most k]."""
     widest = max(map(len, sets))
     units, inside = np.zeros((len(sets), widest), np.int32), np.zeros((len(sets), widest), np.bool_)
     for row, members in enumerate(sets):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from spex_jax.engine.flops import largest_product, matmul_flops
+from spex_jax.utils.flops import largest_product, matmul_flops
 
 
 def flops(function, *arguments):

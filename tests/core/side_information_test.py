@@ -3,7 +3,7 @@ import pytest
 
 import spex_jax
 from spex_jax import ProxySPEX, ValueFunction, explain, explain_many, proxyspex
-from spex_jax.core.coordinates import check_coordinates
+from spex_jax.core.side_information import check_coordinates
 
 MASKS = np.random.default_rng(0).random((40, 6)) < 0.5
 
@@ -48,7 +48,9 @@ def test_what_is_no_place_is_refused(call, given, message):
 
 
 def test_many_tables_have_places_of_their_own():
-    with pytest.raises(ValueError, match="got 1 arrays of coordinates for 2 tables"):
+    with pytest.raises(
+        ValueError, match="there must be coordinates for every table, or the same for all, got a list of 1 for 2"
+    ):
         proxyspex.fit_many([MASKS, MASKS], [MASKS.sum(axis=1)] * 2, coordinates=[np.arange(6)[:, None]])
 
 
