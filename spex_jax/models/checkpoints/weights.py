@@ -1,10 +1,9 @@
-"""Reads weights from safetensors files by memory map, straight onto their devices."""
+"""Reads the tensors of a checkpoint, whatever files hold them, straight onto their devices."""
 
 import contextlib
 import dataclasses
-import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,24 @@ import numpy as np
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from spex_jax.utils.untrusted_files import Record, read_json, refusing
+__all__ = ["Checkpoint", "Stored", "Tensor", "place_tree"]
 
-__all__ = ["Checkpoint", "Stored", "place_tree"]
-
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OLD_NAMES = {"gamma": "weight", "beta": "bias"}  # of norms, in the first files of BERT
+
+
+class Tensor(Protocol):
+    """A tensor of a file, of which parts can be read."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def dtype(self) -> str:
+        """The name of the floats in which it is read, such as "BF16"."""
+
+    def read(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Returns a part, given by a slice of each axis."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,34 +58,11 @@ class Stored:
 
 
 class Checkpoint:
-    """A context manager of the tensors in a Hugging Face directory: one safetensors file, or several with an index.
+    """A context manager of tensors by the names that transformers gives them, and of the files that hold them."""
 
-    LayerNorm.gamma and .beta of BERT's first files are renamed to .weight and .bias, as in all later ones.
-    """
-
-    def __init__(self, folder: pathlib.Path):
-        """Opens the files; no tensor is read yet.
-
-        Raises:
-          ValueError: no weights, an index that is damaged or names a missing file, a truncated file.
-          ImportError: safetensors is not installed.
-        """
-        try:
-            from safetensors import safe_open
-        except ImportError as error:
-            raise ImportError("models.load needs safetensors; pip install 'spex-jax[hf]'") from error
-        self._tensors: dict[str, tuple[Any, str]] = {}  # by name: its file, and the name in that file
-        with contextlib.ExitStack() as opening:  # closes what is open when a later file is damaged
-            for path in _files(folder):
-                advice = "; the file is damaged or cut short: download it again"
-                with refusing(path, "a file of weights", advice=advice):
-                    file = opening.enter_context(safe_open(path, framework="numpy"))
-                for stored in file.keys():  # noqa: SIM118
-                    name = _new_name(stored)
-                    if name != stored and name in file.keys():  # noqa: SIM118
-                        raise ValueError(f"{path} holds both {stored} and {name}, two names of one tensor; remove one")
-                    self._tensors[name] = (file, stored)
-            self._stack = opening.pop_all()
+    def __init__(self, tensors: Mapping[str, Tensor], files: contextlib.ExitStack):
+        """Takes tensors, and what closes their files."""
+        self._tensors, self._files = tensors, files
 
     def __enter__(self) -> "Checkpoint":
         """Returns the checkpoint itself."""
@@ -83,7 +70,7 @@ class Checkpoint:
 
     def __exit__(self, *_: Any) -> None:
         """Closes the files."""
-        self._stack.close()
+        self._files.close()
 
     def __contains__(self, name: str) -> bool:
         """Returns whether a tensor has this name."""
@@ -96,11 +83,7 @@ class Checkpoint:
 
     def is_bfloat16(self, name: str) -> bool:
         """Returns whether a tensor is stored as bfloat16."""
-        return bool(self._slice(name).get_dtype() == "BF16")
-
-    def _slice(self, name: str) -> Any:
-        file, stored = self._tensors[name]
-        return file.get_slice(stored)
+        return self._tensors[name].dtype == "BF16"
 
     def check(self, stored: Sequence[Stored]) -> None:
         """Raises ValueError where tensors are missing, differ in shape from the config, or are no floats (quantised
@@ -113,19 +96,19 @@ class Checkpoint:
             raise ValueError(f"the weights lack {', '.join(missing[:5])}{more}; the directory is incomplete")
         for parameter in stored:
             for name in parameter.names:
-                dtype = self._slice(name).get_dtype()
-                if dtype not in _FLOATS:
+                tensor = self._tensors[name]
+                if tensor.dtype not in _FLOATS:
                     raise ValueError(
-                        f"the tensor {name} has the dtype {dtype}; models.load reads weights of {', '.join(_FLOATS)}. "
-                        "They are quantised: give the checkpoint that they were made from, or a dequantised one"
+                        f"the tensor {name} has the dtype {tensor.dtype}; models.load reads weights of "
+                        f"{', '.join(_FLOATS)}. They are quantised: give the checkpoint that they were made from, or a "
+                        "dequantised one"
                     )
-                found = tuple(self._slice(name).get_shape())
-                turned = found[::-1] if parameter.transposed else found
+                turned = tensor.shape[::-1] if parameter.transposed else tensor.shape
                 if turned and parameter.part is not None:
                     turned = (len(range(turned[0])[slice(*parameter.part)]), *turned[1:])
                 if turned != parameter.shape:
                     raise ValueError(
-                        f"the tensor {name} has shape {found}, but config.json expects {parameter.shape}; "
+                        f"the tensor {name} has shape {tensor.shape}, but config.json expects {parameter.shape}; "
                         "weights and config.json do not belong together"
                     )
 
@@ -134,10 +117,10 @@ class Checkpoint:
         start = 0 if parameter.part is None else parameter.part[0]
         first, *others = (slice(*axis.indices(size)) for axis, size in zip(index, parameter.shape, strict=True))
         wanted = (slice(first.start + start, first.stop + start), *others)
-        tensor = self._slice(name)
+        tensor = self._tensors[name]
         if parameter.transposed and len(wanted) == 2:
-            return np.asarray(tensor[wanted[1], wanted[0]]).T
-        return np.asarray(tensor[wanted])
+            return tensor.read((wanted[1], wanted[0])).T
+        return tensor.read(wanted)
 
     def place(self, parameter: Stored, dtype: Any, mesh: jax.sharding.Mesh | None) -> jax.Array:
         """Returns the parameter on its devices, each of which reads its own part of the files; host memory holds one
@@ -168,33 +151,6 @@ class Checkpoint:
         for row, name in zip(part, layers, strict=True):
             row[...] = self._read(parameter, name, index[1:])
         return part
-
-
-def _new_name(name: str) -> str:
-    module, _, kind = name.rpartition(".")
-    return f"{module}.{_OLD_NAMES[kind]}" if kind in _OLD_NAMES and module.lower().endswith("norm") else name
-
-
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    index = folder / _INDEX
-    if index.exists():
-        with refusing(index, "an index of weights", advice="; the file is damaged: download it again"):
-            names = sorted(set(Record(read_json(index)).take("weight_map").values()))
-            if strange := [name for name in names if pathlib.PurePath(name).name != name]:
-                raise ValueError(f"it names {strange[0]!r}, which is not a file beside it")
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(f"{index} names {', '.join(missing)}, which {folder} lacks; download the missing files")
-        return [folder / name for name in names]
-    if (folder / _SINGLE).is_file():
-        return [folder / _SINGLE]
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{folder} has an adapter and no model; merge it first (merge_and_unload of peft) and save that"
-        )
-    others = sorted(path.name for path in folder.glob("*.bin")) + sorted(path.name for path in folder.glob("*.pt*"))
-    found = f"; it has {', '.join(others[:3])}: convert them to safetensors" if others else ""
-    raise ValueError(f"{folder} has no weights, neither {_SINGLE} nor {_INDEX}{found}")
 
 
 def place_tree(checkpoint: Checkpoint, tree: Any, dtype: Any, mesh: jax.sharding.Mesh | None) -> Any:
