@@ -71,6 +71,8 @@ def of_shapiq(value_fn: RecordedFunction, n: int, name: str, index: str, order: 
         given |= {"index": index, "max_order": order}
     elif name == "RegressionFSII":
         given |= {"max_order": order}
+    elif name == "ShaplEIG":
+        given |= {"show_progress": False}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # shapiq and scikit-learn warn of their own settings
         return getattr(approximator, name)(**given).approximate(budget, value_fn)

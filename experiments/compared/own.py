@@ -10,6 +10,7 @@ import spex_jax
 from compared.contender import Answer, Contender, Unsuitable, asked_of
 from spex_jax import Spectrum, baselines, proxyspex
 from spex_jax.core.ablations import Ablations
+from spex_jax.core.side_information import SideInformation, side_information
 from spex_jax.methods import Method
 from spex_jax.utils.timing import Stopwatch
 
@@ -25,9 +26,13 @@ def _answer(spectrum: Spectrum, watch: Stopwatch, masks: Any) -> Answer:
     )
 
 
+def _known(game: Game) -> SideInformation:
+    return side_information(game.n, coordinates=game.coordinates)
+
+
 def _of_table(fit: Callable[[Ablations, int], Spectrum], game: Game, budget: int, seed: int) -> Answer:
     """Fits the first rows of the game."""
-    ablations = Ablations.to_fit(game.masks[:budget], game.values[:budget], coordinates=game.coordinates)
+    ablations = Ablations.to_fit(game.masks[:budget], game.values[:budget], known=_known(game))
     watch = Stopwatch("fit")
     with watch.phase("fit"):
         spectrum = fit(ablations, seed)
@@ -36,11 +41,26 @@ def _of_table(fit: Callable[[Ablations, int], Spectrum], game: Game, budget: int
 
 def _proxy(name: str, *, places: bool = True) -> Contender:
     def fit(ablations: Ablations, seed: int) -> Spectrum:
-        where = ablations.coordinates if places else None
+        where = ablations.known.coordinates if places else None
         return proxyspex.fit(ablations.masks, ablations.values, proxy=name, seed=seed, coordinates=where)
 
     shown = name if places else f"{name}, no places"
     return Contender(name=shown, run=functools.partial(_of_table, fit), same_masks=True)
+
+
+def _with_gradients(game: Game, budget: int, seed: int) -> Answer:
+    """Fits as many rows fewer as gradients cost in forward passes, with what the gradients say of relevance."""
+    value_fn, watch = game.live, Stopwatch("fit", "model")
+    if value_fn is None or not value_fn.has_relevance:
+        raise Unsuitable("has no gradients by how far a feature is kept")
+    with watch.phase("model"):
+        own = value_fn.relevance(seed=seed)
+    if budget - own.passes < game.n:
+        raise Unsuitable(f"needs {own.passes + game.n} masks: gradients cost {own.passes}")
+    masks, values = game.masks[: budget - own.passes], game.values[: budget - own.passes]
+    with watch.phase("fit"):
+        spectrum = proxyspex.fit(masks, values, seed=seed, coordinates=game.coordinates, relevance=own)
+    return _answer(spectrum, watch, masks)
 
 
 def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool) -> Answer:
@@ -55,7 +75,7 @@ def _of_masks(game: Game, budget: int, seed: int, *, method: Method, drawn: bool
         masks, design = method.draw(game.n, budget, seed)
         with watch.phase("model"):
             values = value_fn(masks)
-        spectrum = method.fit(Ablations.to_fit(masks, values, design, game.coordinates), seed)
+        spectrum = method.fit(Ablations.to_fit(masks, values, design, _known(game)), seed)
     return _answer(spectrum, watch, masks)
 
 
@@ -72,6 +92,7 @@ def _lasso(ablations: Ablations, seed: int) -> Spectrum:
 OWN = (
     *(_proxy(name) for name in proxyspex.PROXIES),
     *(_proxy(name, places=False) for name in ("auto", "walsh_gp")),  # what coordinates add
+    Contender(name="auto, relevance", run=_with_gradients, same_masks=True),
     _method("spex", spex_jax.SPEX(), drawn=True),
     _method("spex, residual of walsh_gp", spex_jax.SPEX(residual_of="walsh_gp"), drawn=True),
     Contender(name="lasso", run=functools.partial(_of_table, _lasso), same_masks=True),

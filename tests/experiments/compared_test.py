@@ -1,5 +1,6 @@
 """Methods in one form: what they predict for a function that they can represent."""
 
+import dataclasses
 import importlib.util
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import oracle
 import pytest
 
+from spex_jax import lenses
 from spex_jax.core.walsh import subset_characters
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -106,3 +108,21 @@ def test_places_of_a_game_reach_the_proxies(compared, tmp_path):
     assert oracle.r2(truth, answers["line", "walsh_gp"]) > oracle.r2(truth, without) + 0.05
     np.testing.assert_array_equal(without, answers["scattered", "walsh_gp"])
     np.testing.assert_array_equal(without, answers["scattered", "walsh_gp, no places"])
+
+
+@pytest.mark.slow
+def test_gradients_count_as_masks(compared, tiny):
+    games = sys.modules["games"]
+    value_fn = lenses.text(*tiny, "Nobody will miss the dull plot of a film that a cast cannot save", value="margin")
+    game, contender = games.of_value_function("text", value_fn, 1), compared.CONTENDERS["auto, relevance"]
+    passes = value_fn.relevance().passes
+    answer = contender.run(game, 60, 0)
+    np.testing.assert_array_equal(answer.masks, game.masks[: 60 - passes])
+    without = compared.CONTENDERS["auto"].run(game, 60, 0)
+    scores = [oracle.r2(game.values[60:], found.predict(game.masks[60:])) for found in (answer, without)]
+    assert scores[0] > scores[1]
+    with pytest.raises(compared.Unsuitable, match=f"gradients cost {passes}"):
+        contender.run(game, passes + game.n - 1, 0)
+    table = dataclasses.replace(game, live=None)
+    with pytest.raises(compared.Unsuitable, match="has no gradients"):
+        contender.run(table, 60, 0)
