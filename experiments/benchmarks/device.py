@@ -29,10 +29,10 @@ from absl import flags
 from spex_jax import Spectrum, ValueFunction, lenses, models, proxyspex, spex
 from spex_jax.analysis.metrics import r2_score
 from spex_jax.core import masks
-from spex_jax.engine.flops import matmul_flops
 from spex_jax.models.encoder import one_text_a_row
 from spex_jax.models.tiny_classifier import TextClassifier, TinyConfig, TinyEncoder
 from spex_jax.runtime import run_program, save_result, seed
+from spex_jax.utils.flops import matmul_flops
 
 PARTS = ("ceilings", "forward", "fit", "decode")
 TOY = {  # in place of the defaults of the flags

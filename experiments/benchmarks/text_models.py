@@ -31,10 +31,10 @@ from turns import in_turns
 from spex_jax import evaluate, lenses, models
 from spex_jax.core import masks as masks_lib
 from spex_jax.engine.device import DeviceFunction
-from spex_jax.engine.flops import matmul_flops
 from spex_jax.lenses.text_lens import REMOVALS
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.runtime import run_parts, run_program
+from spex_jax.utils.flops import matmul_flops
 
 REVIEW = (
     "The trailer promised a clever thriller, and for twenty minutes the film never fails to keep that promise. "

@@ -2,9 +2,10 @@
 
 from measured.comparison import comparison
 from measured.explanations import SECTIONS as EXPLANATIONS
+from measured.knowledge import SECTIONS as KNOWLEDGE
 from measured.section import Section, page
 from measured.systems import SECTIONS as SYSTEMS
 
 __all__ = ["SECTIONS", "Section", "comparison", "page"]
 
-SECTIONS: tuple[Section, ...] = (*EXPLANATIONS, *SYSTEMS)
+SECTIONS: tuple[Section, ...] = (*EXPLANATIONS, *KNOWLEDGE, *SYSTEMS)
