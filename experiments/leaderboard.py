@@ -39,6 +39,9 @@ _RESULTS = flags.DEFINE_list(
     "results", [], "Results of faithfulness.py. Default: --out of that program, which is run where it does not exist."
 )
 _BOARD = flags.DEFINE_string("board", "results/leaderboard.json", "File for the result; .md and .png are beside it.")
+_WITHOUT = flags.DEFINE_list(
+    "without", [], "Parts of names of games that are left out, such as those that only some of the results hold."
+)
 _PAGE = flags.DEFINE_string("page", None, "File in which the leaderboard is replaced.")
 
 MARKS = ("<!-- leaderboard -->", "<!-- end of leaderboard -->")
@@ -71,6 +74,20 @@ def read(paths: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any
                 rows.append({**row, "result": number})
             seen.add(key)
     return rows, made_with
+
+
+def kept(rows: Sequence[dict[str, Any]], without: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns the rows of the games whose names hold none of the given parts, and the names of the other games.
+
+    Raises:
+      ValueError: a part is in no name.
+    """
+    names = {row["game"] for row in rows}
+    for part in without:
+        if not any(part in name for name in names):
+            raise ValueError(f"--without={part} is in no name of a game; there are {', '.join(sorted(names))}")
+    left_out = {name for name in names if any(part in name for part in without)}
+    return [row for row in rows if row["game"] not in left_out], sorted(left_out)
 
 
 def ranks(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
@@ -239,6 +256,8 @@ def text_of(result: dict[str, Any]) -> str:
         f"**All {result['games']} games, methods that fit the same uniform masks:**",
         summary_table(result["same_masks"]),
     ]
+    if result["without"]:
+        parts.append(f"Games that not all methods have run on, and left out: {', '.join(result['without'])}.")
     if result["incomplete"]:
         parts.append(f"Run on some of the games only, and left out: {', '.join(result['incomplete'])}.")
     if result["any_masks"]:
@@ -274,6 +293,7 @@ def main() -> None:
         if not pathlib.Path(paths[0]).expanduser().exists():
             faithfulness.main()
     rows, made_with = read(paths)
+    rows, left_out = kept(rows, _WITHOUT.value)
     known = [row for row in rows if "recorded" not in row["method"]]
     chosen = {name for name, contender in CONTENDERS.items() if not contender.same_masks}
     evaluable = {row["game"] for row in known if row["method"] in chosen and row["n"] <= _MOST_FEATURES}
@@ -282,6 +302,7 @@ def main() -> None:
         "machine": machine(),
         "made_with": made_with,
         "games": len({row["game"] for row in known}),
+        "without": left_out,
         "games_that_can_be_asked": len(evaluable),
         "incomplete": incomplete([row for row in known if row["method"] not in chosen]),
         "same_masks": board([row for row in known if row["method"] not in chosen]),

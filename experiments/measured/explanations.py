@@ -26,9 +26,10 @@ def against_published(faithfulness: Result, mlp: Result) -> list[Result]:
         if method == _RECORDED and value is not None and alpha >= 1
     }
     alphas = sorted({alpha for _, alpha in published})
+    both = [cell for cell in published if all((*cell, method) in r2 for method in _PROXIES)]  # games that all have run
     rows = []
     for method in _PROXIES:
-        cells = {cell: (r2[*cell, method], reference) for cell, reference in published.items()}
+        cells = {cell: (r2[*cell, method], published[cell]) for cell in both}
 
         def ratio(pairs: Iterable[tuple[float, float]]) -> float:
             return geometric_mean((1 - own) / (1 - reference) for own, reference in pairs)

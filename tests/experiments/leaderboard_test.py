@@ -67,6 +67,14 @@ def test_methods_of_some_games(program):
     assert {line["method"] for line in program.board(rows)} == {"x"}
 
 
+def test_games_that_are_left_out(program):
+    rows = [row("one_a", "x", 0.9), row("one_b", "x", 0.9), row("two", "y", 0.9)]
+    assert program.kept(rows, []) == (rows, [])
+    assert program.kept(rows, ["one", "e_b"]) == (rows[2:], ["one_a", "one_b"])
+    with pytest.raises(ValueError, match="--without=three is in no name of a game; there are one_a, one_b, two"):
+        program.kept(rows, ["three"])
+
+
 def test_against_peers(program, results):
     rows, _ = program.read(results)
     two, four = program.against_peers(rows)
