@@ -26,7 +26,9 @@ import numpy as np
 from absl import flags
 from compared import asked_of
 from compared.indices import of_shapiq, relative_error, vector
+from measured.section import geometric_mean
 from model_flags import load_model
+from tiny_data import read_rt_polarity
 
 from spex_jax import Spectrum, ValueFunction, evaluate, explain, lenses, proxyspex
 from spex_jax.analysis.corpus import Example, learn_corpus
@@ -62,10 +64,8 @@ def texts() -> list[str]:
     folder = os.environ.get("SPEX_JAX_DATA")
     if folder is None:
         return list(games.TEXTS.values())[: _COUNT.value]
-    found: list[str] = []
-    for name in ("neg", "pos"):
-        content = (pathlib.Path(folder) / "rt_polarity" / f"rt-polarity.{name}").read_text(encoding="latin-1")
-        found += [line.strip() for line in content.split("\n") if 20 <= len(line.split()) <= 30 and line.isascii()]
+    lines = [line for line, _ in read_rt_polarity(pathlib.Path(folder))]
+    found = [line for line in lines if 20 <= len(line.split()) <= 30 and line.isascii()]
     order = np.random.default_rng(5).permutation(len(found))[: _COUNT.value]
     return [found[i] for i in order]
 
@@ -204,7 +204,7 @@ def index(folder: str | None, alphas: list[float]) -> list[dict[str, Any]]:
                     for seed in range(_SEEDS.value):
                         answer = _interactions(game, way, name, order, budget, seed)
                         errors.append(relative_error(vector(answer, sets), wanted))
-                    found[way] = float(np.exp(np.mean(np.log(np.maximum(errors, 1e-12)))))
+                    found[way] = geometric_mean(max(error, 1e-12) for error in errors)
                 rows.append({"game": game.name, "index": name, "alpha": alpha, "budget": budget, "error": found})
     return rows
 

@@ -39,7 +39,7 @@ def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
     """
     n, wanted = terms.n, count + len(terms)
     strongest = np.argsort(-(np.square(terms.coefficients) @ terms.support), kind="stable")
-    every, total = [terms.support, np.zeros((1, n), np.bool_)], 1
+    every, total = [np.zeros((1, n), np.bool_)], 1
     for degree in range(1, min(max_degree, n) + 1):
         if total >= wanted:
             break
@@ -51,9 +51,7 @@ def _fill(terms: Spectrum, count: int, max_degree: int) -> np.ndarray:
         np.put_along_axis(sets, members, True, axis=1)
         every.append(sets)
         total += len(sets)
-    rows = np.concatenate(every)
-    first = masks_lib.deduplicate(rows)[0]
-    return np.asarray(rows[first[first >= len(terms)][:count]])
+    return masks_lib.not_among(np.concatenate(every), terms.support)[:count]
 
 
 def with_spare_terms(

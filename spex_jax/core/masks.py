@@ -29,6 +29,7 @@ __all__ = [
     "finite_rows",
     "group_sets",
     "hashes",
+    "not_among",
     "number_of_sets",
     "pack",
     "pad_features",
@@ -336,6 +337,15 @@ def deduplicate(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return np.sort(first), rank[inverse]
+
+
+def not_among(masks: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Returns the distinct masks bool [K, n] of [M, n] that are not among those given [G, n], in the order in which
+    they first appear.
+    """
+    both = np.concatenate([given, masks])
+    first = deduplicate(both)[0]
+    return np.asarray(both[first[first >= len(given)]])
 
 
 def uniform(n: int, count: int, rng: np.random.Generator, *, given: np.ndarray | None = None) -> np.ndarray:

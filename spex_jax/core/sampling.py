@@ -190,9 +190,7 @@ def near_full(n: int, count: int, seed: int, given: np.ndarray) -> np.ndarray:
             rank = rng.permuted(np.broadcast_to(np.arange(n), (_DRAWN, n)), axis=1)
             drawn = np.concatenate([drawn, rank >= removed[:, None]])
             drawn, block = drawn[masks_lib.deduplicate(drawn)[0]], block + 1
-    both = np.concatenate([given, drawn])
-    first = masks_lib.deduplicate(both)[0]
-    return np.asarray(both[first[first >= len(given)]][:count])
+    return masks_lib.not_among(drawn, given)[:count]
 
 
 def draw(sampling: str, n: int, count: int, seed: int) -> np.ndarray:

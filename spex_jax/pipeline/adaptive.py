@@ -129,9 +129,7 @@ def _with_sizes(pool: np.ndarray, given: np.ndarray, plan: Plan, turn: int) -> n
         return pool
     wanted = len(pool) // 2 + 2 * len(given)
     drawn = sampling.draw(how, n, wanted if n >= 63 else min(wanted, 2**n), plan.seed + 7919 * (turn + 1))
-    both = np.concatenate([given, drawn, pool])
-    first = masks_lib.deduplicate(both)[0]
-    return np.asarray(both[first[first >= len(given)]])
+    return masks_lib.not_among(np.concatenate([drawn, pool]), given)
 
 
 def _choose(
@@ -156,9 +154,7 @@ def _choose(
         found = spectrum.interactions(plan.index, max(2, plan.max_order))
         if sets := uncertain_sets(found, _SETS):
             made = corners(sets, n, _CORNERS_PER_CHOICE * count, rng)
-            both = np.concatenate([seen, made])
-            first = masks_lib.deduplicate(both)[0]
-            new = both[first[first >= len(seen)]]
+            new = masks_lib.not_among(made, seen)
             chosen = most_informative(known.masks, known.values, new, min(count, len(new)), **options)
     if len(chosen) < count:
         given, missing = np.concatenate([seen, chosen]), count - len(chosen)

@@ -151,9 +151,7 @@ class ProxySPEX(Method):
         if self.focus == "full":
             others, _ = dataclasses.replace(self, focus=None).draw(n, count, seed)
             near = sampling.near_full(n, int(_FOCUSED * len(others)), seed, given=others[:0])
-            both = np.concatenate([near, others])
-            first = masks_lib.deduplicate(both)[0]
-            apart = both[first[first >= len(near)]][: len(others) - len(near)]
+            apart = masks_lib.not_among(others, near)[: len(others) - len(near)]
             return np.concatenate([apart, near]), None
         if self.sampling == "adaptive":
             # An index weighs masks of all sizes, which uniform ones of many features do not have.
@@ -165,7 +163,7 @@ class ProxySPEX(Method):
     def fit(self, ablations: Ablations, seed: int) -> Spectrum:
         """Returns the spectrum of the proxy."""
         options = self._fit_options()
-        return fit(ablations.masks, ablations.values, **options, **_known([ablations], alone=True), seed=seed)
+        return fit(ablations.masks, ablations.values, **options, **vars(ablations.known), seed=seed)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:
         """Fits many tables; for masks drawn by coalition size it also gives the out-of-fold predictions."""
@@ -179,11 +177,10 @@ class ProxySPEX(Method):
         return {"proxy": self.proxy, "max_degree": self.max_degree, "max_terms": self.max_terms}
 
 
-def _known(tables: Sequence[Ablations], *, alone: bool = False) -> dict[str, Any]:
-    """Returns what is known of the features of tables, as arguments of fits of several, or of one alone."""
+def _known(tables: Sequence[Ablations]) -> dict[str, Any]:
+    """Returns what is known of the features of tables, as arguments of fits of several."""
     names = [field.name for field in dataclasses.fields(SideInformation)]
-    known = {name: [getattr(table.known, name) for table in tables] for name in names}
-    return {name: several[0] for name, several in known.items()} if alone else known
+    return {name: [getattr(table.known, name) for table in tables] for name in names}
 
 
 def _through_ends(found: Spectrum, ablations: Ablations) -> Spectrum:
@@ -243,8 +240,7 @@ class SPEX(Method):
         if self.residual_of is None:
             found = spex.decode(design, values)
         else:
-            known = _known([ablations], alone=True)
-            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed, **known)
+            found = fit_and_decode(design, values, proxy=self.residual_of, seed=seed, **vars(ablations.known))
         return _through_ends(found, ablations)
 
     def cross_fit_many(self, tables: Sequence[Ablations], seed: int) -> list[CrossFit]:

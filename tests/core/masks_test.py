@@ -99,3 +99,12 @@ def test_uniform_masks_keep_half():
 def test_more_masks_than_there_are():
     with pytest.raises(ValueError, match="cannot draw 9 distinct masks of 3"):
         masks.uniform(3, 9, np.random.default_rng(0))
+
+
+def test_masks_that_are_not_among_others(rng):
+    drawn, given = rng.random((60, 5)) < 0.5, rng.random((9, 5)) < 0.5
+    known = {tuple(row) for row in given.tolist()}
+    expected = [row for row in dict.fromkeys(map(tuple, drawn.tolist())) if row not in known]
+    assert list(map(tuple, masks.not_among(drawn, given).tolist())) == expected
+    assert len(masks.not_among(drawn, drawn)) == 0
+    assert masks.not_among(drawn, given[:0]).shape[0] == len(np.unique(drawn, axis=0))

@@ -183,6 +183,13 @@ def test_a_quantisation_that_cannot_be_read(large, tmp_path, monkeypatch):
         models.load(path)
 
 
+def test_floats_that_cannot_be_read(tmp_path):
+    folder = write_model(tmp_path / "folder", "llama2")
+    odd = {"blk.1.ffn_norm.weight": (np.ones(24),)}
+    with pytest.raises(ValueError, match=r"tensor blk.1.ffn_norm.weight of .*model.gguf is quantised by F64"):
+        models.load(write_gguf(tmp_path / "model.gguf", folder, leave="blk.1.ffn_norm", tensors=odd))
+
+
 def test_damaged_files(tmp_path):
     folder = write_model(tmp_path / "folder", "llama2")
     content = write_gguf(tmp_path / "model.gguf", folder).read_bytes()

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import oracle
 import pytest
+from proxyspex.walsh_gp_windows_test import random_scales
 
 from spex_jax import ProxySPEX, ValueFunction, explain
 from spex_jax.core.indices import INDICES
@@ -21,13 +22,7 @@ N = 6
 
 @pytest.fixture
 def scales(rng):
-    return walsh_gp.Scales(
-        log_scale=np.log(rng.uniform(0.05, 0.9, (2, N))).astype(np.float32),
-        log_amplitude=np.log(rng.uniform(0.2, 1, 2)).astype(np.float32),
-        log_first=np.log(rng.uniform(0.05, 0.3, N)).astype(np.float32),
-        log_constant=np.float32(-1.0),
-        log_noise=np.float32(-3.0),
-    )
+    return random_scales(rng, N)
 
 
 def with_sets(scales, rng):

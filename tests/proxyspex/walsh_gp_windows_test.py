@@ -25,17 +25,24 @@ from spex_jax.proxyspex.walsh_gp.windows import Windows, padded, windows_of
 SETS = [(0, 2, 3), (5, 1)]
 
 
-def scales_with_windows(rng, width):
-    """Two kernels over six features, and windows of three, of two and of no units."""
-    units, inside = np.zeros((3, 4), np.int32), np.zeros((3, 4), bool)
-    for row, members in enumerate(SETS):
-        units[row, : len(members)], inside[row, : len(members)] = members, True
+def random_scales(rng, width):
+    """Two kernels."""
     return walsh_gp.Scales(
         log_scale=np.log(rng.uniform(0.05, 0.6, (2, width))).astype(np.float32),
         log_amplitude=np.log(rng.uniform(0.2, 1, 2)).astype(np.float32),
         log_first=np.log(rng.uniform(0.05, 0.3, width)).astype(np.float32),
         log_constant=np.float32(-1.0),
         log_noise=np.float32(-3.0),
+    )
+
+
+def scales_with_windows(rng, width):
+    """Two kernels over six features, and windows of three, of two and of no units."""
+    units, inside = np.zeros((3, 4), np.int32), np.zeros((3, 4), bool)
+    for row, members in enumerate(SETS):
+        units[row, : len(members)], inside[row, : len(members)] = members, True
+    return dataclasses.replace(
+        random_scales(rng, width),
         log_window_scale=np.log(rng.uniform(0.1, 0.9, (3, 4))).astype(np.float32),
         log_window_amplitude=np.log(rng.uniform(0.3, 1, 3)).astype(np.float32),
         windows=Windows(units, inside),

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,13 +16,13 @@ from spex_jax.models.checkpoints.decoder_architectures import DECODERS
 from spex_jax.models.checkpoints.encoder_architectures import ENCODERS, class_names
 from spex_jax.models.checkpoints.gpt2_architecture import GPT2
 from spex_jax.models.checkpoints.safetensors_files import open_safetensors
+from spex_jax.models.checkpoints.source import Source
 from spex_jax.models.checkpoints.transformers_library import tokenizer_class
-from spex_jax.models.checkpoints.weights import Checkpoint, place_tree
+from spex_jax.models.checkpoints.weights import place_tree
 from spex_jax.models.decoder import Decoder, DecoderConfig
 from spex_jax.models.encoder import Encoder
 from spex_jax.models.gguf.files import open_gguf
 from spex_jax.models.gguf.packaged import PACKAGES, packaged_file
-from spex_jax.models.gguf.tokenizers import tokenizer_of
 from spex_jax.utils.jax_settings import own_settings
 from spex_jax.utils.untrusted_files import Record, read_json, refusing
 
@@ -39,46 +39,18 @@ _QUANTISED = (
 )  # files from before config.json had quantization_config
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Source:
-    """What a directory or a file says of a model.
-
-    Attributes:
-      architecture: the class of transformers.
-      config: its settings, of the language model alone.
-      checkpoint: its tensors.
-      tokenizer: a function that reads the tokenizer.
-      pooling: how a sentence encoder pools the states of a text; None where that is not stated.
-    """
-
-    architecture: str
-    config: Mapping[str, Any]
-    checkpoint: Checkpoint
-    tokenizer: Callable[[], Any]
-    pooling: str | None = None
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[_Source]:
+def _source(path: pathlib.Path) -> Source:
     """Opens a Hugging Face directory or a GGUF file."""
     if path.suffix == ".gguf":
-        with open_gguf(path) as file:
-            yield _Source(
-                architecture=file.architecture,
-                config=file.config,
-                checkpoint=file.checkpoint,
-                tokenizer=lambda: tokenizer_of(file.keys),
-            )
-        return
+        return open_gguf(path)
     architecture, config = _config(path)
-    with open_safetensors(path) as checkpoint:
-        yield _Source(
-            architecture=architecture,
-            config=config,
-            checkpoint=checkpoint,
-            tokenizer=lambda: _tokenizer(path),
-            pooling=_pooling(path),
-        )
+    return Source(
+        architecture=architecture,
+        config=config,
+        tokenizer=lambda: _tokenizer(path),
+        pooling=_pooling(path),
+        checkpoint=open_safetensors(path),  # last, so that no error leaves it open
+    )
 
 
 def _config(folder: pathlib.Path) -> tuple[str, Mapping[str, Any]]:
@@ -154,8 +126,8 @@ def load(
     found = packaged_file(str(path)) if str(path) in PACKAGES else pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as opened:
         with refusing(found, "a model that can be read", keep=(ValueError, ImportError)):
-            source = opened.enter_context(_opened(found))
-            checkpoint, architecture = source.checkpoint, source.architecture
+            source = _source(found)
+            checkpoint, architecture = opened.enter_context(source.checkpoint), source.architecture
             model_axis = 1 if mesh is None else mesh.shape["model"]
             c, tree = ARCHITECTURES[architecture].parameters(checkpoint, source.config, architecture, model_axis)
             names = class_names(source.config) if "head" in tree else ()

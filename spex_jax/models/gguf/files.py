@@ -3,20 +3,21 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from spex_jax.models.checkpoints.source import Source
 from spex_jax.models.checkpoints.weights import Checkpoint, Tensor
 from spex_jax.models.gguf.names import transformers_name
 from spex_jax.models.gguf.rotations import LLAMA3_FACTORS, unrotated_rows
 from spex_jax.models.gguf.settings import Keys, config_of
+from spex_jax.models.gguf.tokenizers import tokenizer_of
 from spex_jax.utils.untrusted_files import refusing
 
-__all__ = ["GgufFile", "open_gguf"]
+__all__ = ["open_gguf"]
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _ADVICE = "; the file is damaged or cut short: download it again"
 
 
@@ -50,25 +51,7 @@ class _Quantised:
         return np.asarray(found + self.offset if self.offset else found)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GgufFile:
-    """A GGUF file.
-
-    Attributes:
-      keys: its keys.
-      architecture: the class of transformers that computes it.
-      config: the config.json that transformers would write.
-      checkpoint: its tensors, by the names of transformers.
-    """
-
-    keys: Keys
-    architecture: str
-    config: Mapping[str, Any]
-    checkpoint: Checkpoint
-
-
-@contextlib.contextmanager
-def open_gguf(path: pathlib.Path) -> Iterator[GgufFile]:
+def open_gguf(path: pathlib.Path) -> Source:
     """Opens a GGUF file; no tensor is read yet.
 
     Raises:
@@ -95,11 +78,11 @@ def open_gguf(path: pathlib.Path) -> Iterator[GgufFile]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         tensors[transformers_name(name, keys.architecture)] = _tensor(tensor, keys, config, path)
-    yield GgufFile(
-        keys=keys,
+    return Source(
         architecture=architecture,
         config=config,
         checkpoint=Checkpoint(tensors, contextlib.ExitStack()),
+        tokenizer=lambda: tokenizer_of(keys),
     )
 
 
@@ -114,8 +97,7 @@ def _tensor(tensor: Any, keys: Keys, config: Mapping[str, Any], path: pathlib.Pa
       ValueError: its quantisation is not known.
     """
     kind, name = tensor.tensor_type, tensor.name
-    if kind.name not in _FLOATS:
-        _refuse_unknown(kind, name, path)
+    _refuse_unknown(kind, name, path)
     rows = None
     if keys.architecture == "llama" and name.endswith(("attn_q.weight", "attn_q.bias")):
         rows = unrotated_rows(config["num_attention_heads"], _shape(tensor)[0])
